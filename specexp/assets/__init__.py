@@ -1,0 +1,13 @@
+"""What the package ships: the tiny models and the data sets made for them. Knows where they lie, not what is in them."""
+
+from pathlib import Path
+
+PREFIX = "asset:"
+
+
+def asset_path(name: str | Path) -> Path:
+    """`asset:NAME` is NAME in this folder; anything else is an ordinary path, with `~` expanded. Whether it exists is the caller's question."""
+    name = str(name)
+    if name.startswith(PREFIX):
+        return Path(__file__).resolve().parent / name.removeprefix(PREFIX)
+    return Path(name).expanduser()
