@@ -1,0 +1,53 @@
+"""What speculation can gain on paper: expected tokens per round, predicted speedup, best draft length.
+
+A leaf: knows only numbers, imports nothing of the project, so that policies and evaluation share one formula. The notation is that of
+Leviathan, Kalman and Matias 2023 (arXiv:2211.17192): alpha, the probability that a drafted token is accepted (their Corollary 3.6:
+the expectation of sum_x min(p(x), q(x))), and gamma, the number of tokens drafted. Costs are in units of one autoregressive step.
+It does not promise that acceptance is independent from token to token: where rates were measured per position, give those instead.
+"""
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from operator import mul
+
+
+def expected_tokens(alpha: float, gamma: int) -> float:
+    """Tokens of one round, the target's own included, when each draft is accepted independently: (1 - alpha^(gamma+1)) / (1 - alpha).
+
+    Leviathan et al. 2023, Eq. (1). Raises ValueError for an alpha outside [0, 1] or a negative gamma.
+    """
+    if not 0 <= alpha <= 1 or gamma < 0:
+        raise ValueError(f"expected_tokens wants 0 <= alpha <= 1 and gamma >= 0, got alpha={alpha}, gamma={gamma}")
+    return expected_tokens_from_rates([alpha] * gamma)
+
+
+def expected_tokens_from_rates(rates: Sequence[float]) -> float:
+    """The same for rates[k], the probability that token k+1 is accepted given that all before it were: 1 + sum_k prod_{i<=k} rates[i]."""
+    return 1.0 + sum(accumulate(rates, mul))
+
+
+def predicted_speedup(
+    expected_tokens: float, gamma: float, cost_ratio: float, verify_ratio: float = 1.0, overhead: float = 0.0
+) -> float:
+    """Autoregressive time per token over speculative time per token: E / (v + gamma c + o).
+
+    Leviathan et al. 2023, Theorem 3.8, where v = 1 and o = 0. `cost_ratio` c is the time of drafting one token, `verify_ratio` v of the
+    target's pass over the draft, `overhead` o of everything else in a round. Raises ValueError when a round would take no time.
+    """
+    cost = verify_ratio + gamma * cost_ratio + overhead
+    if cost <= 0:
+        raise ValueError(f"predicted_speedup wants a round that takes time, got verify_ratio + gamma * cost_ratio + overhead = {cost}")
+    return expected_tokens / cost
+
+
+def best_length(
+    alpha: float, cost_ratio: float, max_length: int, verify: Callable[[int], float] = lambda gamma: 1.0, overhead: float = 0.0
+) -> int:
+    """The gamma in 0..max_length with the highest predicted speedup, the smallest of equals; 0 says: do not speculate.
+
+    `verify(gamma)` is the time of the target's pass over gamma drafts and one token more. With v = 1 and o = 0 the answer is above 0
+    exactly if alpha > cost_ratio (Leviathan et al. 2023, Corollary 3.9).
+    """
+    def speedup(gamma: int) -> float:
+        return predicted_speedup(expected_tokens(alpha, gamma), gamma, cost_ratio, verify(gamma), overhead)
+
+    return max(range(max_length + 1), key=speedup)
