@@ -1,0 +1,94 @@
+"""What became of the drafted tokens: acceptance length, rates by position, histograms, tokens by origin. Pure functions on records.
+
+A round is [drafted, accepted], or [drafted, accepted, depth] where the draft was a tree: `drafted` then counts its nodes and `depth` its
+longest path (a chain's depth is `drafted`). Rounds that drafted nothing are not speculation steps, nor is the prefill, which is in no
+record's rounds. Names and definitions are those of vLLM and Spec-Bench where they agree; the bonus token counts in acceptance lengths
+and in nothing else.
+"""
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from specexp.evaluation.quotient import quotient
+
+
+@dataclass(frozen=True)
+class Step:
+    """One speculation step; `accepted` draft tokens, the token the target adds not among them."""
+    drafted: int
+    accepted: int
+    depth: int
+
+
+def steps_of(side: dict) -> list[Step]:
+    """The speculation steps of one record's side. Raises ValueError for a round that accepts more than it drafted: a decoder's defect."""
+    steps = [Step(r[0], r[1], r[2] if len(r) > 2 else r[0]) for r in side["rounds"] if r[0]]
+    if broken := [step for step in steps if not 0 <= step.accepted <= step.depth <= step.drafted]:
+        raise ValueError(f"a round cannot accept {broken[0].accepted} of {broken[0].drafted} drafted tokens in a path of {broken[0].depth}")
+    return steps
+
+
+def acceptance_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+    """Counters and rates over all steps of all sides, flat; every rate is None when nothing was drafted.
+
+    `mean_acceptance_length` = 1 + accepted / steps, pooled; `..._macro` = the mean of the requests' own (those that drafted).
+    `draft_acceptance_rate` = accepted / drafted. `alpha` = accepted / (accepted + rejections), the maximum likelihood of a rate that is
+    the same at every position, where a step whose path was not accepted to its end holds one rejection.
+    """
+    by_request = [steps_of(side) for side in sides]
+    steps = [step for request in by_request for step in request]
+    accepted, drafted = sum(s.accepted for s in steps), sum(s.drafted for s in steps)
+    rejections = sum(s.accepted < s.depth for s in steps)
+    macro = [_mean_length(request) for request in by_request if request]
+    return {
+        "num_spec_steps": len(steps),
+        "num_draft_tokens": drafted,
+        "num_accepted_draft_tokens": accepted,
+        "mean_acceptance_length": _mean_length(steps),
+        "mean_acceptance_length_macro": quotient(sum(macro), len(macro)),
+        "draft_acceptance_rate": quotient(accepted, drafted),
+        "alpha": quotient(accepted, accepted + rejections),
+        **{f"conditional_acceptance_rate_{k}": rate for k, rate in enumerate(conditional_rates(steps), 1)},
+        **{f"joint_acceptance_rate_{k}": rate for k, rate in enumerate(joint_rates(steps), 1)},
+    }
+
+
+def _mean_length(steps: Sequence[Step]) -> float | None:
+    return 1 + sum(s.accepted for s in steps) / len(steps) if steps else None
+
+
+def conditional_rates(steps: Sequence[Step]) -> list[float | None]:
+    """P(token k accepted | token k drafted and those before it accepted) for k = 1, 2, ...; None where no step came so far."""
+    return [
+        quotient(sum(s.accepted >= k for s in steps), sum(s.depth >= k and s.accepted >= k - 1 for s in steps))
+        for k in _positions(steps)
+    ]
+
+
+def joint_rates(steps: Sequence[Step]) -> list[float | None]:
+    """P(at least k accepted) over all steps, short drafts included (vLLM's "per-position acceptance rate"); their sum is AL - 1."""
+    return [quotient(sum(s.accepted >= k for s in steps), len(steps)) for k in _positions(steps)]
+
+
+def _positions(steps: Sequence[Step]) -> range:
+    return range(1, max((s.depth for s in steps), default=0) + 1)
+
+
+def acceptance_histogram(steps: Iterable[Step]) -> list[int]:
+    """[a] = the number of steps that accepted exactly a draft tokens."""
+    counts = Counter(s.accepted for s in steps)
+    return [counts[a] for a in range(max(counts, default=-1) + 1)]
+
+
+def acceptance_histogram_by_draft_length(steps: Sequence[Step]) -> dict[int, list[int]]:
+    """The histogram of the steps of each draft length (drafted tokens), as vLLM reports it per request."""
+    return {d: acceptance_histogram(s for s in steps if s.drafted == d) for d in sorted({s.drafted for s in steps})}
+
+
+def origin_figures(sides: Sequence[dict]) -> dict[str, int]:
+    """Emitted tokens by origin: `tokens_target`, `_draft`, `_bonus`, `_resample`; "draft:STAGE" counts in both `_draft` and `_draft_STAGE`."""
+    counts = Counter({"target": 0, "draft": 0, "bonus": 0, "resample": 0})
+    for origin in (origin for side in sides for origin in side["origins"]):
+        kind, _, stage = origin.partition(":")
+        counts.update([kind, f"{kind}_{stage}"] if stage else [kind])
+    return {f"tokens_{name}": count for name, count in counts.items()}

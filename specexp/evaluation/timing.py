@@ -1,0 +1,72 @@
+"""How long it took: first token, time per token, throughput, and the speedup of one side over another. Pure functions on records.
+
+Decoding runs from the first emission to the last, so tokens of the first emission (`first_tokens`, 1 for our own loop) are not counted
+in decode throughput; tokens are counted by ids. Totals before ratios: an average of per-prompt rates is given only under its own name.
+"""
+from collections.abc import Sequence
+from math import exp, log
+
+import numpy as np
+
+from specexp.evaluation.bootstrap import rate_ratio_interval
+from specexp.evaluation.quotient import quotient
+
+
+def decoded_tokens(side: dict) -> int:
+    """Tokens after the first emission: those that `decode_seconds` paid for."""
+    return max(len(side["token_ids"]) - side["first_tokens"], 0)
+
+
+def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+    """Of one side over all records. Seconds, and tokens per second; None where nothing was timed.
+
+    `ttft` and `e2e_latency` are means per request. `tpot` = decode seconds / decoded tokens, pooled, and `output_tps_per_user` its inverse;
+    `output_tps` = all tokens / all seconds, prefill included. `itl` is the mean gap between emissions and `tokens_per_emission` what comes
+    in one: under speculation several tokens.
+    """
+    tokens, decoded = sum(len(s["token_ids"]) for s in sides), sum(map(decoded_tokens, sides))
+    first, decode = sum(s["ttft_seconds"] for s in sides), sum(s["decode_seconds"] for s in sides)
+    rounds = sum(len(s["rounds"]) for s in sides)
+    return {
+        "num_tokens": tokens,
+        "ttft": quotient(first, len(sides)),
+        "tpot": quotient(decode, decoded),
+        "itl": quotient(decode, rounds),
+        "tokens_per_emission": quotient(decoded, rounds),
+        "e2e_latency": quotient(first + decode, len(sides)),
+        "output_tps": quotient(tokens, first + decode),
+        "output_tps_per_user": quotient(decoded, decode),
+    }
+
+
+def speedup_figures(
+    ids: Sequence[str], method: Sequence[dict], baseline: Sequence[dict], seed: int = 0, resamples: int = 4000
+) -> dict[str, float | None]:
+    """Of `method` over `baseline`, whose sides belong to the prompts `ids` in the same order (an id may occur several times: samples, repeats).
+
+    `speedup` = ratio of decode throughputs over all prompts; `speedup_low` and `_high` its 95 % interval by resampling prompts, None with
+    fewer than two; `speedup_geomean` = geometric mean of the prompts' own ratios; `e2e_speedup` includes the prefill.
+    """
+    clusters = _by_prompt(ids, method, baseline)
+    low, high = rate_ratio_interval(clusters, resamples=resamples, seed=seed) or (None, None)
+    ratios = [ratio for row in clusters.tolist() if (ratio := _rate_ratio(*row))]
+    return {
+        "speedup": _rate_ratio(*clusters.sum(axis=0).tolist()),
+        "speedup_low": low,
+        "speedup_high": high,
+        "speedup_geomean": exp(sum(map(log, ratios)) / len(ratios)) if ratios else None,
+        "e2e_speedup": quotient(timing_figures(method)["output_tps"], timing_figures(baseline)["output_tps"]),
+    }
+
+
+def _by_prompt(ids: Sequence[str], method: Sequence[dict], baseline: Sequence[dict]) -> np.ndarray:
+    """[prompts, 4]: the method's decoded tokens and decode seconds, then the baseline's, summed over the samples of a prompt."""
+    rows: dict[str, np.ndarray] = {}
+    for name, m, b in zip(ids, method, baseline, strict=True):
+        row = np.array([decoded_tokens(m), m["decode_seconds"], decoded_tokens(b), b["decode_seconds"]], dtype=float)
+        rows[name] = rows.get(name, np.zeros(4)) + row
+    return np.array(list(rows.values())).reshape(-1, 4)
+
+
+def _rate_ratio(tokens: float, seconds: float, base_tokens: float, base_seconds: float) -> float | None:
+    return quotient(quotient(tokens, seconds), quotient(base_tokens, base_seconds))
