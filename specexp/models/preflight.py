@@ -1,0 +1,218 @@
+"""Can this model be had at all? Answered before torch is imported and before anything large is read or fetched.
+
+Looks at directories, the Hub's local cache and, last, the network; left alone, a load without network would retry for 20 to 50 seconds.
+Knows file names, not what is in them: a damaged checkpoint is found only by loading it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from specexp.assets import PREFIX, asset_path
+from specexp.errors import UserError
+from specexp.models.spec import ModelSpec
+
+PROBE_SECONDS = 3.0
+SAFE = ("model.safetensors", "model.safetensors.index.json")
+PICKLE = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+Find = Callable[[str], Path | None]  # file name -> where it is
+
+
+def preflight(spec: ModelSpec, key: str = "model_pair.target") -> None:
+    """UserError, within 10 s, if `spec` cannot be loaded; `key` is the configuration node that messages point at."""
+    _require_packages(spec, key)
+    place = locate(spec.name, key)
+    if Path(place).is_dir():
+        return _check_directory(Path(place), spec, key)
+    if _complete(partial(_cached, place, spec.revision), spec.allow_pickle):
+        return None
+    if offline():
+        raise _unreachable(place, key)
+    return _check_hub(place, spec, key)
+
+
+def preflight_tokenizer(name: str, revision: str | None = None, key: str = "model_pair.tokenizer") -> None:
+    """UserError, within 10 s, if the tokenizer of `name` cannot be had."""
+    place = locate(name, key)
+    find = partial(_in_directory, Path(place)) if Path(place).is_dir() else partial(_cached, place, revision)
+    if any(find(file) for file in TOKENIZER):
+        return
+    if Path(place).is_dir():
+        raise UserError(f"{place} holds no tokenizer: save one there, or name one with model_pair.tokenizer=DIRECTORY_OR_HUB_ID.")
+    if offline():
+        raise _unreachable(place, key)
+    _on_hub(place, revision, TOKENIZER[1], key)
+
+
+def locate(name: str, key: str) -> str:
+    """What `from_pretrained` is to be given: an existing directory, or a well-formed Hub id. UserError for anything else."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if name == "???" or not name:
+        raise UserError(f"{_name_key(key)} is not set: give {_name_key(key)}=DIRECTORY_OR_HUB_ID.")
+    path = asset_path(name)
+    if path.is_dir():
+        return str(path)
+    if name.startswith(PREFIX):
+        raise UserError(f"{_name_key(key)}={name} is missing from the installation ({path}): reinstall specexp, or give another model.")
+    if path.is_file():
+        raise UserError(f"{_name_key(key)}={name} is a file: give the directory that holds config.json and the weights.")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise UserError(f"{_name_key(key)}={name} does not exist: give an existing directory or a Hub id (OWNER/MODEL).") from None
+    return name
+
+
+def offline() -> bool:
+    """True if the Hub must not be asked (HF_HUB_OFFLINE) or does not answer a probe of 3 s, which is made once per process."""
+    from huggingface_hub import is_offline_mode
+
+    return is_offline_mode() or not _answers(*_probe_address())
+
+
+@contextmanager
+def offline_where_possible(place: str, trust_remote_code: bool) -> Iterator[None]:
+    """The Hub's client switched off around a load that needs no network, or has none, since `local_files_only` is not the whole of it:
+    the client also looks up a registry for its user agent, and tokenizers look up their base model. (Code may lie in another repository.)
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or (Path(place).is_dir() and not trust_remote_code) or offline()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@lru_cache(maxsize=4)
+def _answers(host: str, port: int) -> bool:
+    """In a thread that may be left behind: name resolution knows no timeout and can block much longer than a socket."""
+    answered = threading.Event()
+
+    def probe() -> None:
+        with suppress(OSError), socket.create_connection((host, port), timeout=PROBE_SECONDS):
+            answered.set()
+
+    thread = threading.Thread(target=probe, daemon=True, name="hub-probe")
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answered.is_set()
+
+
+def _probe_address() -> tuple[str, int]:
+    """The Hub's, or the proxy's where one stands before it: the Hub itself may then not even resolve."""
+    from huggingface_hub import constants
+
+    hub = urlsplit(constants.ENDPOINT)
+    proxies = getproxies()
+    proxy = proxies.get(hub.scheme) or proxies.get("all")
+    if proxy and not proxy_bypass(hub.hostname or ""):
+        hub = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
+    return hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
+
+
+def _require_packages(spec: ModelSpec, key: str) -> None:
+    wanted = {}
+    if spec.quantization != "none":
+        wanted["bitsandbytes"] = f"{key}.quantization={spec.quantization}"
+    if spec.quantization != "none" or spec.device_map:
+        wanted["accelerate"] = wanted.get("bitsandbytes", f"{key}.device_map={spec.device_map}")
+    missing = [package for package in wanted if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(f"{wanted[missing[0]]} needs {' and '.join(missing)}: pip install {' '.join(missing)}, or leave that setting out.")
+
+
+def _check_directory(directory: Path, spec: ModelSpec, key: str) -> None:
+    find = partial(_in_directory, directory)
+    if find("config.json") is None:
+        raise UserError(f"{_name_key(key)}={spec.name} holds no config.json: give a directory written by save_pretrained.")
+    if _complete(find, spec.allow_pickle):
+        return
+    if _complete(find, allow_pickle=True):
+        raise _pickle_only(spec, key)
+    raise UserError(f"{_name_key(key)}={spec.name} has no whole weights: {SAFE[0]}, or one of its shards, is absent; copy it again.")
+
+
+def _check_hub(place: str, spec: ModelSpec, key: str) -> None:
+    if not _on_hub(place, spec.revision, "config.json", key):
+        raise UserError(f"{_name_key(key)}={place} holds no config.json on the Hub, so it is no transformers model: choose another one.")
+    if not spec.allow_pickle and not any(_on_hub(place, spec.revision, file, key) for file in SAFE):
+        raise _pickle_only(spec, key)
+
+
+def _on_hub(place: str, revision: str | None, file: str, key: str) -> bool:
+    """One HEAD request. UserError if the repository is gated, unknown, or the Hub fails on the way."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    local = f"or give a local copy with {_name_key(key)}=DIRECTORY"
+    try:
+        get_hf_file_metadata(hf_hub_url(place, file, revision=revision), timeout=PROBE_SECONDS)
+    except EntryNotFoundError:
+        return False
+    except GatedRepoError:
+        way_in = f"accept its terms at {constants.ENDPOINT}/{place} and log in with `hf auth login` (or HF_TOKEN)"
+        raise UserError(f"{place} is gated: {way_in}, {local}.") from None
+    except RevisionNotFoundError:
+        raise UserError(f"{place} has no revision {revision}: correct or drop {key}.revision.") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{place} is not on the Hub, or is private: check the spelling, log in with `hf auth login`, {local}.") from None
+    except HTTPError as error:
+        raise _unreachable(place, key) from error
+    return True
+
+
+def _complete(find: Find, allow_pickle: bool) -> bool:
+    """config.json and one whole set of weights."""
+    formats = (SAFE, PICKLE) if allow_pickle else (SAFE,)
+    return find("config.json") is not None and any(_has_weights(find, *names) for names in formats)
+
+
+def _has_weights(find: Find, single: str, index: str) -> bool:
+    if find(single):
+        return True
+    listing = find(index)
+    return listing is not None and all(find(shard) for shard in set(json.loads(listing.read_text())["weight_map"].values()))
+
+
+def _in_directory(directory: Path, file: str) -> Path | None:
+    return directory / file if (directory / file).is_file() else None
+
+
+def _cached(place: str, revision: str | None, file: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(place, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _name_key(key: str) -> str:
+    return key if key.endswith("tokenizer") else f"{key}.name"
+
+
+def _unreachable(place: str, key: str) -> UserError:
+    return UserError(
+        f"{place} is not (wholly) in the local cache and the Hub cannot be reached: run `hf download {place}` once with network, "
+        f"or give a local copy with {_name_key(key)}=DIRECTORY."
+    )
+
+
+def _pickle_only(spec: ModelSpec, key: str) -> UserError:
+    return UserError(
+        f"{spec.name} has no safetensors weights: take its pickle file with {key}.allow_pickle=true if you trust its source, "
+        "or choose another model."
+    )
