@@ -1,0 +1,86 @@
+"""The one loop: draft, one target pass, verify, emit. Every method is this loop with other parts.
+
+It yields rounds; experiments, consoles, servers and metrics all consume the same stream. Text, timing statistics and
+prompts' lengths are other rooms' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import torch
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.context import Context
+from specexp.decoding.draft import Draft
+from specexp.decoding.protocols import Drafter, Runner, Stop, Verdict, Verifier
+
+
+@dataclass(frozen=True)
+class Step:
+    """One round. tokens: emitted ids; origins: for each "target" (nothing was drafted), "draft" or "draft:STAGE", "bonus", "resample".
+
+    drafted: nodes proposed; accepted: nodes on the kept path, before any cut at a stop. finish: None until the last round,
+    then "eos", "stop" or "length". draft_seconds and target_seconds: host time inside the drafter and the target's pass.
+    """
+
+    tokens: tuple[int, ...]
+    origins: tuple[str, ...]
+    drafted: int
+    accepted: int
+    draft_seconds: float
+    target_seconds: float
+    finish: str | None = None
+
+    def cut(self, keep: int, finish: str) -> Step:
+        return replace(self, tokens=self.tokens[:keep], origins=self.origins[:keep], finish=finish)
+
+
+@dataclass
+class Decoder:
+    """first_target: round 0 is the target's prefill alone; false lets even the first token be drafted."""
+
+    target: Runner  # M_p
+    drafter: Drafter  # M_q, or anything that proposes
+    verifier: Verifier
+    first_target: bool = True
+
+    @torch.inference_mode()
+    def step(self, context: Context, limit: int, chance: Chance) -> Step:
+        """One round that emits at most `limit` tokens. The context is not touched."""
+        began = perf_counter()
+        draft = self.drafter.propose(context, limit - 1, chance)  # x_1 .. x_γ ~ q
+        drafted = perf_counter()
+        scores = self.target.logits(context, draft, rows=len(draft) + 1)  # p_1 .. p_γ+1, one pass
+        scored = perf_counter()
+        verdict = self.verifier(draft, scores.logits, chance)  # longest accepted path, then x ~ p'
+        self.drafter.observe(draft, verdict, scores)
+        tokens = tuple(draft.ids[node] for node in verdict.path) + (verdict.token,)
+        return Step(tokens, origins(draft, verdict), len(draft), len(verdict.path), drafted - began, scored - drafted)
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
+        """Rounds until `stop` cuts or max_new_tokens is reached; exactly as many tokens, never one more."""
+        context = Context(prompt, self.target.device, capacity=len(prompt) + max_new_tokens)
+        self.target.start(prompt)
+        self.drafter.start(prompt)
+        generated: list[int] = []
+        while len(generated) < max_new_tokens:
+            prefill = self.first_target and not generated
+            step = self.step(context, 1 if prefill else max_new_tokens - len(generated), chance)
+            since = len(generated)
+            generated.extend(step.tokens)
+            context.append(step.tokens)
+            if (cut := stop(generated, since)) is not None:
+                yield step.cut(cut.keep - since, cut.finish)
+                return
+            yield step if len(generated) < max_new_tokens else replace(step, finish="length")
+
+
+def origins(draft: Draft, verdict: Verdict) -> tuple[str, ...]:
+    """Where each token of a round comes from: accepted draft nodes, then the target's own."""
+    own = "target" if len(draft) == 0 else "bonus" if not draft.children(verdict.path[-1] if verdict.path else -1) else "resample"
+    if not draft.stages:
+        return ("draft",) * len(verdict.path) + (own,)
+    return tuple(f"draft:{draft.stages[node]}" for node in verdict.path) + (own,)

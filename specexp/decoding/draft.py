@@ -1,0 +1,121 @@
+"""A draft is a token tree: what a drafter proposes and a verifier prunes to one path.
+
+Notation of Leviathan et al. 2023 (arXiv:2211.17192): p is the target's distribution, q the draft's, x the drafted tokens.
+Knows nothing of who drew the tokens, nor how logits for them are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+ROOT = -1  # the parent of nodes that directly follow the context
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """N proposed tokens.
+
+    tokens: [N] int64 on the device. parents[i] < i is the node before node i, ROOT for the context's last token.
+    q: [N, V], row i the distribution token i was drawn from (given that its earlier siblings were refused);
+       None when every token is a point mass (greedy, n-gram, any deterministic proposal).
+    confidence: [N] raw probability of each token under its drafter, or None; never used by a lossless rule.
+    stages: name of the drafter of each node, or () when there is only one.
+    base: the draft this one was grown from (its nodes are a prefix of ours), so that caches need no comparison.
+    """
+
+    tokens: Tensor
+    parents: tuple[int, ...]
+    q: Tensor | None = None
+    confidence: Tensor | None = None
+    stages: tuple[str, ...] = ()
+    base: Draft | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.parents)
+
+    @classmethod
+    def chain(cls, tokens: Tensor, q: Tensor | None = None, **fields: object) -> Draft:
+        """x_1 .. x_N, each following the one before."""
+        return cls(tokens, chain_parents(tokens.shape[0]), q, **fields)
+
+    @classmethod
+    def of_ids(cls, ids: Sequence[int], device: torch.device | str = "cpu") -> Draft:
+        """A chain of point masses whose ids are already on the host (n-gram drafters)."""
+        draft = cls.chain(torch.tensor(ids, dtype=torch.int64, device=device))
+        draft.__dict__["ids"] = tuple(ids)
+        return draft
+
+    def grow(self, tokens: Tensor, parents: tuple[int, ...], q: Tensor | None = None) -> Draft:
+        """This draft with further nodes behind it; q is given for all drafts of a tree or for none."""
+        rows = q if self.q is None else torch.cat([self.q, q])
+        return Draft(torch.cat([self.tokens, tokens]), self.parents + parents, rows, base=self)
+
+    def extends(self, other: Draft) -> bool:
+        """Whether `other` is this draft or one it was grown from."""
+        draft: Draft | None = self
+        while draft is not None and draft is not other:
+            draft = draft.base
+        return draft is other
+
+    @cached_property
+    def ids(self) -> tuple[int, ...]:
+        """The tokens on the host: a device synchronisation unless `fetch` has brought them along."""
+        return tuple(self.tokens.tolist())
+
+    def fetch(self, values: Tensor) -> list[int]:
+        """The [K] int64 `values` on the host, and our ids with them: one device-to-host copy for both."""
+        if "ids" in self.__dict__:
+            return values.tolist()
+        host = torch.cat([values, self.tokens]).tolist()
+        self.__dict__["ids"] = tuple(host[values.shape[0] :])
+        return host[: values.shape[0]]
+
+    @cached_property
+    def is_chain(self) -> bool:
+        return self.parents == chain_parents(len(self))
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """1 for children of the root, 2 for theirs, ..."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent == ROOT else depths[parent] + 1)
+        return tuple(depths)
+
+    def children(self, node: int) -> list[int]:
+        """Nodes directly behind `node` (or ROOT), in the order in which they were drawn."""
+        return [child for child, parent in enumerate(self.parents) if parent == node]
+
+    def path(self, node: int) -> tuple[int, ...]:
+        """The nodes from the root down to `node`; () for ROOT."""
+        steps: list[int] = []
+        while node != ROOT:
+            steps.append(node)
+            node = self.parents[node]
+        return tuple(reversed(steps))
+
+    def distributions(self, p: Tensor) -> Tensor:
+        """[N, V] q shaped like the rows of p: point masses written out as one-hot rows."""
+        if self.q is not None:
+            return self.q
+        return torch.zeros(len(self), p.shape[-1], dtype=p.dtype, device=p.device).scatter_(1, self.tokens[:, None], 1.0)
+
+
+_CHAINS: dict[int, tuple[int, ...]] = {}
+
+
+def chain_parents(length: int) -> tuple[int, ...]:
+    """(-1, 0, 1, ...): one shared tuple per length, so that comparing two chains is an identity check."""
+    if length not in _CHAINS:
+        _CHAINS[length] = tuple(range(ROOT, length - 1))
+    return _CHAINS[length]
+
+
+def empty_draft(device: torch.device | str = "cpu") -> Draft:
+    """No proposal at all: with it a round is one step of autoregressive decoding."""
+    return Draft.of_ids((), device)

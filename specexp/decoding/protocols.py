@@ -1,0 +1,85 @@
+"""The small interfaces between the loop and its parts. Nothing here computes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.context import Context
+from specexp.decoding.draft import Draft
+from specexp.decoding.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Scores:
+    """logits: [rows, V]; hidden: [rows, D] for drafters that declare `needs_hidden`."""
+
+    logits: Tensor
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """path: accepted nodes from the root down. token: the one the target adds behind them."""
+
+    path: tuple[int, ...]
+    token: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Keep the first `keep` generated tokens; finish is "eos" or "stop"."""
+
+    keep: int
+    finish: str
+
+
+Stop = Callable[[Sequence[int], int], Cut | None]  # (generated ids, index of the first new one) -> where the text ends
+
+
+class Runner(Protocol):
+    """A pure function (context, draft) -> logits; any cache behind it is a memo of that function."""
+
+    device: object
+    forwards: int  # model passes since construction
+    kv_bytes: int  # largest size of the filled cache since `start`
+
+    def start(self, prompt: Sequence[int]) -> None:
+        """Forget everything: a repeated prompt must not skip its prefill."""
+
+    def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
+        """The last `rows` rows of [context's last token, node 0, .., node N-1], in one pass."""
+
+    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance) -> Draft:
+        """x_1 .. x_length drawn one after another from this model, on the device, without a host sync."""
+
+
+class Drafter(Protocol):
+    forwards: int
+    kv_bytes: int
+
+    def start(self, prompt: Sequence[int]) -> None: ...
+
+    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+        """At most `limit` nodes on any path; the empty draft for limit 0."""
+
+    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+        """What became of the draft (for adaptive lengths and tables that learn)."""
+
+
+class Verifier(Protocol):
+    lossless: bool
+
+    def __call__(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        """logits: [N + 1, V], row 0 behind the context, row i + 1 behind node i."""
+
+
+class Policy(Protocol):
+    def length(self, look: Callable[[], Tensor]) -> int:
+        """How many tokens to draft; `look` gives the drafter's first [V] logits to those that want them (a sync)."""
+
+    def observe(self, drafted: int, accepted: int) -> None: ...

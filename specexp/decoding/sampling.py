@@ -1,0 +1,65 @@
+"""From logits to the distribution that is really sampled from, one rule for target and draft alike.
+
+Temperature 0 is argmax: p becomes one-hot, so the rejection rule needs no second algorithm. Order as in transformers:
+temperature, then top-k, then nucleus. Exactly k ids survive top-k, ties included, so no tie makes "greedy" random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specexp.decoding.chance import Chance
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """greedy: temperature 0. multinomial: temperature alone. topk, nucleus, topknucleus: with top_k and/or top_p."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"sampling.temperature={self.temperature} is negative; 0 means greedy, 1 the model's own distribution.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"sampling.top_k={self.top_k} keeps no token; give 1 or more, or null to keep all.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling.top_p={self.top_p} is not in (0, 1]; give a probability mass, or null to keep all.")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """[..., V] logits -> [..., V] probabilities, float32 or better."""
+        if self.is_greedy:
+            best = logits.argmax(-1, keepdim=True)
+            return torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, best, 1.0)
+        logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
+        return self._nucleus(self._top_k(logits).softmax(-1))
+
+    def propose(self, logits: Tensor, chance: Chance) -> tuple[Tensor, Tensor | None]:
+        """One token per row of [..., V] logits, and the distribution it was drawn from (None: a point mass)."""
+        if self.is_greedy:
+            return logits.argmax(-1), None
+        q = self(logits)
+        return chance.draw(q), q
+
+    def _top_k(self, logits: Tensor) -> Tensor:
+        if self.top_k is None or self.top_k >= logits.shape[-1]:
+            return logits
+        values, ids = logits.topk(self.top_k, dim=-1)
+        return torch.full_like(logits, float("-inf")).scatter_(-1, ids, values)
+
+    def _nucleus(self, probabilities: Tensor) -> Tensor:
+        """The smallest set of most likely ids whose mass reaches top_p, renormalised (Holtzman et al. 2020)."""
+        if self.top_p is None or self.top_p == 1:
+            return probabilities
+        ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
+        ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.0)
+        kept = torch.zeros_like(probabilities).scatter_(-1, ids, ordered)
+        return kept / kept.sum(-1, keepdim=True)

@@ -1,0 +1,79 @@
+"""Which drafted tokens survive, and which token the target adds: the rejection rule of speculative sampling.
+
+Leviathan et al. 2023 (arXiv:2211.17192, Algorithm 1) and Chen et al. 2023 (arXiv:2302.01318, Algorithm 2) state one and the
+same law; so does greedy matching, which is this rule with a one-hot p. Chains are verified vectorised and on the device;
+trees node by node, which is also the legible form the vectorised one is tested against.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.draft import ROOT, Draft
+from specexp.decoding.protocols import Verdict
+from specexp.decoding.sampling import Sampling
+
+
+class RejectionVerifier:
+    """Accept x with probability min(1, p(x)/q(x)); at the first refusal emit x ~ norm(max(0, p - q)); if none, x ~ p.
+
+    The emitted text has exactly the target's law: sum_x min(p, q) + norm-residual mass is p, token by token.
+    """
+
+    lossless = True
+
+    def __init__(self, sampling: Sampling):
+        self.sampling = sampling
+
+    def __call__(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        if len(draft) == 0:
+            return Verdict((), int(self.sampling.propose(logits[0], chance)[0]))
+        p = self.sampling(logits)
+        return self.chain(draft, p, chance) if draft.is_chain else self.tree(draft, p, chance)
+
+    def chain(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
+        """p: [N + 1, V]. No host sync but the one copy at the end, which brings the drafted ids along."""
+        n, x = len(draft), draft.tokens[:, None]
+        q = draft.distributions(p)
+        kept = chance.accept(p[:n].gather(1, x)[:, 0], q.gather(1, x)[:, 0])
+        accepted = kept.cumprod(0).sum(0, keepdim=True)  # [1]
+        q_next = q.index_select(0, accepted.clamp(max=n - 1)) * (accepted < n)[:, None]  # nothing was refused behind x_N
+        token = chance.draw(self.residual(p.index_select(0, accepted), q_next))
+        count, token_id = draft.fetch(torch.cat([accepted, token]))
+        return Verdict(tuple(range(count)), token_id)
+
+    def tree(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
+        """Recursive rejection: each refused sibling takes its q out of p before the next is tried.
+
+        Exact with and without replacement, since each node's q is the law it was drawn from given its refused siblings
+        (SpecInfer, arXiv:2305.09781, Algorithm 2; Sequoia, arXiv:2402.12374).
+        """
+        q, path, node = draft.distributions(p), [], ROOT
+        while True:
+            row = p[node + 1]
+            for child in draft.children(node):
+                x = draft.ids[child]
+                if chance.accept(row[x], q[child, x]):
+                    path.append(child)
+                    node = child
+                    break
+                row = self.residual(row, q[child])
+            else:
+                return Verdict(tuple(path), int(chance.draw(row)))
+
+    def residual(self, p: Tensor, q: Tensor) -> Tensor:
+        """norm(max(0, p - q)) over the last axis; p where rounding leaves nothing (p and q equal up to rounding)."""
+        rest = (p - q).clamp_min(0)
+        total = rest.sum(-1, keepdim=True)
+        return torch.where(total > 0, rest / total, p)
+
+
+class SkipSampleAdjustment(RejectionVerifier):
+    """After a refusal resample from p itself, as an option of the original does. Lossy: refused tokens come back too often."""
+
+    lossless = False
+
+    def residual(self, p: Tensor, q: Tensor) -> Tensor:
+        return p

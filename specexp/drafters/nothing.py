@@ -1,0 +1,24 @@
+"""The drafter that proposes nothing: with it the loop is autoregressive decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.context import Context
+from specexp.decoding.draft import Draft, empty_draft
+from specexp.decoding.protocols import Scores, Verdict
+
+
+class NoDraft:
+    forwards = 0
+    kv_bytes = 0
+
+    def start(self, prompt: Sequence[int]) -> None:
+        pass
+
+    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+        return empty_draft(context.device)
+
+    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+        pass

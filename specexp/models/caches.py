@@ -1,0 +1,81 @@
+"""Keys and values, preallocated and addressed by position: appending writes in place, rolling back moves a length.
+
+The only file that touches transformers' cache classes. Knows nothing of tokens: what the slots spell is the memo's business.
+Positions equal slots; evicting and captured caches are other classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+_FIRST_CAPACITY = 256  # slots; doubled when full, and kept between prompts
+
+
+class FullCache(Cache):
+    """Keeps every position. Per layer one [1, H, capacity, d] buffer for keys and one for values; slots [0, length) are filled.
+
+    A pass over n tokens writes slots [length, length + n) of every layer; its caller then sets `length`.
+    """
+
+    is_sliding = is_linear = is_dummy = (False,)  # asked by transformers per pass; the base class would ask every layer
+    is_compileable = False
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.length = 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """[1, H, n, d] each -> views of the filled part, [1, H, length + n, d]. (Signature: transformers' interface.)"""
+        count = key_states.shape[2]
+        end = self.length + count
+        if layer_idx == len(self.keys):
+            self.keys.append(_buffer(key_states, end))
+            self.values.append(_buffer(value_states, end))
+        elif end > self.keys[layer_idx].shape[2]:
+            self.keys[layer_idx] = _grown(self.keys[layer_idx], self.length, end)
+            self.values[layer_idx] = _grown(self.values[layer_idx], self.length, end)
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        keys.narrow(2, self.length, count).copy_(key_states)
+        values.narrow(2, self.length, count).copy_(value_states)
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
+
+    def gather(self, slots: list[int], start: int) -> None:
+        """Move the rows in `slots` (ascending, all >= start) to start, start + 1, ...: an accepted tree path becomes a chain."""
+        for buffer in (*self.keys, *self.values):
+            index = torch.tensor(slots, device=buffer.device)
+            buffer[:, :, start : start + len(slots)] = buffer.index_select(2, index)
+
+    @property
+    def bytes_per_slot(self) -> int:
+        return sum(b.shape[1] * b.shape[3] * b.element_size() for b in (*self.keys, *self.values))
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.length + int(query_length), 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.length
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        return -1
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def _buffer(states: Tensor, filled: int) -> Tensor:
+    batch, heads, _, width = states.shape
+    return states.new_empty(batch, heads, max(_FIRST_CAPACITY, 2 * filled), width)
+
+
+def _grown(buffer: Tensor, length: int, needed: int) -> Tensor:
+    batch, heads, _, width = buffer.shape
+    grown = buffer.new_empty(batch, heads, 2 * needed, width)
+    grown.narrow(2, 0, length).copy_(buffer.narrow(2, 0, length))
+    return grown

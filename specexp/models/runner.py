@@ -1,0 +1,177 @@
+"""A transformers model as a pure function (context, draft) -> logits, with a cache that is only a memo of it.
+
+Nobody outside crops, rewinds or syncs a cache. Draft rollouts stay on the device. Knows nothing of text, verification or timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.context import Context
+from specexp.decoding.draft import Draft, empty_draft
+from specexp.decoding.protocols import Scores
+from specexp.decoding.sampling import Sampling
+from specexp.errors import UserError
+from specexp.models.architecture import Architecture
+from specexp.models.caches import FullCache
+from specexp.models.masks import ChainMasks, tree_mask
+from specexp.models.memo import Memo
+
+
+class ModelRunner:
+    """model: a causal LM in eval mode. vocab_size: logits are brought to this width (the target's): cut, or padded with -inf."""
+
+    cache_exact = True  # the cache changes nothing about the model
+
+    def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, cache: FullCache | None = None):
+        self.model = model
+        self.device = model.device
+        self.architecture = Architecture.of(model)
+        self.vocab_size = vocab_size
+        self._known_ids = model.get_input_embeddings().num_embeddings
+        self.cache = FullCache() if cache is None else cache
+        self.forwards = 0
+        self._memo = Memo()
+        self._masks = ChainMasks(model.dtype, self.device)
+        self._positions = torch.arange(4096, device=self.device)
+        self._peak = 0
+
+    @property
+    def kv_bytes(self) -> int:
+        return self._peak * self.cache.bytes_per_slot
+
+    def start(self, prompt: Sequence[int]) -> None:
+        self._memo.clear()
+        self.cache.length = self._peak = 0
+
+    @torch.inference_mode()
+    def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
+        """[rows, V] for the last `rows` rows of [context's last token, nodes...]; feeds only what the cache lacks."""
+        held = self._memo.holds(context, draft)
+        if not held or rows > len(draft) - held:
+            held = 0
+            self._rewind(context)
+        lead = context.tokens[self.cache.length :] if not held else context.tokens[:0]
+        tokens = torch.cat([lead, draft.tokens[held:]]) if len(draft) else lead
+        scores = self._forward(tokens, *self._geometry(len(context), lead.shape[0], draft, held), rows)
+        self._commit(context, draft)
+        return Scores(scores)
+
+    @torch.inference_mode()
+    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance) -> Draft:
+        """x_1 .. x_length from this model. The last one is not fed: if it is accepted, the next round feeds it first."""
+        if length == 0:
+            return empty_draft(self.device)
+        logits = self.logits(context, empty_draft(self.device), rows=1).logits
+        tokens, q = [], []
+        for step in range(length):
+            token, distribution = sampling.propose(logits, chance)
+            tokens.append(token)
+            q.append(distribution)
+            if step < length - 1:
+                logits = self._forward(token, *self._chain_geometry(len(context) + step, 1), rows=1)
+        draft = Draft.chain(torch.cat(tokens), None if q[0] is None else torch.cat(q))
+        self._memo.draft, self._memo.nodes = draft, length - 1
+        return draft
+
+    def _rewind(self, context: Context) -> None:
+        """Keep what spells the context, but for its last token: its logits are always wanted."""
+        slots = len(self._memo.ids)
+        path = self._memo.rewind(context)
+        if path != list(range(len(path))):
+            self.cache.gather([slots + node for node in path], slots)
+        self._memo.truncate(len(context) - 1)
+        self.cache.length = len(self._memo.ids)
+
+    def _commit(self, context: Context, draft: Draft) -> None:
+        self._memo.ids.extend(context.ids[len(self._memo.ids) :])
+        self._memo.draft, self._memo.nodes = (draft, len(draft)) if len(draft) else (None, 0)
+
+    def _geometry(self, length: int, lead: int, draft: Draft, held: int) -> tuple[Tensor, Tensor | None]:
+        """Positions and mask of a pass over `lead` context tokens and the draft's nodes from `held` on."""
+        if draft.is_chain:
+            return self._chain_geometry(self.cache.length, lead + len(draft) - held)
+        if not self.architecture.trees:
+            raise UserError(
+                f"A {self.architecture.model_type} model with {self.model.config._attn_implementation} attention cannot verify token trees; "
+                "use a method that drafts chains (method=speculative), or another attention implementation (sdpa, eager)."
+            )
+        depths = torch.tensor(draft.depths[held:], device=self.device)
+        positions = torch.cat([self._range(length - lead, lead), depths + (length - 1)])
+        mask = tree_mask(self.cache.length, lead, draft.parents, len(draft) - held, self.model.dtype, self.device)
+        return positions, mask
+
+    def _chain_geometry(self, filled: int, width: int) -> tuple[Tensor, Tensor | None]:
+        """No mask for one row (it sees everything) nor for a prefill (plain causal attention)."""
+        masked = self.architecture.own_masks and width > 1 and filled > 0
+        return self._range(filled, width), self._masks(filled, width) if masked else None
+
+    def _range(self, start: int, width: int) -> Tensor:
+        if start + width > self._positions.shape[0]:
+            self._positions = torch.arange(2 * (start + width), device=self.device)
+        return self._positions[start : start + width]
+
+    def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
+        """[n] tokens into the slots from `cache.length` on -> [rows, V] logits of the last rows."""
+        inputs = {"position_ids": positions[None]} if self.architecture.positions else {}
+        if self.architecture.trims_logits:
+            inputs["logits_to_keep"] = rows
+        if self.vocab_size is not None and self._known_ids < self.vocab_size:
+            tokens = tokens.clamp(max=self._known_ids - 1)  # a draft cannot read ids that only the target has
+        output = self.model(input_ids=tokens[None], attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs)
+        self.cache.length += tokens.shape[0]
+        self._peak = max(self._peak, self.cache.length)
+        self.forwards += 1
+        return fit_vocabulary(output.logits[0, -rows:], self.vocab_size)
+
+
+class StatelessRunner:
+    """The same function without any memory: a full pass each time (`cache=none`). The oracle the others are tested against."""
+
+    cache_exact = True
+
+    def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
+        self.model = model
+        self.device = model.device
+        self.vocab_size = vocab_size
+        self.forwards = 0
+        self.kv_bytes = 0
+
+    def start(self, prompt: Sequence[int]) -> None:
+        pass
+
+    @torch.inference_mode()
+    def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
+        """A chain in one pass; a tree as one full pass per node, over the text that this node ends."""
+        if draft.is_chain:
+            return Scores(self._full(torch.cat([context.tokens, draft.tokens]), rows))
+        wanted = range(len(draft) - rows, len(draft))  # -1 is the context's last token
+        texts = [torch.cat([context.tokens, draft.tokens[list(draft.path(node))]]) for node in wanted]
+        return Scores(torch.cat([self._full(text, 1) for text in texts]))
+
+    @torch.inference_mode()
+    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance) -> Draft:
+        draft, q = empty_draft(self.device), []
+        for _ in range(length):
+            token, distribution = sampling.propose(self.logits(context, draft, rows=1).logits, chance)
+            draft = Draft.chain(torch.cat([draft.tokens, token]))
+            q.append(distribution)
+        return Draft.chain(draft.tokens, None if not q or q[0] is None else torch.cat(q))
+
+    def _full(self, tokens: Tensor, rows: int) -> Tensor:
+        self.forwards += 1
+        output = self.model(input_ids=tokens[None], use_cache=False)
+        return fit_vocabulary(output.logits[0, -rows:], self.vocab_size)
+
+
+def fit_vocabulary(logits: Tensor, vocab_size: int | None) -> Tensor:
+    """[rows, V'] -> [rows, V]: ids the target lacks are cut, ids the draft lacks get -inf (q = 0)."""
+    if vocab_size is None or logits.shape[-1] == vocab_size:
+        return logits
+    if logits.shape[-1] > vocab_size:
+        return logits[:, :vocab_size]
+    return torch.nn.functional.pad(logits, (0, vocab_size - logits.shape[-1]), value=float("-inf"))

@@ -1,0 +1,94 @@
+"""Toy language models given by a table, and a Chance that enumerates every outcome with its exact probability."""
+
+import itertools
+from collections import defaultdict
+
+import torch
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.draft import Draft, empty_draft
+from specexp.decoding.protocols import Scores
+
+
+class TabularRunner:
+    """logits = table[last two ids]; float64, history-dependent, stateless."""
+
+    def __init__(self, seed, vocab=3, scale=1.5, zeros=0.0):
+        generator = torch.Generator().manual_seed(seed)
+        self.vocab, self.device, self.forwards, self.kv_bytes = vocab, torch.device("cpu"), 0, 0
+        self.table = scale * torch.randn(vocab + 1, vocab, vocab, generator=generator, dtype=torch.float64)
+        self.table[torch.rand(self.table.shape, generator=generator) < zeros] = float("-inf")
+        self.table[..., 0].nan_to_num_(neginf=0.0)
+
+    def start(self, prompt):
+        pass
+
+    def at(self, ids):
+        return self.table[ids[-2] if len(ids) > 1 else self.vocab, ids[-1]]
+
+    def logits(self, context, draft, rows):
+        self.forwards += 1
+        nodes = range(len(draft) - rows, len(draft))
+        return Scores(torch.stack([self.at(context.ids + [draft.ids[n] for n in draft.path(node)]) for node in nodes]))
+
+    def rollout(self, context, length, sampling, chance):
+        draft, q = empty_draft(), []
+        for _ in range(length):
+            token, law = sampling.propose(self.logits(context, draft, 1).logits, chance)
+            draft = Draft.chain(torch.cat([draft.tokens, token]))
+            q.append(law)
+        return Draft.chain(draft.tokens, None if not q or q[0] is None else torch.cat(q))
+
+
+class Replay(Chance):
+    """Takes the scripted choice at each point of chance; past the script the first one, remembering what else was possible."""
+
+    def __init__(self, script):
+        self.script, self.taken, self.weight, self.pending = script, [], 1.0, []
+
+    def _choose(self, probabilities):
+        options = [i for i, probability in enumerate(probabilities) if probability > 0]
+        index = len(self.taken)
+        if index < len(self.script):
+            choice = self.script[index]
+        else:
+            choice = options[0]
+            self.pending += [[*self.taken, other] for other in options[1:]]
+        self.taken.append(choice)
+        self.weight *= probabilities[choice]
+        return choice
+
+    def accept(self, p, q):
+        chances = [min(1.0, a / b) if b > 0 else float(a > 0) for a, b in zip(p.reshape(-1).tolist(), q.reshape(-1).tolist(), strict=True)]
+        return torch.tensor([bool(self._choose([1 - c, c])) for c in chances]).reshape(p.shape)
+
+    def draw(self, weights):
+        rows = weights.reshape(-1, weights.shape[-1])
+        return torch.tensor([self._choose((row / row.sum()).tolist()) for row in rows]).reshape(weights.shape[:-1])
+
+
+def law_of(run):
+    """{outcome: probability} of run(chance) over all randomness, exact up to float64 rounding."""
+    law, scripts = defaultdict(float), [[]]
+    while scripts:
+        chance = Replay(scripts.pop())
+        law[run(chance)] += chance.weight
+        scripts += chance.pending
+    return law
+
+
+def completed(law, runner, sampling, prompt, length):
+    """The law of texts of exactly `length` ids: shorter outcomes go on as the target itself would."""
+    full = defaultdict(float)
+    for ids, weight in law.items():
+        for rest in itertools.product(range(runner.vocab), repeat=length - len(ids)):
+            probability, text = weight, list(prompt) + list(ids)
+            for token in rest:
+                probability *= float(sampling(runner.at(text))[token])
+                text.append(token)
+            full[tuple(ids) + rest] += probability
+    return full
+
+
+def total_variation(a, b):
+    return 0.5 * sum(abs(a.get(k, 0.0) - b.get(k, 0.0)) for k in set(a) | set(b))

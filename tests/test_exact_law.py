@@ -1,0 +1,111 @@
+"""The law of what a round emits, enumerated exactly, against the target's own: total variation below 1e-12."""
+
+import pytest
+import torch
+from tabular import TabularRunner, completed, law_of, total_variation
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.context import Context
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.draft import Draft
+from specexp.decoding.policies import FixedLength
+from specexp.decoding.sampling import Sampling
+from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
+from specexp.drafters.model import ModelDrafter, TreeDrafter
+from specexp.drafters.nothing import NoDraft
+from specexp.drafters.prompt_lookup import PromptLookupDrafter
+
+PROMPT = [0, 1, 2, 0, 1]
+SAMPLINGS = {
+    "greedy": Sampling(0.0),
+    "multinomial": Sampling(1.0),
+    "warm": Sampling(0.7),
+    "topk": Sampling(1.0, top_k=2),
+    "nucleus": Sampling(1.3, top_p=0.8),
+    "topknucleus": Sampling(1.0, top_k=2, top_p=0.7),
+}
+DRAFTERS = {
+    "nothing": lambda draft, sampling: NoDraft(),
+    "chain1": lambda draft, sampling: ModelDrafter(draft, FixedLength(1), sampling),
+    "chain3": lambda draft, sampling: ModelDrafter(draft, FixedLength(3), sampling),
+    "tree2": lambda draft, sampling: TreeDrafter(draft, [2], sampling),
+    "tree32": lambda draft, sampling: TreeDrafter(draft, [3, 2], sampling),
+    "lookup": lambda draft, sampling: PromptLookupDrafter(FixedLength(3)),
+}
+
+
+def deviation(verifier_class, drafter, sampling, target, draft, length=4):
+    decoder = Decoder(target, drafter(draft, sampling), verifier_class(sampling), first_target=False)
+
+    def one_round(chance):
+        decoder.drafter.start(PROMPT)
+        return decoder.step(Context(PROMPT), length, chance).tokens
+
+    emitted = completed(law_of(one_round), target, sampling, PROMPT, length)
+    return total_variation(emitted, completed({(): 1.0}, target, sampling, PROMPT, length))
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize("drafter", DRAFTERS.values(), ids=DRAFTERS)
+def test_round_has_the_targets_law(drafter, sampling):
+    assert deviation(RejectionVerifier, drafter, sampling, TabularRunner(1), TabularRunner(2)) < 1e-12
+
+
+@pytest.mark.parametrize("drafter", ["chain3", "tree32"])
+def test_law_holds_where_p_or_q_is_zero_or_equal(drafter):
+    sampling = Sampling(1.0)
+    for target, draft in [(TabularRunner(3, zeros=0.4), TabularRunner(4, zeros=0.4)), (TabularRunner(5), TabularRunner(5))]:
+        assert deviation(RejectionVerifier, DRAFTERS[drafter], sampling, target, draft) < 1e-12
+
+
+def test_tree_rule_on_a_chain_is_the_chain_rule():
+    class TreeRule(RejectionVerifier):
+        def chain(self, draft, p, chance):
+            return self.tree(draft, p, chance)
+
+    assert deviation(TreeRule, DRAFTERS["chain3"], Sampling(1.0), TabularRunner(1), TabularRunner(2)) < 1e-12
+
+
+class GreedyBonus(RejectionVerifier):
+    """Broken: the last token by argmax."""
+
+    def residual(self, p, q):
+        return torch.nn.functional.one_hot(super().residual(p, q).argmax(-1), p.shape[-1]).to(p)
+
+
+class AcceptsBelowOne(RejectionVerifier):
+    """Broken: compares with q's neighbour in the vocabulary, as if indexed by position."""
+
+    def chain(self, draft, p, chance):
+        return super().chain(Draft(draft.tokens, draft.parents, draft.distributions(p).roll(1, -1)), p, chance)
+
+
+@pytest.mark.parametrize("broken", [SkipSampleAdjustment, GreedyBonus, AcceptsBelowOne])
+def test_broken_verifiers_are_caught(broken):
+    assert deviation(broken, DRAFTERS["chain3"], Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.01
+
+
+def test_soft_q_for_a_greedy_draft_is_caught():
+    class LyingDrafter(ModelDrafter):
+        def propose(self, context, limit, chance):
+            draft = self.runner.rollout(context, min(3, limit), Sampling(0.0), chance)
+            return Draft(draft.tokens, draft.parents, Sampling(1.0)(self.runner.logits(context, draft, len(draft) + 1).logits[:-1]))
+
+    lying = lambda draft, sampling: LyingDrafter(draft, FixedLength(3), sampling)  # noqa: E731
+    assert deviation(RejectionVerifier, lying, Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.01
+
+
+def test_chance_accepts_and_draws_with_the_stated_probabilities():
+    chance, n = Chance("law", 7), 200_000
+    accepted = chance.accept(torch.full((n,), 0.3), torch.full((n,), 0.5)).double().mean().item()
+    assert abs(accepted - 0.6) < 0.006  # 5 standard deviations
+    weights = torch.tensor([0.0, 2.0, 0.0, 1.0, 1.0, 0.0])
+    counts = torch.bincount(chance.draw(weights.expand(n, 6)), minlength=6).double() / n
+    assert counts[weights == 0].sum() == 0
+    assert (counts - weights.double() / 4).abs().max() < 0.006
+    assert not chance.accept(torch.zeros(1000), torch.ones(1000)).any() and chance.accept(torch.ones(1000), torch.ones(1000)).all()
+
+
+def test_same_seed_same_numbers_other_example_other_numbers():
+    assert torch.equal(Chance(1, "a", 0).uniform(5), Chance(1, "a", 0).uniform(5))
+    assert not torch.equal(Chance(1, "a", 0).uniform(5), Chance(1, "b", 0).uniform(5))
