@@ -22,7 +22,7 @@ NOUNS = {
     "words": ("words/word", "names/name", "lines/line", "labels/label", "titles/title", "cities/city", "tokens/token",
               "fruits/fruit", "colors/color", "animals/animal", "songs/song", "codes/code"),
     "text": ("text/char", "sentence/char", "message/char", "phrase/char", "string/char", "note/char", "query/char", "poem/char"),
-    "number": ("n/i", "number/i", "limit/i", "amount/i", "size/i", "stop/i", "length/i", "total/i"),
+    "number": ("n/i", "number/i", "limit/i", "amount/i", "size/i", "stop/i", "length/i", "top/i"),
     "pairs": ("first/left", "before/left", "starts/left", "lows/left", "sales/left", "inputs/left"),
     "mapping": ("stock/value", "grades/value", "wages/value", "votes/value", "ages/value", "prices/value", "table/value", "scores/value"),
 }

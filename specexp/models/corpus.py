@@ -1,0 +1,101 @@
+"""The text the shipped tiny models learn from: its tokenizer, and batches that depend on (seed, step) alone.
+
+Knows nothing of models or training. Promises that a batch is the same on every machine with the same Python library sources, and
+that no batch holds an evaluation task (grammar.py's rule).
+"""
+import random
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from specexp.assets.articles import training_article
+from specexp.assets.grammar import Task, training_function
+
+END = "<|endoftext|>"
+# newlines | indentation by fours | a word with its space | an underscore with its word | one digit | a sign with its space
+PIECES = r"\n+|(?: {4})+| ?[A-Za-z]+|_[A-Za-z]*|[0-9]| ?[^\sA-Za-z0-9_]+|\s"
+SKIPPED = {"test", "tests", "idle_test", "site-packages", "lib2to3", "ensurepip", "turtledemo", "encodings", "pydoc_data", "__pycache__"}
+
+
+def library_sources(limit: int | None = None) -> list[str]:
+    """The standard library's .py files without tests and tables, in path order (the first `limit` of them)."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    paths = sorted(path for path in root.rglob("*.py") if not SKIPPED & set(path.relative_to(root).parts))
+    return [path.read_text(encoding="utf-8", errors="ignore").expandtabs(4) for path in paths[:limit]]
+
+
+def function_document(rng: random.Random) -> list[str]:
+    """One to five tasks, in the pieces a model meets them: prompts and solutions tokenised apart, blank lines between."""
+    pieces = []
+    for left in reversed(range(rng.choices((1, 2, 3, 4, 5), (35, 30, 15, 10, 10))[0])):
+        task = training_function(rng)
+        pieces += [task.prompt, task.solution + ("\n\n" if left else "")]
+    return pieces
+
+
+def article_document(rng: random.Random) -> list[str]:
+    """One article and its summary, likewise in pieces."""
+    article = training_article(rng)
+    return [article.prompt, f" {article.summary}"]
+
+
+def training_texts(sources: list[str], count: int, seed: int) -> Iterator[str]:
+    """What the tokenizer learns from: the library sources and `count` documents of each other kind."""
+    yield from sources
+    rng = random.Random(f"{seed}/tokenizer")
+    for _ in range(count):
+        yield "".join(function_document(rng))
+        yield "".join(article_document(rng))
+
+
+def train_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE whose decode(encode(text)) is text; digits stand alone, `END` is bos, eos and pad, and none is added."""
+    tokenizer = Tokenizer(BPE())
+    split = pre_tokenizers.Split(Regex(PIECES), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END,
+                                   model_max_length=16384, clean_up_tokenization_spaces=False)
+
+
+class Corpus:
+    """Token ids for training: a tenth of the rows library source, the rest functions and articles."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, sources: list[str], seed: int):
+        self.tokenizer, self.seed = tokenizer, seed
+        self.end = tokenizer.eos_token_id
+        self.library = [token for ids in tokenizer(sources)["input_ids"] for token in [*ids, self.end]]
+
+    def batch(self, step: int, rows: int, length: int) -> torch.Tensor:
+        """Ids of shape (rows, length) for this step; every row starts a document or somewhere in the library."""
+        rng = random.Random(f"{self.seed}/{step}")
+        return torch.tensor([self._row(rng, length) for _ in range(rows)])
+
+    def prompts(self, step: int, rows: int) -> torch.Tensor:
+        """Prompts of `rows` tasks that happen to have equally many tokens: shape (rows, tokens), no padding."""
+        rng, buckets = random.Random(f"{self.seed}/{step}/prompts"), {}
+        while True:
+            task: Task = training_function(rng)
+            ids = self.tokenizer(task.prompt)["input_ids"]
+            bucket = buckets.setdefault(len(ids), [])
+            bucket.append(ids)
+            if len(bucket) == rows:
+                return torch.tensor(bucket)
+
+    def _row(self, rng: random.Random, length: int) -> list[int]:
+        if rng.random() < 0.1:
+            start = rng.randrange(len(self.library) - length)
+            return self.library[start:start + length]
+        row = []
+        while len(row) < length:
+            document = article_document(rng) if rng.random() < 0.35 else function_document(rng)
+            row += [token for ids in self.tokenizer(document)["input_ids"] for token in ids] + [self.end]
+        return row[:length]
