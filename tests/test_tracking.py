@@ -153,8 +153,7 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     (tmp_path / "records.jsonl").unlink()
     with RunDirectory(tmp_path, CONFIG) as run:
         run._stream.close()
-        run._stream = open("/dev/full", "ab", buffering=0)
-        with pytest.raises(UserError, match="No space left"):
+        with open("/dev/full", "ab", buffering=0) as run._stream, pytest.raises(UserError, match="No space left"):
             run.append({"id": "a"})
 
 

@@ -1,0 +1,175 @@
+"""Weights & Biases as a mirror of a run that is already on disk.
+
+All of it happens in `finish`: while examples are timed no W&B process exists, a run killed and resumed becomes one W&B run, and whatever
+W&B does can cost neither the run nor its exit code. It never prompts, and gives up on a network that does not answer.
+Knows records and summaries; nothing of models.
+"""
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from specexp.errors import UserError
+from specexp.evaluation.speed import example_figures
+from specexp.tracking.jsonl import read_object, to_json, write_whole
+
+logger = logging.getLogger(__name__)
+MODES = ("auto", "online", "offline", "disabled")
+SYNONYMS = {"dryrun": "offline", "run": "online", "shared": "online"}  # of WANDB_MODE
+INIT_SECONDS, UPLOAD_SECONDS = 8.0, 12.0
+LONGEST_NAME = 128
+COLUMNS = ("id", "sample", "prompt", "baseline", "method", "baseline_score", "method_score", "speedup")
+
+
+class WandbTracker:
+    """`mode` auto: as WANDB_MODE says, else online where W&B finds a key and offline where not; disabled: nothing at all.
+
+    Runs lie in `directory`/wandb, as W&B's own tools expect, with the files that an upload needs beside them. `group` overrides the sweep's,
+    `name` the run directory's. Raises UserError for an unknown mode.
+    """
+
+    def __init__(self, project: str = "specexp", mode: str = "auto", entity: str | None = None, group: str | None = None,
+                 name: str | None = None, tags: tuple[str, ...] = (), directory: str = "."):
+        if mode not in MODES:
+            raise UserError(f"tracker.mode={mode} is not one of {', '.join(MODES)}; tracker=none does without W&B.")
+        self.project, self.mode, self.entity, self.group, self.name, self.tags = project, mode, entity, group, name, tuple(tags)
+        self.directory = Path(directory).absolute()
+
+    def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
+        """Remember what the run is; touches neither disk nor network."""
+        self._config, self._run_directory = config, Path(run_directory)
+        self._group = self.group or group
+
+    def finish(self, summary: dict, records: list[dict]) -> None:
+        """Log config, one history row per example, a table of samples and the summary; one line on the terminal says where, or why not."""
+        wanted = self._wanted_mode()
+        if wanted == "disabled":
+            return
+        rows = [_row(record) for record in records]
+        with _Caught() as caught:
+            import wandb
+
+            self._log(wandb, wanted, summary, rows)
+        if caught.error:
+            logger.warning("W&B failed (%s); the run is on disk in %s.", _told(caught.error), self._run_directory)
+
+    def _wanted_mode(self) -> str:
+        mode = (os.environ.get("WANDB_MODE") or "online") if self.mode == "auto" else self.mode
+        return SYNONYMS.get(mode, mode)
+
+    def _log(self, wandb, wanted: str, summary: dict, rows: list[tuple[dict, tuple]]) -> None:
+        alone = wandb.run is None  # else a notebook's own run is going on: leave W&B's process to it
+        (self.directory / "wandb").mkdir(parents=True, exist_ok=True)
+        with _staging_in(self.directory / "wandb"):
+            try:
+                run, remark = self._begin(wandb, wanted, alone)
+                _log_rows(wandb, run, rows)
+                run.summary.update(summary)
+                path, url = Path(run.dir).parent, None if run.offline else run.url
+                run.finish()
+            finally:
+                if alone:
+                    wandb.teardown()
+        logger.info("W&B: %s", url or f"logged offline{remark}; to upload: wandb sync {path}")
+
+    def _begin(self, wandb, wanted: str, alone: bool) -> tuple:
+        """(run, remark): online if wanted and possible, else offline with the reason."""
+        remark = ""
+        if wanted == "online" and _has_key(wandb, alone):
+            with _Caught() as caught:
+                return self._init(wandb, "online"), remark
+            remark = f" (online failed: {_told(caught.error)})"
+            if alone:
+                wandb.teardown()  # or the failed attempt keeps the run's id
+        elif wanted == "online":
+            remark = " (no API key: `wandb login` makes one known)"
+        return self._init(wandb, "offline" if wanted == "online" else wanted), remark
+
+    def _init(self, wandb, mode: str):
+        return wandb.init(
+            project=self.project, entity=self.entity, group=self._group, name=(self.name or self._run_directory.name)[:LONGEST_NAME],
+            tags=self.tags, config=self._config, dir=str(self.directory), mode=mode, id=self._run_id(), resume="allow",
+            reinit="create_new", settings=_settings(wandb),
+        )
+
+    def _run_id(self) -> str:
+        """The same for every session of one run directory, so that a run finished twice is one run at W&B."""
+        file = self._run_directory / "wandb.json"
+        if not file.exists():
+            write_whole(file, to_json({"id": uuid.uuid4().hex[:12]}) + "\n")
+        return str(read_object(file)["id"])
+
+
+def _settings(wandb):
+    """Quiet, short of patience, without background statistics or captured terminal output."""
+    return wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=INIT_SECONDS, x_service_wait=INIT_SECONDS,
+                          finish_timeout=UPLOAD_SECONDS, finish_timeout_raises=True)
+
+
+def _has_key(wandb, alone: bool) -> bool:
+    """Whether W&B finds credentials (environment, netrc, settings) without asking for them."""
+    if not alone:
+        return not wandb.run.offline
+    try:
+        wandb.setup(settings=wandb.Settings(silent=True, mode="online"))
+        return wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        logger.warning("W&B: %s", _told(error))
+        return False
+
+
+def _row(record: dict) -> tuple[dict, tuple]:
+    """One record's history row, under example/ so that the summary's names stay the whole run's, and its row in the table of samples."""
+    figures = {key: value for key, value in example_figures(record).items() if value is not None}
+    method, baseline = record["method"], record.get("baseline", {})
+    sample = (record["id"], record["sample"], record["prompt"], baseline.get("text"), method["text"],
+              to_json(baseline.get("score", {})), to_json(method["score"]), figures.get("speedup"))
+    return {f"example/{key}": value for key, value in figures.items()}, sample
+
+
+def _log_rows(wandb, run, rows: list[tuple[dict, tuple]]) -> None:
+    run.define_metric("example/*", summary="none")
+    for step, (history, _) in enumerate(rows):
+        run.log(history, step=step)
+    run.log({"samples": wandb.Table(columns=list(COLUMNS), data=[list(sample) for _, sample in rows], allow_mixed_types=True)}, step=len(rows))
+
+
+@contextmanager
+def _staging_in(directory: Path) -> Iterator[None]:
+    """W&B keeps what it will upload under the home directory by default; here it stays with the runs, unless the user said otherwise."""
+    names = {"WANDB_DATA_DIR": str(directory / "data"), "WANDB_CACHE_DIR": str(directory / "cache")}
+    added = {name: value for name, value in names.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+class _Caught:
+    """`with _Caught() as caught:` keeps in `caught.error` what W&B raised; all else passes, interrupts first of all.
+
+    W&B's own classes do not share a base (those of its helper process derive from Exception alone), so they are known by their package.
+    """
+
+    FAMILIES = (ImportError, OSError, RuntimeError, ValueError, TypeError, AttributeError, UserError)
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        if kind is None or not (issubclass(kind, self.FAMILIES) or kind.__module__.partition(".")[0] == "wandb"):
+            return False
+        self.error = error
+        return True
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
