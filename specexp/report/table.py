@@ -1,0 +1,154 @@
+"""The table of one finished run on the terminal: baseline and method side by side, from summary.json alone.
+
+Shows what the summary holds and leaves out what it does not; computes nothing but units. Fits 80 columns with one baseline and says in
+words, not only in colour, when the output is not the baseline's.
+"""
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Format = Callable[[float], str]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _times(value: float) -> str:
+    return f"{value:.2f}x"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.2f} ms"
+
+
+def _mebibytes(count: float) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+def _yes(value: float) -> str:
+    return "yes" if value else "NO"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`key` in the summary is the method's value, the same behind `baseline_` (or `baseline_NAME_`) a baseline's."""
+    label: str
+    key: str
+    format: Format
+
+
+def _plain(digits: int) -> Format:
+    return lambda value: f"{value:.{digits}f}"
+
+
+SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
+    ("quality", (
+        Row("pass@1", "pass_at_1", _percent),
+        Row("pass@1, text as generated", "pass_at_1_raw", _percent),
+        Row("ROUGE-1", "rouge1", _plain(4)),
+        Row("ROUGE-2", "rouge2", _plain(4)),
+        Row("ROUGE-L", "rougeL", _plain(4)),
+        Row("perplexity", "perplexity", _plain(3)),
+        Row("same tokens as the baseline", "equal_texts", _percent),
+        Row("lossless", "lossless", _yes),
+        Row("cache exact", "cache_exact", _yes),
+    )),
+    ("speed", (
+        Row("speedup", "speedup", _times),
+        Row("speedup, geometric mean", "speedup_geomean", _times),
+        Row("speedup with prefill", "e2e_speedup", _times),
+        Row("speedup the costs allow", "predicted_speedup", _times),
+        Row("efficiency", "efficiency", _percent),
+        Row("time to first token", "ttft", _milliseconds),
+        Row("time per output token", "tpot", _milliseconds),
+        Row("tokens/s decoding", "output_tps_per_user", _plain(1)),
+        Row("tokens/s with prefill", "output_tps", _plain(1)),
+    )),
+    ("speculation", (
+        Row("mean acceptance length", "mean_acceptance_length", _plain(2)),
+        Row("draft acceptance rate", "draft_acceptance_rate", _percent),
+        Row("alpha", "alpha", _plain(3)),
+        Row("tokens per target call", "block_efficiency", _plain(2)),
+        Row("draft cost c", "cost_ratio_c", _plain(3)),
+        Row("verification cost v", "verify_ratio_v", _plain(2)),
+        Row("overhead per round", "overhead_ms_per_round", lambda value: f"{value:.2f} ms"),
+    )),
+    ("memory", (
+        Row("KV cache, target", "kv_bytes_target", _mebibytes),
+        Row("KV cache, draft", "kv_bytes_draft", _mebibytes),
+        Row("peak memory", "peak_mem_allocated", _mebibytes),
+    )),
+)
+WARNINGS = {
+    "lossless": "LOSSY: this method changes what the model says; its speedup is not that of lossless decoding.",
+    "cache_exact": "CACHE NOT EXACT: both sides ran with a cache that changes the model; compare with cache=full.",
+}
+
+
+def render(summary: dict, console: Console, title: str | None = None) -> None:
+    """Print the table of a flat summary and, below it, a warning for everything that is marked as not exact."""
+    console.print(build_table(summary, title))
+    for text in warnings(summary):
+        console.print(Text(text, style="bold red"))
+
+
+def warnings(summary: dict) -> list[str]:
+    """One sentence for each mark that the summary denies."""
+    return [text for key, text in WARNINGS.items() if summary.get(key) is False]
+
+
+def build_table(summary: dict, title: str | None = None) -> Table:
+    """One row for every figure that the summary holds for the method or a baseline, in sections."""
+    baselines = _baselines(summary)
+    table = Table(title=title, caption=_caption(summary), title_style="bold", caption_justify="left")
+    table.add_column("")
+    for name in (*baselines, "method"):
+        table.add_column(name.removeprefix("baseline_"), justify="right", no_wrap=True)
+    for name, rows in SECTIONS:
+        rows = (*_more_passes(summary), *rows) if name == "quality" else rows
+        found = [cells for row in rows for cells in _cells(row, summary, baselines)]
+        for cells in ([(Text(name, style="bold"),)] if found else []) + found:
+            table.add_row(*cells)
+        table.add_section()
+    return table
+
+
+def _more_passes(summary: dict) -> Iterator[Row]:
+    """pass@5, pass@10, ...: whatever k the run asked for beyond 1."""
+    for key in summary:
+        k = key.removeprefix("pass_at_")
+        if k != key and k.isdigit() and k != "1":
+            yield Row(f"pass@{k}", key, _percent)
+
+
+def _baselines(summary: dict) -> list[str]:
+    """`baseline` and every `baseline_NAME` that has a time per token of its own."""
+    names = [key.removesuffix("_tpot") for key in summary if key.startswith("baseline") and key.endswith("_tpot")]
+    return sorted(names, key=lambda name: (name != "baseline", name))
+
+
+def _cells(row: Row, summary: dict, baselines: list[str]) -> Iterator[tuple[str | Text, ...]]:
+    """The table's rows for one figure: itself, the interval of a speedup, and the same over further baselines."""
+    values = [summary.get(f"{name}_{row.key}") for name in baselines] + [summary.get(row.key)]
+    if any(value is not None for value in values):
+        yield (f"  {row.label}", *("" if value is None else _styled(row, value) for value in values))
+    blank = [""] * len(baselines)
+    if row.key == "speedup" and summary.get("speedup_low") is not None:
+        yield ("    95 % interval", *blank, f"{summary['speedup_low']:.2f} to {summary['speedup_high']:.2f}")
+    for name in [name.removeprefix("baseline_") for name in baselines if name != "baseline"]:
+        if (value := summary.get(f"{row.key}_vs_{name}")) is not None:
+            yield (f"    over {name}", *blank, row.format(value))
+
+
+def _styled(row: Row, value: float) -> Text:
+    style = "bold red" if value is False else "bold green" if row.key == "speedup" and value > 1 else ""
+    return Text(row.format(value), style=style)
+
+
+def _caption(summary: dict) -> str | None:
+    examples = summary.get("num_examples")
+    return None if examples is None else f"{examples} example{'' if examples == 1 else 's'}, {summary.get('num_tokens', 0)} tokens"

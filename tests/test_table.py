@@ -1,0 +1,88 @@
+"""The terminal's table: what is there is shown, what is not is left out, and lossy is said in words."""
+import io
+
+import pytest
+from rich.console import Console
+
+from specexp.report.table import build_table, render
+
+SUMMARY = {
+    "num_examples": 64, "num_tokens": 8123, "pass_at_1": 0.7344, "baseline_pass_at_1": 0.7188, "pass_at_1_raw": 0.5, "baseline_pass_at_1_raw": 0.5,
+    "perplexity": 1.234, "baseline_perplexity": 1.235, "equal_texts": 1.0, "lossless": True, "cache_exact": True,
+    "speedup": 1.834, "speedup_low": 1.71, "speedup_high": 1.957, "speedup_geomean": 1.79, "e2e_speedup": 1.65, "predicted_speedup": 1.99,
+    "efficiency": 0.92, "ttft": 0.0123, "baseline_ttft": 0.0119, "tpot": 0.0031, "baseline_tpot": 0.0057, "output_tps_per_user": 322.6,
+    "baseline_output_tps_per_user": 175.4, "output_tps": 301.0, "baseline_output_tps": 166.0, "mean_acceptance_length": 3.21,
+    "draft_acceptance_rate": 0.553, "alpha": 0.78, "block_efficiency": 3.1, "baseline_block_efficiency": 1.0, "cost_ratio_c": 0.07,
+    "verify_ratio_v": 1.38, "overhead_ms_per_round": 0.21, "kv_bytes_target": 6_291_456, "baseline_kv_bytes_target": 6_291_456,
+    "kv_bytes_draft": 262_144, "baseline_kv_bytes_draft": 0, "peak_mem_allocated": None,
+}
+
+
+def shown(summary, width=80, **options):
+    console = Console(file=io.StringIO(), width=width, **options)
+    render(summary, console, "speculative on microeval")
+    return console.file.getvalue()
+
+
+def line(text, label):
+    [found] = [row for row in text.splitlines() if row.replace("│", "   ").strip().startswith(f"{label}  ")]
+    return [cell.strip() for cell in found.replace("|", "│").strip("│").split("│")]
+
+
+def test_both_sides_stand_side_by_side():
+    text = shown(SUMMARY)
+    assert line(text, "pass@1") == ["pass@1", "71.9 %", "73.4 %"]
+    assert line(text, "speedup")[1:] == ["", "1.83x"]
+    assert line(text, "95 % interval")[2] == "1.71 to 1.96"
+    assert line(text, "time per output token") == ["time per output token", "5.70 ms", "3.10 ms"]
+    assert line(text, "KV cache, target") == ["KV cache, target", "6.0 MiB", "6.0 MiB"]
+    assert line(text, "lossless")[2] == "yes"
+    assert "64 examples, 8123 tokens" in text and "LOSSY" not in text
+
+
+def test_only_rows_that_exist():
+    text = shown(SUMMARY)
+    assert "ROUGE" not in text and "peak memory" not in text
+    bare = shown({"rouge1": 0.31, "tpot": 0.003})
+    assert line(bare, "ROUGE-1") == ["ROUGE-1", "0.3100"]
+    assert "pass@1" not in bare and "baseline" not in bare and "memory" not in bare
+    assert shown({})
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_it_fits_the_terminal_without_cutting(width):
+    text = shown(SUMMARY, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+
+
+@pytest.mark.parametrize("color", [{"no_color": True}, {"force_terminal": True, "color_system": "truecolor"}])
+def test_lossy_is_said_in_words(color):
+    text = shown(SUMMARY | {"lossless": False, "cache_exact": False}, **color)
+    assert "LOSSY: this method changes" in text and "CACHE NOT EXACT" in text and "NO" in text
+
+
+def test_no_color_is_honoured(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = shown(SUMMARY | {"lossless": False}, force_terminal=True)
+    assert "\x1b[31m" not in text and "\x1b[32m" not in text and "\x1b[1;3" not in text
+
+
+def test_further_baselines_have_their_column_and_their_speedup():
+    text = shown(SUMMARY | {"baseline_captured_tpot": 0.004, "speedup_vs_captured": 1.29})
+    assert line(text, "time per output token")[1:] == ["5.70 ms", "4.00 ms", "3.10 ms"]
+    assert line(text, "over captured")[3] == "1.29x"
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_every_k_that_was_asked_for_has_its_row():
+    text = shown(SUMMARY | {"pass_at_10": 0.9, "baseline_pass_at_10": 0.88})
+    assert line(text, "pass@10") == ["pass@10", "88.0 %", "90.0 %"]
+
+
+def test_a_missing_interval_leaves_no_row():
+    assert "interval" not in shown(SUMMARY | {"speedup_low": None, "speedup_high": None})
+
+
+def test_the_table_can_be_built_without_a_title():
+    assert build_table(SUMMARY).row_count > 20
