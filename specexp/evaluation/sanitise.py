@@ -1,0 +1,46 @@
+"""From what a model wrote to the code that it meant: fences, prose and further text around a completion are removed, nothing is repaired.
+
+Two kinds of answers: a *continuation* of the prompt (base models), which ends at the stop strings of the Codex paper (Chen et al. 2021,
+arXiv 2107.03374, section 3.1), and a *restatement* of the whole function (chat models), which may hold helpers and ends where tests, examples or
+a main program begin. Baseline and method go through the same function, and the raw text is scored beside it.
+"""
+import re
+
+STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+DONE = "[DONE]"
+TAIL = re.compile(r"^(def main|def test|def Test|if __name__|# [Tt]est|# [Ee]xample)", re.MULTILINE)
+FENCE = re.compile(r"^```.*$", re.MULTILINE)
+TOP_LEVEL_CODE = re.compile(r"^(import |from |def |class |async def |@)", re.MULTILINE)
+
+
+def cut_at(text: str, stop_strings: tuple[str, ...]) -> str:
+    """The text before the first stop string by position."""
+    found = [position for stop in stop_strings if (position := text.find(stop)) >= 0]
+    return text[:min(found)] if found else text
+
+
+def sanitise(text: str, entry_point: str) -> str:
+    """What to append to the prompt. A restatement comes back as a second definition of `entry_point`, which is the one that counts."""
+    code = _unfenced(text.partition(DONE)[0])
+    restated = re.search(rf"^(async )?def {re.escape(entry_point)}\b", code, re.MULTILINE)
+    if restated is None or _is_continuation(code):
+        return cut_at(code, STOP_STRINGS)
+    tail = TAIL.search(code, restated.end())
+    return "\n" + code[TOP_LEVEL_CODE.search(code).start():tail.start() if tail else None]
+
+
+def _is_continuation(text: str) -> bool:
+    """It begins inside the function's body: its first line that is not blank is indented."""
+    return text.lstrip("\n\r")[:1] in (" ", "\t")
+
+
+def _unfenced(text: str) -> str:
+    """The first fenced block, or, where code comes before the first fence, that code (the fence then closes a block opened in the prompt)."""
+    fence = FENCE.search(text)
+    if fence is None:
+        return text
+    before = text[:fence.start()]
+    if _is_continuation(before) or TOP_LEVEL_CODE.match(before.lstrip()):
+        return before
+    inside = text[fence.end():].removeprefix("\n")
+    return inside[:closing.start()] if (closing := FENCE.search(inside)) else inside
