@@ -4,7 +4,7 @@ import io
 import pytest
 from rich.console import Console
 
-from specexp.report.table import build_table, render
+from specexp.report.table import build_table, render, show
 
 SUMMARY = {
     "num_examples": 64, "num_tokens": 8123, "pass_at_1": 0.7344, "baseline_pass_at_1": 0.7188, "pass_at_1_raw": 0.5, "baseline_pass_at_1_raw": 0.5,
@@ -86,3 +86,10 @@ def test_a_missing_interval_leaves_no_row():
 
 def test_the_table_can_be_built_without_a_title():
     assert build_table(SUMMARY).row_count > 20
+
+
+def test_the_run_is_named_and_found(capsys, tmp_path):
+    show(SUMMARY | {"method": "speculative", "model_pair": "tiny", "dataset": "microeval"}, tmp_path / ("long" * 30))
+    text = capsys.readouterr().out
+    assert "speculative, tiny, microeval" in text
+    assert text.splitlines()[-1] == str(tmp_path / ("long" * 30))

@@ -5,6 +5,7 @@ words, not only in colour, when the output is not the baseline's.
 """
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -87,6 +88,14 @@ WARNINGS = {
     "lossless": "LOSSY: this method changes what the model says; its speedup is not that of lossless decoding.",
     "cache_exact": "CACHE NOT EXACT: both sides ran with a cache that changes the model; compare with cache=full.",
 }
+
+
+def show(summary: dict, directory: Path) -> None:
+    """The table on standard output, under the run's names, and where the run is."""
+    console = Console()
+    named = [str(summary[key]) for key in ("method", "model_pair", "dataset") if key in summary]
+    render(summary, console, ", ".join(named) or None)
+    console.print(str(directory), style="dim", soft_wrap=True, highlight=False)
 
 
 def render(summary: dict, console: Console, title: str | None = None) -> None:
