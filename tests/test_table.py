@@ -7,7 +7,8 @@ from rich.console import Console
 from specexp.report.table import build_table, render, show
 
 SUMMARY = {
-    "num_examples": 64, "num_tokens": 8123, "pass_at_1": 0.7344, "baseline_pass_at_1": 0.7188, "pass_at_1_raw": 0.5, "baseline_pass_at_1_raw": 0.5,
+    "num_examples": 64, "num_tokens": 8123,
+    "pass_at_1": 0.7344, "baseline_pass_at_1": 0.7188, "pass_at_1_raw": 0.5, "baseline_pass_at_1_raw": 0.5,
     "perplexity": 1.234, "baseline_perplexity": 1.235, "equal_texts": 1.0, "lossless": True, "cache_exact": True,
     "speedup": 1.834, "speedup_low": 1.71, "speedup_high": 1.957, "speedup_geomean": 1.79, "e2e_speedup": 1.65, "predicted_speedup": 1.99,
     "efficiency": 0.92, "ttft": 0.0123, "baseline_ttft": 0.0119, "tpot": 0.0031, "baseline_tpot": 0.0057, "output_tps_per_user": 322.6,
