@@ -151,7 +151,8 @@ def test_autoregressive_against_itself_has_no_rates_and_no_prediction():
     timed = {"target_seconds": 0.9, "draft_seconds": 0.0}
     found = figures(*(record(str(i), side(**timed), side(**timed)) for i in range(3)))
     assert found["speedup"] == found["speedup_low"] == found["speedup_high"] == found["e2e_speedup"] == found["equal_texts"] == 1.0
-    for key in ("mean_acceptance_length", "mean_acceptance_length_macro", "draft_acceptance_rate", "alpha", "predicted_speedup", "cost_ratio_c"):
+    for key in ("mean_acceptance_length", "mean_acceptance_length_macro", "draft_acceptance_rate", "alpha", "predicted_speedup",
+                "cost_ratio_c"):
         assert found[key] is None
     assert found["num_spec_steps"] == 0
     assert found["tokens_per_emission"] == 1.0

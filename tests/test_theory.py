@@ -55,7 +55,8 @@ def test_best_length_heeds_the_cost_of_wide_verification():
 
 
 @pytest.mark.parametrize("call", [
-    lambda: expected_tokens(1.1, 3), lambda: expected_tokens(-0.1, 3), lambda: expected_tokens(0.5, -1), lambda: predicted_speedup(2.0, 0, 0.1, 0.0),
+    lambda: expected_tokens(1.1, 3), lambda: expected_tokens(-0.1, 3), lambda: expected_tokens(0.5, -1),
+    lambda: predicted_speedup(2.0, 0, 0.1, 0.0),
 ])
 def test_impossible_numbers_are_refused(call):
     with pytest.raises(ValueError):

@@ -202,7 +202,8 @@ def test_environment_tells_the_card_without_importing_torch(monkeypatch):
     properties = types.SimpleNamespace(name="card", total_memory=9, major=9, minor=0, multi_processor_count=132)
     cuda = types.SimpleNamespace(device_count=lambda: 1, get_device_properties=lambda i: properties, clock_rate=lambda i: 1980,
                                  temperature=lambda i: 40, power_draw=lambda i: 90_000)
-    torch = types.SimpleNamespace(get_num_threads=lambda: 2, get_num_interop_threads=lambda: 1, get_float32_matmul_precision=lambda: "highest",
+    torch = types.SimpleNamespace(get_num_threads=lambda: 2, get_num_interop_threads=lambda: 1,
+                                  get_float32_matmul_precision=lambda: "highest",
                                   backends=types.SimpleNamespace(cpu=types.SimpleNamespace(get_cpu_capability=lambda: "AVX2")),
                                   version=types.SimpleNamespace(cuda="13.0"), cuda=cuda)
     monkeypatch.setitem(sys.modules, "torch", torch)

@@ -18,9 +18,12 @@ wandb = pytest.importorskip("wandb")
 
 
 def side(text, decode, rounds):
-    return {"token_ids": list(range(9)), "text": text, "score": {"passed": True}, "finish": "eos", "ttft_seconds": 0.1, "decode_seconds": decode,
-            "first_tokens": 1, "rounds": rounds, "origins": ["target"] * 9, "nll_sum": 1.0, "nll_count": 9, "target_forwards": 3, "draft_forwards": 8,
-            "target_seconds": None, "draft_seconds": None, "kv_bytes_target": 1, "kv_bytes_draft": 1, "peak_memory_bytes": None}
+    return {
+        "token_ids": list(range(9)), "text": text, "score": {"passed": True}, "finish": "eos", "ttft_seconds": 0.1,
+        "decode_seconds": decode, "first_tokens": 1, "rounds": rounds, "origins": ["target"] * 9, "nll_sum": 1.0, "nll_count": 9, "target_forwards": 3,
+        "draft_forwards": 8, "target_seconds": None, "draft_seconds": None, "kv_bytes_target": 1, "kv_bytes_draft": 1,
+        "peak_memory_bytes": None,
+    }
 
 
 RECORDS = [
@@ -117,7 +120,8 @@ def test_a_malformed_key_falls_back_to_offline(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(("failure", "stage"), [
-    (wandb.errors.UsageError("broken"), "init"), (OSError("broken"), "init"), (ValueError("broken"), "Table"), (RuntimeError("broken"), "teardown"),
+    (wandb.errors.UsageError("broken"), "init"), (OSError("broken"), "init"), (ValueError("broken"), "Table"),
+    (RuntimeError("broken"), "teardown"),
 ])
 def test_a_broken_wandb_costs_one_line(tmp_path, monkeypatch, caplog, failure, stage):
     def broken(*_, **__):
@@ -194,7 +198,7 @@ def test_it_never_asks_even_on_a_terminal(tmp_path):
         tracker.finish({"speedup": 1.0}, [])
     """)
     ours, theirs = pty.openpty()
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True) as process:
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=theirs, stdout=theirs, stderr=theirs) as process:
         try:
             assert process.wait(timeout=60) == 0
         finally:
@@ -205,7 +209,7 @@ def test_it_never_asks_even_on_a_terminal(tmp_path):
 
 
 def test_an_unknown_mode_is_refused_at_once():
-    with pytest.raises(UserError, match="tracker.mode=sometimes"):
+    with pytest.raises(UserError, match=r"tracker\.mode=sometimes"):
         WandbTracker(mode="sometimes")
 
 

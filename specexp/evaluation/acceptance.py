@@ -86,7 +86,7 @@ def acceptance_histogram_by_draft_length(steps: Sequence[Step]) -> dict[int, lis
 
 
 def origin_figures(sides: Sequence[dict]) -> dict[str, int]:
-    """Emitted tokens by origin: `tokens_target`, `_draft`, `_bonus`, `_resample`; "draft:STAGE" counts in both `_draft` and `_draft_STAGE`."""
+    """Emitted tokens by origin, `tokens_target`, `_draft`, `_bonus`, `_resample`; "draft:STAGE" is in both `_draft` and `_draft_STAGE`."""
     counts = Counter({"target": 0, "draft": 0, "bonus": 0, "resample": 0})
     for origin in (origin for side in sides for origin in side["origins"]):
         kind, _, stage = origin.partition(":")

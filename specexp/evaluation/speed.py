@@ -31,7 +31,7 @@ class SpeedSummary:
 
 
 def summarise_speed(records: Sequence[dict], seed: int = 0, resamples: int = 4000) -> SpeedSummary:
-    """All figures of `records`: the method's unprefixed, a baseline's under the name of its side (`baseline_tpot`, `baseline_captured_tpot`).
+    """All figures of `records`: the method's unprefixed, a baseline's behind its side's name (`baseline_tpot`, `baseline_captured_tpot`).
 
     `speedup`, `predicted_speedup` and `efficiency` are against the side "baseline"; against "baseline_NAME" stand `speedup_vs_NAME`,
     `speedup_low_vs_NAME` and so on.

@@ -42,7 +42,7 @@ def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
 def speedup_figures(
     ids: Sequence[str], method: Sequence[dict], baseline: Sequence[dict], seed: int = 0, resamples: int = 4000
 ) -> dict[str, float | None]:
-    """Of `method` over `baseline`, whose sides belong to the prompts `ids` in the same order (an id may occur several times: samples, repeats).
+    """Of `method` over `baseline`, whose sides belong to the prompts `ids` in the same order (an id occurs once per sample or repeat).
 
     `speedup` = ratio of decode throughputs over all prompts; `speedup_low` and `_high` its 95 % interval by resampling prompts, None with
     fewer than two; `speedup_geomean` = geometric mean of the prompts' own ratios; `e2e_speedup` includes the prefill.

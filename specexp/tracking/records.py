@@ -92,11 +92,11 @@ class RunDirectory:
         """environment.json; what an earlier session of this run wrote moves into `earlier_sessions`: records of two machines show it."""
         file = self.path / "environment.json"
         before = read_object(file) if file.exists() else {}
-        earlier = before.pop("earlier_sessions", []) + [before] if before else []
+        earlier = [*before.pop("earlier_sessions", []), before] if before else []
         write_whole(file, to_json(environment | ({"earlier_sessions": earlier} if earlier else {}), indent=2) + "\n")
 
     def write_samples(self, method: Iterable[dict], baseline: Iterable[dict]) -> None:
-        """samples.jsonl and baseline_samples.jsonl, one line each per sample (HumanEval's {task_id, completion}); an empty side, no file."""
+        """samples.jsonl and baseline_samples.jsonl, a line per sample (HumanEval's {task_id, completion}); an empty side, no file."""
         for name, lines in (("samples.jsonl", method), ("baseline_samples.jsonl", baseline)):
             if text := "".join(to_json(line) + "\n" for line in lines):
                 write_whole(self.path / name, text)
@@ -115,13 +115,15 @@ class RunDirectory:
 
     def _refuse_other(self, config: Path) -> None:
         if not config.is_file():
-            raise UserError(f"{self.path} holds records but no config.yaml to compare with; choose another directory with hydra.run.dir=DIR.")
+            raise UserError(f"{self.path} holds records but no config.yaml to compare with; choose another hydra.run.dir=DIR.")
         try:
             differences = list(differing_keys(config.read_text(encoding="utf-8"), self._config, self._exclude))
         except ValueError as error:
             raise UserError(f"{config} is not readable YAML any more; choose another directory with hydra.run.dir=DIR.") from error
         if named := "; ".join(f"{key} was {old!r}, now {new!r}" for key, old, new in differences[:SHOWN]):
-            raise UserError(f"{self.path} holds records of another configuration ({named}); repeat that one or choose another hydra.run.dir=DIR.")
+            raise UserError(
+                f"{self.path} holds records of another configuration ({named}); repeat that one or choose another hydra.run.dir=DIR."
+            )
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(f"cannot write to the run directory {self.path} ({error.strerror}); choose another with hydra.run.dir=DIR.")

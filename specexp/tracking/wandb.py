@@ -27,8 +27,8 @@ COLUMNS = ("id", "sample", "prompt", "baseline", "method", "baseline_score", "me
 class WandbTracker:
     """`mode` auto: as WANDB_MODE says, else online where W&B finds a key and offline where not; disabled: nothing at all.
 
-    Runs lie in `directory`/wandb, as W&B's own tools expect, with the files that an upload needs beside them. `group` overrides the sweep's,
-    `name` the run directory's. Raises UserError for an unknown mode.
+    Runs lie in `directory`/wandb, as W&B's own tools expect, with the files that an upload needs beside them. `group` overrides the
+    sweep's, `name` the run directory's. Raises UserError for an unknown mode.
     """
 
     def __init__(self, project: str = "specexp", mode: str = "auto", entity: str | None = None, group: str | None = None,
@@ -134,7 +134,8 @@ def _log_rows(wandb, run, rows: list[tuple[dict, tuple]]) -> None:
     run.define_metric("example/*", summary="none")
     for step, (history, _) in enumerate(rows):
         run.log(history, step=step)
-    run.log({"samples": wandb.Table(columns=list(COLUMNS), data=[list(sample) for _, sample in rows], allow_mixed_types=True)}, step=len(rows))
+    table = wandb.Table(columns=list(COLUMNS), data=[list(sample) for _, sample in rows], allow_mixed_types=True)
+    run.log({"samples": table}, step=len(rows))
 
 
 @contextmanager
