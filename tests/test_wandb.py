@@ -20,8 +20,8 @@ wandb = pytest.importorskip("wandb")
 def side(text, decode, rounds):
     return {
         "token_ids": list(range(9)), "text": text, "score": {"passed": True}, "finish": "eos", "ttft_seconds": 0.1,
-        "decode_seconds": decode, "first_tokens": 1, "rounds": rounds, "origins": ["target"] * 9, "nll_sum": 1.0, "nll_count": 9, "target_forwards": 3,
-        "draft_forwards": 8, "target_seconds": None, "draft_seconds": None, "kv_bytes_target": 1, "kv_bytes_draft": 1,
+        "decode_seconds": decode, "first_tokens": 1, "rounds": rounds, "origins": ["target"] * 9, "nll_sum": 1.0, "nll_count": 9,
+        "target_forwards": 3, "draft_forwards": 8, "target_seconds": None, "draft_seconds": None, "kv_bytes_target": 1, "kv_bytes_draft": 1,
         "peak_memory_bytes": None,
     }
 
