@@ -1,0 +1,117 @@
+"""The experiment: every prompt decoded by the method and by the baseline(s), interleaved; recorded as it is made; scored; summarised.
+
+Knows decoders, datasets and the run directory through their interfaces; nothing of Hydra, and nothing of how any of them works.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from specexp.decoding.decoder import Decoder
+from specexp.errors import UserError
+from specexp.generation import Generation, continuation_nll, generate
+from specexp.stopping import Stopping
+
+QUICK_EXAMPLES = 8
+WARMUP_TOKENS = 32
+
+
+@dataclass
+class Experiment:
+    """sides: "method" and "baseline" (further ones "baseline_NAME") -> decoder, all over the same weights."""
+
+    sides: dict[str, Decoder]
+    dataset: object
+    tokenizer: object
+    stopping: Stopping
+    max_new_tokens: int
+    samples: int = 1
+    repeats: int = 1
+    warmup: int = 2
+    seed: int = 0
+    context_length: int | None = None
+    _likelihoods: dict[tuple, tuple[float, int]] = field(default_factory=dict, repr=False)
+
+    def prompts(self, examples: Sequence) -> dict[str, list[int]]:
+        """Token ids by example, checked against the context before anything is decoded."""
+        encoded = {example.id: self.tokenizer(example.prompt)["input_ids"] for example in examples}
+        for name, ids in encoded.items():
+            if not ids:
+                raise UserError(f"the prompt of {name} is empty; give at least one token.")
+            if self.context_length is not None and len(ids) + self.max_new_tokens > self.context_length:
+                raise UserError(
+                    f"{name} has {len(ids)} prompt tokens and max_new_tokens={self.max_new_tokens} more do not fit the models' context "
+                    f"of {self.context_length}; lower max_new_tokens, or choose other prompts."
+                )
+        return encoded
+
+    def warm_up(self, prompts: Sequence[list[int]]) -> None:
+        """Every side sees real shapes once, so that no first call is timed."""
+        for index, prompt in enumerate(prompts[: self.warmup]):
+            for decoder in self.sides.values():
+                generate(decoder, prompt, min(self.max_new_tokens, WARMUP_TOKENS), _never, ("warmup", index))
+
+    def records(self, examples: Sequence, prompts: dict[str, list[int]], done: set[tuple[str, int]]) -> Iterator[dict]:
+        """One record per example and sample, in order, without those already done."""
+        flips = random.Random(self.seed)
+        for example in examples:
+            for sample in range(self.samples):
+                names = self._order(flips)
+                if (example.id, sample) not in done:
+                    yield self._record(example, sample, prompts[example.id], names)
+
+    def _order(self, flips: random.Random) -> list[str]:
+        """A seeded draw of who goes first (AB or BA)."""
+        names = sorted(self.sides)
+        return names if flips.random() < 0.5 else names[::-1]
+
+    def _record(self, example, sample: int, prompt: list[int], names: list[str]) -> dict:
+        timed: dict[str, list[Generation]] = {name: [] for name in names}
+        for repeat in range(self.repeats):
+            for name in names if repeat % 2 == 0 else reversed(names):
+                seed = (self.seed, example.id, sample)
+                timed[name].append(generate(self.sides[name], prompt, self.max_new_tokens, self.stopping, seed))
+        sides = {name: self._side(example, prompt, timed[name]) for name in sorted(timed)}
+        return {"id": example.id, "sample": sample, "prompt": example.prompt, "order": names, **sides}
+
+    def _side(self, example, prompt: list[int], repeats: list[Generation]) -> dict:
+        """Seconds are means over the repeats (same seed, same tokens); everything untimed happens here, after the clocks stopped."""
+        side = repeats[0].record()
+        for key in ("ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"):
+            values = [generation.record()[key] for generation in repeats]
+            side[key] = None if None in values else sum(values) / len(values)
+        side["text"] = self.stopping.text(prompt, side["token_ids"])
+        side["score"] = self.dataset.score(example, side["text"])
+        side["nll_sum"], side["nll_count"] = self._likelihood(prompt, side["token_ids"])
+        return side
+
+    def _likelihood(self, prompt: list[int], token_ids: list[int]) -> tuple[float, int]:
+        """Under the target; both sides of a lossless method share one computation."""
+        key = (tuple(prompt), tuple(token_ids))
+        if key not in self._likelihoods:
+            self._likelihoods.clear()
+            self._likelihoods[key] = continuation_nll(self.sides["method"].target.model, prompt, token_ids)
+        return self._likelihoods[key]
+
+
+def quality_figures(dataset, records: Sequence[dict]) -> dict[str, float]:
+    """The dataset's metrics for the method, and as baseline_... for each baseline."""
+    figures: dict[str, float] = {}
+    for side in [key for key in records[0] if key == "method" or key.startswith("baseline")]:
+        by_example: dict[str, list[dict]] = {}
+        for record in records:
+            by_example.setdefault(record["id"], []).append(record[side]["score"])
+        prefix = "" if side == "method" else f"{side}_"
+        figures |= {prefix + key: value for key, value in dataset.metrics(list(by_example.values())).items()}
+    return figures
+
+
+def claims(decoder: Decoder) -> dict[str, bool]:
+    """lossless: the verifier keeps the target's law. cache_exact: the cache changes nothing about the model."""
+    return {"lossless": decoder.verifier.lossless, "cache_exact": decoder.target.cache_exact}
+
+
+def _never(ids: Sequence[int], since: int) -> None:
+    return None

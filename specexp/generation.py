@@ -1,0 +1,103 @@
+"""One side's generation of one example, timed: a decoder's stream of rounds becomes the counts and seconds of a record.
+
+Knows decoders and clocks; nothing of datasets, scores or files. Phase times (drafter, target pass) are host times, true where
+calls return when the work is done, so they are given on CPU only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.context import Context
+from specexp.decoding.decoder import Decoder, Step
+from specexp.decoding.draft import Draft
+from specexp.decoding.protocols import Stop
+from specexp.models.runner import StatelessRunner
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What happened: the rounds, when each emitted (seconds since the request), and what it took."""
+
+    steps: tuple[Step, ...]
+    times: tuple[float, ...]
+    target_forwards: int
+    draft_forwards: int
+    kv_bytes_target: int
+    kv_bytes_draft: int
+    peak_memory_bytes: int | None
+    on_cpu: bool
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token for step in self.steps for token in step.tokens]
+
+    @property
+    def decode_seconds(self) -> float:
+        return self.times[-1] - self.times[0]
+
+    def record(self) -> dict[str, object]:
+        """The side's counts; text, score and likelihood are added by who knows them."""
+        rounds = self.steps if self.steps[0].drafted else self.steps[1:]  # round 0 is the prefill
+        return {
+            "token_ids": self.token_ids,
+            "finish": self.steps[-1].finish,
+            "ttft_seconds": self.times[0],
+            "decode_seconds": self.decode_seconds,
+            "first_tokens": len(self.steps[0].tokens),
+            "rounds": [[step.drafted, step.accepted] for step in rounds],
+            "origins": [origin for step in self.steps for origin in step.origins],
+            "target_forwards": self.target_forwards,
+            "draft_forwards": self.draft_forwards,
+            "target_seconds": sum(step.target_seconds for step in rounds) if self.on_cpu else None,
+            "draft_seconds": sum(step.draft_seconds for step in rounds) if self.on_cpu else None,
+            "kv_bytes_target": self.kv_bytes_target,
+            "kv_bytes_draft": self.kv_bytes_draft,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+
+def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop: Stop, seed: tuple) -> Generation:
+    """Run the decoder to its end, the clock read at every emission and the device idle at both ends."""
+    device = torch.device(decoder.target.device)
+    chance = Chance(*seed, device=device)
+    target_before, draft_before = decoder.target.forwards, decoder.drafter.forwards
+    memory_before = _begin_memory(device)
+    steps, times = [], []
+    started = perf_counter()
+    for step in decoder.generate(prompt, max_new_tokens, stop, chance):
+        steps.append(step)
+        times.append(perf_counter() - started)
+    return Generation(
+        steps=tuple(steps),
+        times=tuple(times),
+        target_forwards=decoder.target.forwards - target_before,
+        draft_forwards=decoder.drafter.forwards - draft_before,
+        kv_bytes_target=decoder.target.kv_bytes,
+        kv_bytes_draft=decoder.drafter.kv_bytes,
+        peak_memory_bytes=None if memory_before is None else torch.cuda.max_memory_allocated(device) - memory_before,
+        on_cpu=device.type == "cpu",
+    )
+
+
+def _begin_memory(device: torch.device) -> int | None:
+    """Bytes allocated now, the device idle and its peak forgotten; None where there is nothing to ask."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def continuation_nll(model: torch.nn.Module, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[float, int]:
+    """(sum of -log p(token), number of tokens) of a continuation, teacher-forced in one pass at temperature 1, without a cache."""
+    runner = StatelessRunner(model)
+    context = Context(prompt, runner.device)
+    logits = runner.logits(context, Draft.of_ids(token_ids, runner.device), rows=len(token_ids) + 1).logits[:-1]
+    chosen = torch.tensor(token_ids, device=runner.device)[:, None]
+    return -float(logits.float().log_softmax(-1).gather(1, chosen).double().sum()), len(token_ids)

@@ -1,0 +1,74 @@
+"""A target and its draft: what must hold between the two, checked before any weights are loaded, and the runners built on them.
+
+Knows nothing of methods. Promises the same tokenizer, or refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from specexp.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """name: for records. tokenizer: one for both, unchecked, or None. dtype: the default of both models (the top-level key reads it)."""
+
+    name: str
+    target: ModelSpec
+    draft: ModelSpec | None = None
+    tokenizer: str | None = None
+    dtype: str = "auto"
+
+    def check(self) -> None:
+        """Every model can be had and every device exists: seconds, no weights. Raises UserError."""
+        from specexp.models.loading import resolved
+        from specexp.models.preflight import preflight, preflight_tokenizer
+
+        for key, spec in self._models():
+            preflight(spec, key)
+            resolved(spec, key)
+        if self.tokenizer is not None:
+            preflight_tokenizer(self.tokenizer)
+
+    def load_tokenizer(self):
+        """The tokenizer both models share. Raises UserError when they do not."""
+        from specexp.models.tokenizer import check_same_tokenizer, load_tokenizer
+
+        if self.tokenizer is not None:
+            return load_tokenizer(self.tokenizer)
+        loaded = [load_tokenizer(s.name, s.revision, s.trust_remote_code, key=f"{key}.name") for key, s in self._models()]
+        if len(loaded) == 2:
+            check_same_tokenizer(*loaded, names=(self.target.name, self.draft.name))
+        return loaded[0]
+
+    def context_length(self) -> int | None:
+        """Positions that every model of the pair has; None where there is no limit."""
+        from specexp.models.loading import context_length, load_config
+
+        lengths = [context_length(load_config(spec, key)) for key, spec in self._models()]
+        return min((length for length in lengths if length is not None), default=None)
+
+    def _models(self) -> list[tuple[str, ModelSpec]]:
+        models = [("model_pair.target", self.target)]
+        return models if self.draft is None else [*models, ("model_pair.draft", self.draft)]
+
+    def without_draft(self) -> ModelPair:
+        """For methods that have no draft model: it is neither checked nor loaded."""
+        return replace(self, draft=None)
+
+
+def runner(model: ModelSpec, target: ModelSpec, cache: Callable):
+    """A runner over `model`'s shared weights with a cache of its own; logits as wide as the target's vocabulary."""
+    from specexp.models.loading import load_model
+
+    key = "model_pair.target" if model == target else "model_pair.draft"
+    vocab_size = _vocabulary(load_model(target))
+    return cache(load_model(model, key), vocab_size=vocab_size)
+
+
+def _vocabulary(model) -> int:
+    """Rows of the output projection: the width of the logits, padding included."""
+    head = model.get_output_embeddings()
+    return model.config.get_text_config().vocab_size if head is None else head.weight.shape[0]

@@ -1,0 +1,51 @@
+"""Where a text ends: stop ids and stop strings, the first by position wins. Tokens are kept up to the one that completes the stop;
+the text is cut before a stop string.
+
+The cost of a round does not grow with the text: only a tail as long as the longest stop string is decoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from specexp.decoding.protocols import Cut
+
+_SLACK = 4  # tokens that may decode to nothing (special ones, halves of a character)
+
+
+class Stopping:
+    """A `Stop` for the decoder, and the text that belongs to the tokens. tokenizer: transformers' interface."""
+
+    def __init__(self, tokenizer, stop_ids: Collection[int] = (), stop_strings: Collection[str] = ()):
+        self.tokenizer = tokenizer
+        self.stop_ids = frozenset(stop_ids)
+        self.stop_strings = tuple(stop_strings)
+        self._reach = max((len(s.encode()) for s in self.stop_strings), default=0) + _SLACK
+
+    def __call__(self, ids: Sequence[int], since: int) -> Cut | None:
+        """ids: generated so far; since: index of the first new one."""
+        end = next((i + 1 for i in range(since, len(ids)) if ids[i] in self.stop_ids), None)
+        stop = self._completed(ids, since) if self.stop_strings else None
+        if stop is not None and (end is None or stop < end):
+            return Cut(stop, "stop")
+        return None if end is None else Cut(end, "eos")
+
+    def text(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """The generated text before its first stop string. Decoded behind the prompt, which keeps leading spaces."""
+        whole, before = self._decode([*prompt, *ids]), self._decode(prompt)
+        text = whole[len(before) :] if whole.startswith(before) else self._decode(ids)
+        return text[: min((at for s in self.stop_strings if (at := text.find(s)) >= 0), default=len(text))]
+
+    def _completed(self, ids: Sequence[int], since: int) -> int | None:
+        """Number of tokens up to the one that completes the earliest stop string, if a new one does."""
+        start = max(0, since - self._reach)
+        if not self._stops(ids[start:]):
+            return None
+        return next(end for end in range(since + 1, len(ids) + 1) if end == len(ids) or self._stops(ids[start:end]))
+
+    def _stops(self, ids: Sequence[int]) -> bool:
+        text = self._decode(ids)
+        return any(s in text for s in self.stop_strings)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
