@@ -9,5 +9,5 @@ def pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:
 
     if not counts or min(samples for samples, _ in counts) < k:
         raise ValueError(f"pass@{k} needs at least {k} samples of every problem, and a problem: {list(counts)[:5]}")
-    samples, passed = zip(*counts)
+    samples, passed = zip(*counts, strict=True)
     return float(estimate_pass_at_k(list(samples), list(passed), k).mean())

@@ -1,6 +1,6 @@
 """ROUGE as a metric of `evaluate` that needs no network: the library's own would be downloaded as a script first.
 
-Importing this module costs seconds (`evaluate`); import it where a text is scored. F-measures by rouge_score (Lin 2004), as that script has.
+Importing this module costs seconds (`evaluate`); import it where a text is scored. F-measures by rouge_score (Lin 2004), as in that script.
 """
 import datasets
 import evaluate

