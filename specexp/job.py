@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.errors import UserError
 
-VOLATILE = ("tracker", "threads", "warmup")  # may differ when a run is resumed: they change no record's content
+VOLATILE = ("tracker",)  # may differ when a run is resumed: no record depends on it
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def test_soft_q_for_a_greedy_draft_is_caught():
             draft = self.runner.rollout(context, min(3, limit), Sampling(0.0), chance)
             return Draft(draft.tokens, draft.parents, Sampling(1.0)(self.runner.logits(context, draft, len(draft) + 1).logits[:-1]))
 
-    lying = lambda draft, sampling: LyingDrafter(draft, FixedLength(3), sampling)  # noqa: E731
+    lying = lambda draft, sampling: LyingDrafter(draft, FixedLength(3), sampling)
     assert deviation(RejectionVerifier, lying, Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.01
 
 

@@ -111,5 +111,5 @@ def test_draft_with_another_padded_vocabulary():
 
 def test_sampling_repeats_with_its_seed_and_differs_with_another():
     model, draft, sampling = build("llama"), build("llama", 1), Sampling(1.0, top_p=0.9)
-    run = lambda seed: text(decode(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(3), sampling), sampling=sampling, seed=seed))  # noqa: E731
+    run = lambda seed: text(decode(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(3), sampling), sampling=sampling, seed=seed))
     assert run(1) == run(1) != run(2)

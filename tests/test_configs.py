@@ -1,0 +1,81 @@
+"""Every YAML under conf/ is found by itself, composed, resolved, and each of its nodes bound to the signature it names."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from specexp.configuration import conf_directory
+
+CONF = Path(conf_directory())
+OPTIONS = sorted(
+    (str(file.parent.relative_to(CONF)), file.stem)
+    for file in CONF.rglob("*.yaml")
+    if file.parent != CONF and not file.stem.startswith("_")
+)
+CUSTOM = ["model_pair.target.name=target", "model_pair.draft.name=draft"]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides), return_hydra_config=False)
+
+
+def nodes(config, path=""):
+    """All nodes that name a class or function, with their dotted path."""
+    if isinstance(config, DictConfig):
+        if "_target_" in config:
+            yield path, config
+        for key in config:
+            if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+                yield from nodes(config[key], f"{path}.{key}")
+
+
+def check_signatures(config):
+    for path, node in nodes(config):
+        arguments = {key: None for key in node if not key.startswith("_")}
+        signature = inspect.signature(get_object(node["_target_"]))
+        bind = signature.bind_partial if node.get("_partial_") else signature.bind
+        try:
+            bind(**arguments)
+        except TypeError as error:
+            pytest.fail(f"{path} ({node['_target_']}): {error}")
+
+
+def overrides_for(group, option):
+    """How a user would choose this option; a part of a method is put beside the run by itself."""
+    part = group in ("drafter", "policy", "verifier")
+    return [f"+{group}@part={option}" if part else f"{group}={option}"] + (CUSTOM if option == "custom" else [])
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["/".join(pair) for pair in OPTIONS])
+def test_every_option_composes_and_fits_its_signature(group, option):
+    config = composed(*overrides_for(group, option))
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    check_signatures(config)
+
+
+def test_a_wrong_key_would_be_noticed():
+    config = composed("+method.decoder.drafter.gama=3")
+    with pytest.raises(pytest.fail.Exception, match="gama"):
+        check_signatures(config)
+
+
+@pytest.mark.parametrize("method", [option for group, option in OPTIONS if group == "method"])
+def test_a_method_as_method_and_as_baseline_keeps_its_own_values(method):
+    """Handles are read by relative interpolation: an absolute one would leak from one side into the other."""
+    config = composed(f"method={method}", f"method@baselines.eager={method}")
+    handles = [key for key in config.method if key not in ("decoder", "name") and type(config.method[key]) is int]
+    for key in handles:
+        config.method[key], config.baselines.eager[key] = 11, 22
+    ours, theirs = (OmegaConf.to_yaml(OmegaConf.create(OmegaConf.to_container(node.decoder, resolve=True))) for node in (config.method, config.baselines.eager))
+    assert ours.count(": 11") == len(handles) and ": 22" not in ours
+    assert theirs.count(": 22") == len(handles) and ": 11" not in theirs
+
+
+def test_every_yaml_says_what_it_is():
+    silent = [str(file.relative_to(CONF)) for file in CONF.rglob("*.yaml") if not file.read_text(encoding="utf-8").startswith("#")]
+    assert not silent

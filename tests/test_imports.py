@@ -1,0 +1,75 @@
+"""Who may import whom, read off the source; and what `--help` may not pay for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import specexp
+
+PACKAGE = Path(specexp.__file__).parent
+ALLOWED = {  # room -> rooms of specexp it may import (besides itself, errors and assets)
+    "decoding": {"theory"},
+    "drafters": {"decoding"},
+    "models": {"decoding"},
+    "peers": {"decoding", "models"},
+    "datasets": {"evaluation"},
+    "evaluation": {"theory"},
+    "tracking": {"evaluation"},
+    "report": {"evaluation", "tracking"},
+    "theory": set(),
+    "assets": set(),
+}
+ONLY_IN = {  # package -> prefixes of the files that may import it
+    "hydra": ("__main__",),
+    "transformers": ("models/", "peers/", "datasets/"),
+    "wandb": ("tracking/", "report/"),
+    "subprocess": ("evaluation/sandbox",),
+}
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "specexp":
+                yield from (f"specexp.{alias.name}" for alias in node.names)
+
+
+def files():
+    return [(file, file.relative_to(PACKAGE).as_posix()) for file in PACKAGE.rglob("*.py")]
+
+
+def test_rooms_import_only_whom_they_may():
+    wrong = []
+    for file, name in files():
+        room = name.split("/")[0].removesuffix(".py")
+        for module in imports(file):
+            if room in ALLOWED and module.startswith("specexp."):
+                other = module.split(".")[1]
+                if other not in ALLOWED[room] | {room, "errors", "assets"}:
+                    wrong.append(f"{name} imports {module}")
+    assert not wrong
+
+
+def test_outside_packages_stay_in_their_rooms():
+    wrong = [
+        f"{name} imports {module}"
+        for file, name in files()
+        for module in imports(file)
+        for package, places in ONLY_IN.items()
+        if module.split(".")[0] == package and not name.endswith("__main__.py") and not name.startswith(places)
+    ]
+    assert not wrong
+
+
+def test_only_caches_touch_transformers_cache_classes():
+    assert [name for file, name in files() if any("cache_utils" in module for module in imports(file))] == ["models/caches.py"]
+
+
+def test_the_entry_point_imports_nothing_heavy():
+    heavy = "torch, transformers, wandb, evaluate, datasets, rich"
+    program = f"import sys, specexp.__main__; print([m for m in {heavy.split(', ')!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
