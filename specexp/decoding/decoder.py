@@ -14,13 +14,13 @@ import torch
 
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
-from specexp.decoding.draft import Draft
+from specexp.decoding.draft import ROOT, Draft
 from specexp.decoding.protocols import Drafter, Runner, Stop, Verdict, Verifier
 
 
 @dataclass(frozen=True)
 class Step:
-    """One round. tokens: emitted ids; origins: for each "target" (nothing was drafted), "draft" or "draft:STAGE", "bonus", "resample".
+    """One round. tokens: emitted ids. origins, one for each: "target" (nothing was drafted), "draft" or "draft:STAGE", "bonus", "resample".
 
     drafted: nodes proposed; accepted: nodes on the kept path, before any cut at a stop. finish: None until the last round,
     then "eos", "stop" or "length". draft_seconds and target_seconds: host time inside the drafter and the target's pass.
@@ -80,7 +80,8 @@ class Decoder:
 
 def origins(draft: Draft, verdict: Verdict) -> tuple[str, ...]:
     """Where each token of a round comes from: accepted draft nodes, then the target's own."""
-    own = "target" if len(draft) == 0 else "bonus" if not draft.children(verdict.path[-1] if verdict.path else -1) else "resample"
+    last = verdict.path[-1] if verdict.path else ROOT
+    own = "target" if len(draft) == 0 else "resample" if draft.children(last) else "bonus"
     if not draft.stages:
         return ("draft",) * len(verdict.path) + (own,)
     return tuple(f"draft:{draft.stages[node]}" for node in verdict.path) + (own,)

@@ -1,0 +1,76 @@
+"""Prints the host time per round outside model forwards: `python tests/benchmarks/host_time.py [--gamma 4] [--prompts 20]`.
+
+Nothing is asserted: run it on an idle machine. On CPU a forward returns when it is done, so what remains of a round is ours:
+sampling, verification, masks, the memo, the stop check and the loop.
+"""
+
+import argparse
+from statistics import median
+from time import perf_counter
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from specexp.configuration import conf_directory
+from specexp.decoding.chance import Chance
+from specexp.models.tokenizer import stop_ids
+from specexp.stopping import Stopping
+
+
+class Forwards:
+    """Seconds spent inside the forward passes of some models."""
+
+    def __init__(self, *models):
+        self.seconds, self.calls = 0.0, 0
+        for model in models:
+            model.forward = self._timed(model.forward)
+
+    def _timed(self, forward):
+        def timed(*args, **kwargs):
+            started = perf_counter()
+            output = forward(*args, **kwargs)
+            self.seconds += perf_counter() - started
+            self.calls += 1
+            return output
+
+        return timed
+
+
+def rounds(decoder, prompt, tokens, stop, forwards):
+    """(seconds of the round, seconds of it inside forwards) for each speculation round."""
+    stream = decoder.generate(prompt, tokens, stop, Chance(0))
+    next(stream)  # the prefill
+    while True:
+        inside, started = forwards.seconds, perf_counter()
+        if (step := next(stream, None)) is None:
+            return
+        if step.drafted:
+            yield perf_counter() - started, forwards.seconds - inside
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gamma", type=int, default=4)
+    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with initialize_config_dir(conf_directory(), version_base="1.3"):
+        config = compose("config", overrides=[f"method.gamma={options.gamma}"])
+    pair, dataset, decoder = instantiate(config.model_pair), instantiate(config.dataset), instantiate(config.method.decoder)
+    tokenizer = pair.load_tokenizer()
+    stop = Stopping(tokenizer, stop_ids(decoder.target.model, tokenizer), dataset.stop_strings)
+    forwards = Forwards(decoder.target.model, decoder.drafter.runner.model)
+    measured = []
+    for index, example in enumerate(dataset.examples()[: options.prompts]):
+        timed = list(rounds(decoder, tokenizer(example.prompt)["input_ids"], config.max_new_tokens, stop, forwards))
+        measured += timed if index >= 2 else []  # two prompts of warm-up
+    host = [1000 * (total - inside) for total, inside in measured]
+    print(f"{len(host)} rounds at gamma={options.gamma}, {options.threads} threads, torch {torch.__version__}")
+    print(f"host time outside forwards: median {median(host):.3f} ms, mean {sum(host) / len(host):.3f} ms per round")
+    print(f"whole round: median {1000 * median(total for total, _ in measured):.3f} ms")
+
+
+if __name__ == "__main__":
+    main()
