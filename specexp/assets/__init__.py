@@ -6,7 +6,7 @@ PREFIX = "asset:"
 
 
 def asset_path(name: str | Path) -> Path:
-    """`asset:NAME` is NAME in this folder; anything else is an ordinary path, with `~` expanded. Whether it exists is the caller's matter."""
+    """`asset:NAME` is NAME in this folder; anything else is an ordinary path, with `~` expanded. Existence is the caller's matter."""
     name = str(name)
     if name.startswith(PREFIX):
         return Path(__file__).resolve().parent / name.removeprefix(PREFIX)
