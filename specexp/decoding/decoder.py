@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import torch
-
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft
@@ -47,7 +45,6 @@ class Decoder:
     verifier: Verifier
     first_target: bool = True
 
-    @torch.inference_mode()
     def step(self, context: Context, limit: int, chance: Chance) -> Step:
         """One round that emits at most `limit` tokens. The context is not touched."""
         began = perf_counter()
@@ -57,7 +54,7 @@ class Decoder:
         scored = perf_counter()
         verdict = self.verifier(draft, scores.logits, chance)  # longest accepted path, then x ~ p'
         self.drafter.observe(draft, verdict, scores)
-        tokens = tuple(draft.ids[node] for node in verdict.path) + (verdict.token,)
+        tokens = (*(draft.ids[node] for node in verdict.path), verdict.token)
         return Step(tokens, origins(draft, verdict), len(draft), len(verdict.path), drafted - began, scored - drafted)
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
@@ -84,4 +81,4 @@ def origins(draft: Draft, verdict: Verdict) -> tuple[str, ...]:
     own = "target" if len(draft) == 0 else "resample" if draft.children(last) else "bonus"
     if not draft.stages:
         return ("draft",) * len(verdict.path) + (own,)
-    return tuple(f"draft:{draft.stages[node]}" for node in verdict.path) + (own,)
+    return (*(f"draft:{draft.stages[node]}" for node in verdict.path), own)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -67,17 +67,18 @@ class Draft:
         """The tokens on the host: a device synchronisation unless `fetch` has brought them along."""
         return tuple(self.tokens.tolist())
 
-    def fetch(self, values: Tensor) -> list[int]:
-        """The [K] int64 `values` on the host, and our ids with them: one device-to-host copy for both."""
+    def fetch(self, *values: Tensor) -> list[int]:
+        """The [1] int64 `values` on the host, and our ids with them: one device-to-host copy for all."""
         if "ids" in self.__dict__:
-            return values.tolist()
-        host = torch.cat([values, self.tokens]).tolist()
-        self.__dict__["ids"] = tuple(host[values.shape[0] :])
-        return host[: values.shape[0]]
+            return torch.cat(values).tolist()
+        host = torch.cat([*values, self.tokens]).tolist()
+        self.__dict__["ids"] = tuple(host[len(values) :])
+        return host[: len(values)]
 
     @cached_property
     def is_chain(self) -> bool:
-        return self.parents == chain_parents(len(self))
+        chain = chain_parents(len(self))
+        return self.parents is chain or self.parents == chain
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
@@ -106,16 +107,13 @@ class Draft:
         return torch.zeros(len(self), p.shape[-1], dtype=p.dtype, device=p.device).scatter_(1, self.tokens[:, None], 1.0)
 
 
-_CHAINS: dict[int, tuple[int, ...]] = {}
-
-
+@lru_cache(maxsize=256)
 def chain_parents(length: int) -> tuple[int, ...]:
-    """(-1, 0, 1, ...): one shared tuple per length, so that comparing two chains is an identity check."""
-    if length not in _CHAINS:
-        _CHAINS[length] = tuple(range(ROOT, length - 1))
-    return _CHAINS[length]
+    """(-1, 0, 1, ...): one shared tuple per length, so that recognising a chain is an identity check."""
+    return tuple(range(ROOT, length - 1))
 
 
+@lru_cache(maxsize=8)
 def empty_draft(device: torch.device | str = "cpu") -> Draft:
     """No proposal at all: with it a round is one step of autoregressive decoding."""
     return Draft.of_ids((), device)

@@ -28,20 +28,32 @@ class RejectionVerifier:
         self.sampling = sampling
 
     def __call__(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
-        if len(draft) == 0:
-            return Verdict((), int(self.sampling.propose(logits[0], chance)[0]))
+        if draft.is_chain and draft.q is None:
+            return self.point_masses(draft, logits, chance)
         p = self.sampling(logits)
         return self.chain(draft, p, chance) if draft.is_chain else self.tree(draft, p, chance)
 
+    def point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        """A chain with q(x) = 1: draw y ~ p at every row and keep x while y = x. [N + 1, V] logits.
+
+        The same law for less work: y = x has probability p(x), and y given y != x is the residual's draw. At temperature 0
+        the draw is argmax; the empty draft leaves the target's own token.
+        """
+        y, _ = self.sampling.propose(logits, chance)
+        if len(draft) == 0:
+            return Verdict((), int(y))
+        accepted = (y[:-1] == draft.tokens).cumprod(0).sum(0, keepdim=True)
+        count, token = draft.fetch(accepted, y.index_select(0, accepted))
+        return Verdict(tuple(range(count)), token)
+
     def chain(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
         """p: [N + 1, V]. No host sync but the one copy at the end, which brings the drafted ids along."""
-        n, x = len(draft), draft.tokens[:, None]
-        q = draft.distributions(p)
+        n, q, x = len(draft), draft.distributions(p), draft.tokens[:, None]
         kept = chance.accept(p[:n].gather(1, x)[:, 0], q.gather(1, x)[:, 0])
         accepted = kept.cumprod(0).sum(0, keepdim=True)  # [1]
         q_next = q.index_select(0, accepted.clamp(max=n - 1)) * (accepted < n)[:, None]  # nothing was refused behind x_N
         token = chance.draw(self.residual(p.index_select(0, accepted), q_next))
-        count, token_id = draft.fetch(torch.cat([accepted, token]))
+        count, token_id = draft.fetch(accepted, token)
         return Verdict(tuple(range(count)), token_id)
 
     def tree(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
@@ -74,6 +86,9 @@ class SkipSampleAdjustment(RejectionVerifier):
     """After a refusal resample from p itself, as an option of the original does. Lossy: refused tokens come back too often."""
 
     lossless = False
+
+    def point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        return self.chain(draft, self.sampling(logits), chance) if len(draft) else super().point_masses(draft, logits, chance)
 
     def residual(self, p: Tensor, q: Tensor) -> Tensor:
         return p

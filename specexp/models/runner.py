@@ -33,11 +33,12 @@ class ModelRunner:
         self.architecture = Architecture.of(model)
         self.vocab_size = vocab_size
         self._known_ids = model.get_input_embeddings().num_embeddings
+        self._too_wide = vocab_size is not None and self._known_ids < vocab_size
         self.cache = FullCache() if cache is None else cache
         self.forwards = 0
         self._memo = Memo()
         self._masks = ChainMasks(model.dtype, self.device)
-        self._positions = torch.arange(4096, device=self.device)
+        self._positions = torch.arange(4096, device=self.device)[None]
         self._peak = 0
 
     @property
@@ -51,22 +52,14 @@ class ModelRunner:
     @torch.inference_mode()
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """[rows, V] for the last `rows` rows of [context's last token, nodes...]; feeds only what the cache lacks."""
-        held = self._memo.holds(context, draft)
-        if not held or rows > len(draft) - held:
-            held = 0
-            self._rewind(context)
-        lead = context.tokens[self.cache.length :] if not held else context.tokens[:0]
-        tokens = torch.cat([lead, draft.tokens[held:]]) if len(draft) else lead
-        scores = self._forward(tokens, *self._geometry(len(context), lead.shape[0], draft, held), rows)
-        self._commit(context, draft)
-        return Scores(scores)
+        return Scores(self._logits(context, draft, rows))
 
     @torch.inference_mode()
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance) -> Draft:
         """x_1 .. x_length from this model. The last one is not fed: if it is accepted, the next round feeds it first."""
         if length == 0:
             return empty_draft(self.device)
-        logits = self.logits(context, empty_draft(self.device), rows=1).logits
+        logits = self._logits(context, empty_draft(self.device), rows=1)
         tokens, q = [], []
         for step in range(length):
             token, distribution = sampling.propose(logits, chance)
@@ -77,6 +70,19 @@ class ModelRunner:
         draft = Draft.chain(torch.cat(tokens), None if q[0] is None else torch.cat(q))
         self._memo.draft, self._memo.nodes = draft, length - 1
         return draft
+
+    def _logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
+        held = self._memo.holds(context, draft)
+        if not held or rows > len(draft) - held:
+            held = 0
+            self._rewind(context)
+        lead = len(context) - self.cache.length if not held else 0
+        tokens = context.tokens[len(context) - lead :]
+        if len(draft):
+            tokens = torch.cat([tokens, draft.tokens[held:] if held else draft.tokens])
+        scores = self._forward(tokens, *self._geometry(len(context), lead, draft, held), rows)
+        self._commit(context, draft)
+        return scores
 
     def _rewind(self, context: Context) -> None:
         """Keep what spells the context, but for its last token: its logits are always wanted."""
@@ -97,31 +103,32 @@ class ModelRunner:
             return self._chain_geometry(self.cache.length, lead + len(draft) - held)
         if not self.architecture.trees:
             raise UserError(
-                f"A {self.architecture.model_type} model with {self.model.config._attn_implementation} attention cannot verify token trees; "
-                "use a method that drafts chains (method=speculative), or another attention implementation (sdpa, eager)."
+                f"a {self.architecture.model_type} model with {self.model.config._attn_implementation} attention cannot verify token trees; "
+                "choose a method that drafts chains (method=speculative) or another attention (attn_implementation=sdpa)."
             )
         depths = torch.tensor(draft.depths[held:], device=self.device)
-        positions = torch.cat([self._range(length - lead, lead), depths + (length - 1)])
+        positions = torch.cat([self._range(length - lead, lead), depths[None] + (length - 1)], dim=1)
         mask = tree_mask(self.cache.length, lead, draft.parents, len(draft) - held, self.model.dtype, self.device)
         return positions, mask
 
     def _chain_geometry(self, filled: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """No mask for one row (it sees everything) nor for a prefill (plain causal attention)."""
+        """Positions [1, width] and mask. No mask for one row (it sees everything) nor for a prefill (plain causal attention)."""
         masked = self.architecture.own_masks and width > 1 and filled > 0
         return self._range(filled, width), self._masks(filled, width) if masked else None
 
     def _range(self, start: int, width: int) -> Tensor:
-        if start + width > self._positions.shape[0]:
-            self._positions = torch.arange(2 * (start + width), device=self.device)
-        return self._positions[start : start + width]
+        """[1, width] positions: a view, not a copy from the host."""
+        if start + width > self._positions.shape[1]:
+            self._positions = torch.arange(2 * (start + width), device=self.device)[None]
+        return self._positions.narrow(1, start, width)
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
         """[n] tokens into the slots from `cache.length` on -> [rows, V] logits of the last rows."""
-        inputs = {"position_ids": positions[None]} if self.architecture.positions else {}
+        if self._too_wide:
+            tokens = tokens.clamp(max=self._known_ids - 1)  # a draft cannot read ids that only the target has
+        inputs = {"position_ids": positions} if self.architecture.positions else {}
         if self.architecture.trims_logits:
             inputs["logits_to_keep"] = rows
-        if self.vocab_size is not None and self._known_ids < self.vocab_size:
-            tokens = tokens.clamp(max=self._known_ids - 1)  # a draft cannot read ids that only the target has
         output = self.model(input_ids=tokens[None], attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs)
         self.cache.length += tokens.shape[0]
         self._peak = max(self._peak, self.cache.length)
