@@ -1,0 +1,112 @@
+"""The experiment on toy parts: who goes first, what is counted, what is refused."""
+
+from dataclasses import dataclass
+
+import pytest
+from tiny_models import VOCAB, build
+
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.policies import FixedLength
+from specexp.decoding.sampling import Sampling
+from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
+from specexp.drafters.model import ModelDrafter
+from specexp.drafters.nothing import NoDraft
+from specexp.errors import UserError
+from specexp.experiment import Experiment, claims, quality_figures
+from specexp.models.runner import ModelRunner
+from specexp.stopping import Stopping
+
+
+class Numbers:
+    """Prompts and texts are numbers with spaces between."""
+
+    def __call__(self, text):
+        return {"input_ids": [int(word) for word in text.split()]}
+
+    def decode(self, ids, **_):
+        return "".join(f"{i} " for i in ids)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    id: str
+    prompt: str
+
+
+class Lengths:
+    """Scores a text by its number of words."""
+
+    name, stop_strings = "lengths", ()
+
+    def score(self, example, text):
+        return {"words": len(text.split())}
+
+    def metrics(self, scores):
+        return {"words": sum(s["words"] for samples in scores for s in samples) / len(scores)}
+
+
+EXAMPLES = [Prompt(str(i), f"{i % VOCAB} 3 {(7 * i) % VOCAB}") for i in range(8)]
+
+
+def experiment(sampling=Sampling(0.0), verifier=RejectionVerifier, **options):
+    model, draft = build("llama"), build("llama", 1)
+    sides = {
+        "baseline": Decoder(ModelRunner(model), NoDraft(), RejectionVerifier(sampling)),
+        "method": Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(3), sampling), verifier(sampling)),
+    }
+    tokenizer = Numbers()
+    settings = {"max_new_tokens": 9} | options
+    return Experiment(sides=sides, dataset=Lengths(), tokenizer=tokenizer, stopping=Stopping(tokenizer), **settings)
+
+
+def recorded(run, done=frozenset()):
+    return list(run.records(EXAMPLES, run.prompts(EXAMPLES), set(done)))
+
+
+def test_both_sides_go_first_and_a_resumed_run_keeps_the_order():
+    records = recorded(experiment())
+    orders = [tuple(r["order"]) for r in records]
+    assert set(orders) == {("baseline", "method"), ("method", "baseline")}
+    assert [r["id"] for r in records] == [e.id for e in EXAMPLES]
+    resumed = recorded(experiment(), done={(str(i), 0) for i in range(5)})
+    assert [(r["id"], tuple(r["order"]), r["method"]["token_ids"]) for r in resumed] == [
+        (r["id"], tuple(r["order"]), r["method"]["token_ids"]) for r in records[5:]
+    ]
+
+
+def test_counts_agree_with_the_tokens():
+    for record in recorded(experiment()):
+        base, side = record["baseline"], record["method"]
+        assert base["token_ids"] == side["token_ids"] and side["finish"] == "length"
+        assert side["score"] == {"words": 9} and side["text"] == base["text"]
+        assert base["rounds"] == [[0, 0]] * 8 and base["target_forwards"] == 9 and base["draft_forwards"] == 0
+        assert 1 + sum(accepted + 1 for _, accepted in side["rounds"]) == 9
+        assert side["target_forwards"] == 1 + len(side["rounds"])
+        assert side["draft_forwards"] == sum(drafted for drafted, _ in side["rounds"])
+        assert side["origins"].count("draft") == sum(accepted for _, accepted in side["rounds"])
+        assert side["nll_sum"] == base["nll_sum"] > 0 and side["nll_count"] == 9
+        assert side["kv_bytes_target"] >= base["kv_bytes_target"] > 0 == base["kv_bytes_draft"]
+        assert 0 < side["target_seconds"] + side["draft_seconds"] < side["decode_seconds"]
+
+
+def test_samples_differ_and_repeats_do_not_change_them():
+    sampling = Sampling(1.0)
+    once = recorded(experiment(sampling, samples=3))
+    assert len(once) == 24 and len({tuple(r["method"]["token_ids"]) for r in once if r["id"] == "1"}) > 1
+    repeated = recorded(experiment(sampling, samples=3, repeats=2))
+    assert [r["method"]["token_ids"] for r in repeated] == [r["method"]["token_ids"] for r in once]
+
+
+def test_prompts_that_do_not_fit_are_refused_before_anything_is_decoded():
+    with pytest.raises(UserError, match="3 prompt tokens and max_new_tokens=9 more do not fit the models' context of 11"):
+        experiment(context_length=11).prompts(EXAMPLES)
+    assert experiment(context_length=12).prompts(EXAMPLES)
+    with pytest.raises(UserError, match="prompt of empty is empty"):
+        experiment().prompts([Prompt("empty", "")])
+
+
+def test_quality_is_told_for_every_side_and_losses_are_marked():
+    run = experiment()
+    assert quality_figures(run.dataset, recorded(run)) == {"words": 9.0, "baseline_words": 9.0}
+    assert claims(run.sides["method"]) == {"lossless": True, "cache_exact": True}
+    assert claims(experiment(verifier=SkipSampleAdjustment).sides["method"])["lossless"] is False
