@@ -10,7 +10,7 @@ from specexp.models.tiny import Shape, build, grown
 
 
 def tiny_plan(out) -> Plan:
-    return Plan(out, minutes=1, steps=10, rows=2, length=32, target=Shape(2, 32, 64), shallow=1, draft=Shape(1, 32, 48),
+    return Plan(out, minutes=1, steps=20, rows=2, length=32, target=Shape(2, 32, 64), shallow=1, draft=Shape(1, 32, 48),
                 vocabulary=400, documents=50, sources=6)
 
 
@@ -24,7 +24,7 @@ def tokenizer():
     return train_tokenizer(training_texts(library_sources(6), 50, seed=0), 500)
 
 
-@pytest.mark.parametrize("stop", [3, 8])  # before and after the target has grown
+@pytest.mark.parametrize("stop", [3, 17])  # before and after the target has grown
 def test_resumed_training_ends_where_the_whole_does(finished, tmp_path, stop):
     plan = tiny_plan(tmp_path)
     interrupted = train_until(plan, stop)

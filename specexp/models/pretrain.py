@@ -19,11 +19,12 @@ from specexp.models.corpus import Corpus, library_sources, train_tokenizer, trai
 from specexp.models.muon import Muon
 from specexp.models.tiny import DRAFT, TARGET, Shape, build, export, grown
 
-GROWN_FROM = 0.6     # share of the budget after which the target has all its layers
-FROZEN_FROM = 0.85   # share of the budget after which only the draft learns
+GROWN_FROM = 0.89    # share of the budget after which the target has all its layers
+FROZEN_FROM = 0.94  # share of the budget after which only the draft learns
 ON_POLICY_EVERY = 4  # of the draft's own steps, one in this many is on text of the target
-DRAFT_EVERY = 4      # beside the target, the draft learns on one step in this many
-LONG_EVERY = 10      # one batch in this many has 4 times the length and a quarter of the rows
+DRAFT_EVERY = 6      # beside the target, the draft learns on one step in this many
+MIXED_EVERY = 5      # one batch in this many has several documents in a row
+LONG_EVERY = 20      # one batch in this many has, moreover, 4 times the length and a quarter of the rows
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,9 @@ def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimiz
 
 
 def schedule(share: float, end: float) -> float:
-    """Factor on the learning rate: 2 % warm-up, a plateau to 40 % of `end`, then linearly to 0 at `end`."""
+    """Factor on the learning rate: 2 % warm-up, a plateau to 60 % of `end`, then linearly to 0 at `end`."""
     part = min(share / end, 1.0)
-    return min(part / 0.02 + 0.01, 1.0, (1.0 - part) / 0.6)
+    return min(part / 0.02 + 0.01, 1.0, (1.0 - part) / 0.4)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -104,38 +105,40 @@ class Trainer:
         started, share, step = time.monotonic(), self.progress.share, self.progress.step
         if share >= GROWN_FROM and len(self.target.model.layers) < self.plan.target.layers:
             self.grow()
-        ids = self._batch(share, step).to(self.device)
+        ids, weights = (part.to(self.device) for part in self._batch(share, step))
+        weights = weights[:, 1:].flatten() / weights[:, 1:].sum()
         precision = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         frozen = share >= FROZEN_FROM
         with precision:
             with torch.no_grad() if frozen else nullcontext():
                 logits_T = self.target(ids, use_cache=False).logits[:, :-1].float()
             if not frozen:
-                loss = F.cross_entropy(logits_T.flatten(0, 1), ids[:, 1:].flatten())
-                self._learn("target", loss, schedule(share, FROZEN_FROM))
+                losses = F.cross_entropy(logits_T.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+                self._learn("target", weights @ losses, schedule(share, FROZEN_FROM))
             if frozen or step % DRAFT_EVERY == 0:
-                self._learn("draft", self._distil(ids, logits_T.detach()), schedule(share, 1.0))
+                self._learn("draft", self._distil(ids, weights, logits_T.detach()), schedule(share, 1.0))
         self.progress.step += 1
         self.progress.tokens += 0 if frozen else ids.numel()
         self.progress.seconds += time.monotonic() - started
 
-    def _batch(self, share: float, step: int) -> torch.Tensor:
+    def _batch(self, share: float, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows, length = self.plan.rows, self.plan.length
         if share >= FROZEN_FROM and step % ON_POLICY_EVERY == 0:
             prompts = self.corpus.prompts(step, 2 * rows).to(self.device)
-            return self.target.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=length // 4)
+            ids = self.target.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=length // 4)
+            return ids, (torch.arange(ids.size(1)) >= prompts.size(1)).float().expand(ids.shape)
         if step % LONG_EVERY == LONG_EVERY - 1:
-            return self.corpus.batch(step, max(rows // 4, 1), 4 * length)
-        return self.corpus.batch(step, rows, length)
+            return self.corpus.mixed(step, max(rows // 4, 1), 4 * length)
+        return self.corpus.mixed(step, rows, length) if step % MIXED_EVERY == 0 else self.corpus.singles(step, rows * length)
 
-    def _distil(self, ids: torch.Tensor, logits_T: torch.Tensor) -> torch.Tensor:
-        """KL(target || draft) per token, plus a little cross-entropy on the target's first choice."""
+    def _distil(self, ids: torch.Tensor, weights: torch.Tensor, logits_T: torch.Tensor) -> torch.Tensor:
+        """Weighted mean of KL(target || draft), plus a little cross-entropy on the target's first choice."""
         logits_D = self.draft(ids, use_cache=False).logits[:, :-1].float().flatten(0, 1)
         logits_T = logits_T.flatten(0, 1)
         best = logits_T.argmax(-1)
-        self._show("agree", (logits_D.argmax(-1) == best).float().mean().item())
-        kl = F.kl_div(logits_D.log_softmax(-1), logits_T.log_softmax(-1), reduction="batchmean", log_target=True)
-        return kl + 0.2 * F.cross_entropy(logits_D, best)
+        self._show("agree", (weights @ (logits_D.argmax(-1) == best).float()).item())
+        kl = F.kl_div(logits_D.log_softmax(-1), logits_T.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+        return weights @ (kl + 0.2 * F.cross_entropy(logits_D, best, reduction="none"))
 
     def _learn(self, name: str, loss: torch.Tensor, factor: float) -> None:
         loss.backward()
