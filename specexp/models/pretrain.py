@@ -124,12 +124,18 @@ class Trainer:
     def _batch(self, share: float, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows, length = self.plan.rows, self.plan.length
         if share >= FROZEN_FROM and step % ON_POLICY_EVERY == 0:
-            prompts = self.corpus.prompts(step, 2 * rows).to(self.device)
-            ids = self.target.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=length // 4)
-            return ids, (torch.arange(ids.size(1)) >= prompts.size(1)).float().expand(ids.shape)
+            return self._written(self.corpus.prompts(step, 2 * rows).to(self.device), length // 4)
         if step % LONG_EVERY == LONG_EVERY - 1:
             return self.corpus.mixed(step, max(rows // 4, 1), 4 * length)
         return self.corpus.mixed(step, rows, length) if step % MIXED_EVERY == 0 else self.corpus.singles(step, rows * length)
+
+    def _written(self, prompts: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts with what the target writes after them, greedily; only that weighs, to its end."""
+        ids = self.target.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=length)
+        ended = (ids == self.tokenizer.eos_token_id).long()
+        weights = (ended.cumsum(1) - ended == 0).float()
+        weights[:, :prompts.size(1)] = 0
+        return ids, weights
 
     def _distil(self, ids: torch.Tensor, weights: torch.Tensor, logits_T: torch.Tensor) -> torch.Tensor:
         """Weighted mean of KL(target || draft), plus a little cross-entropy on the target's first choice."""
