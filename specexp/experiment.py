@@ -49,23 +49,27 @@ class Experiment:
 
     def warm_up(self, prompts: Sequence[list[int]]) -> None:
         """Every side sees real shapes once, so that no first call is timed."""
-        for index, prompt in enumerate(prompts[: self.warmup]):
+        longest_first = sorted(prompts, key=len, reverse=True)  # the longest fixes the size of every buffer
+        for index, prompt in enumerate(longest_first[: self.warmup]):
             for decoder in self.sides.values():
                 generate(decoder, prompt, min(self.max_new_tokens, WARMUP_TOKENS), _never, ("warmup", index))
 
     def records(self, examples: Sequence, prompts: dict[str, list[int]], done: set[tuple[str, int]]) -> Iterator[dict]:
         """One record per example and sample, in order, without those already done."""
-        flips = random.Random(self.seed)
+        orders = self._orders()
         for example in examples:
             for sample in range(self.samples):
-                names = self._order(flips)
+                names = next(orders)
                 if (example.id, sample) not in done:
                     yield self._record(example, sample, prompts[example.id], names)
 
-    def _order(self, flips: random.Random) -> list[str]:
-        """A seeded draw of who goes first (AB or BA)."""
-        names = sorted(self.sides)
-        return names if flips.random() < 0.5 else names[::-1]
+    def _orders(self) -> Iterator[list[str]]:
+        """Who goes first: AB BA or BA AB, a seeded draw per pair, so that neither side is first more often."""
+        draws, names = random.Random(self.seed), sorted(self.sides)
+        while True:
+            first = names if draws.random() < 0.5 else names[::-1]
+            yield first
+            yield first[::-1]
 
     def _record(self, example, sample: int, prompt: list[int], names: list[str]) -> dict:
         timed: dict[str, list[Generation]] = {name: [] for name in names}
@@ -73,14 +77,16 @@ class Experiment:
             for name in names if repeat % 2 == 0 else reversed(names):
                 seed = (self.seed, example.id, sample)
                 timed[name].append(generate(self.sides[name], prompt, self.max_new_tokens, self.stopping, seed))
-        sides = {name: self._side(example, prompt, timed[name]) for name in sorted(timed)}
+        sides = {name: self._side(example, prompt, timed[name]) | claims(self.sides[name]) for name in sorted(timed)}
         return {"id": example.id, "sample": sample, "prompt": example.prompt, "order": names, **sides}
 
     def _side(self, example, prompt: list[int], repeats: list[Generation]) -> dict:
-        """Seconds are means over the repeats (same seed, same tokens); everything untimed happens here, after the clocks stopped."""
-        side = repeats[0].record()
+        """Counts of the first repeat, mean seconds of all; everything untimed happens here, after the clocks stopped."""
+        records = [generation.record() for generation in repeats]
+        side = records[0]
+        side["repeats_agree"] = all(record["token_ids"] == side["token_ids"] for record in records)
         for key in ("ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"):
-            values = [generation.record()[key] for generation in repeats]
+            values = [record[key] for record in records]
             side[key] = None if None in values else sum(values) / len(values)
         side["text"] = self.stopping.text(prompt, side["token_ids"])
         side["score"] = self.dataset.score(example, side["text"])

@@ -43,19 +43,20 @@ class Generation:
 
     def record(self) -> dict[str, object]:
         """The side's counts; text, score and likelihood are added by who knows them."""
-        rounds = self.steps if self.steps[0].drafted else self.steps[1:]  # round 0 is the prefill
+        timed = self.steps[1:]  # the first emission ends the prefill, with which no phase time of a round is mixed
+        rounds = self.steps if self.steps[0].drafted else timed
         return {
             "token_ids": self.token_ids,
             "finish": self.steps[-1].finish,
             "ttft_seconds": self.times[0],
             "decode_seconds": self.decode_seconds,
             "first_tokens": len(self.steps[0].tokens),
-            "rounds": [[step.drafted, step.accepted] for step in rounds],
+            "rounds": [step.counts for step in rounds],
             "origins": [origin for step in self.steps for origin in step.origins],
             "target_forwards": self.target_forwards,
             "draft_forwards": self.draft_forwards,
-            "target_seconds": sum(step.target_seconds for step in rounds) if self.on_cpu else None,
-            "draft_seconds": sum(step.draft_seconds for step in rounds) if self.on_cpu else None,
+            "target_seconds": sum(step.target_seconds for step in timed) if self.on_cpu else None,
+            "draft_seconds": sum(step.draft_seconds for step in timed) if self.on_cpu else None,
             "kv_bytes_target": self.kv_bytes_target,
             "kv_bytes_draft": self.kv_bytes_draft,
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -100,4 +101,4 @@ def continuation_nll(model: torch.nn.Module, prompt: Sequence[int], token_ids: S
     context = Context(prompt, runner.device)
     logits = runner.logits(context, Draft.of_ids(token_ids, runner.device), rows=len(token_ids) + 1).logits[:-1]
     chosen = torch.tensor(token_ids, device=runner.device)[:, None]
-    return -float(logits.float().log_softmax(-1).gather(1, chosen).double().sum()), len(token_ids)
+    return -float(logits.float().log_softmax(-1).gather(1, chosen).cpu().double().sum()), len(token_ids)

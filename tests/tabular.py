@@ -15,13 +15,17 @@ class TabularRunner:
 
     def __init__(self, seed, vocab=3, scale=1.5, zeros=0.0):
         generator = torch.Generator().manual_seed(seed)
+        self.trees = self.cache_exact = True
         self.vocab, self.device, self.forwards, self.kv_bytes = vocab, torch.device("cpu"), 0, 0
         self.table = scale * torch.randn(vocab + 1, vocab, vocab, generator=generator, dtype=torch.float64)
         self.table[torch.rand(self.table.shape, generator=generator) < zeros] = float("-inf")
         self.table[..., 0].nan_to_num_(neginf=0.0)
 
-    def start(self, prompt):
+    def start(self, prompt, capacity):
         pass
+
+    def describe(self):
+        return "a table"
 
     def at(self, ids):
         return self.table[ids[-2] if len(ids) > 1 else self.vocab, ids[-1]]

@@ -9,6 +9,7 @@ from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import Draft
 from specexp.decoding.policies import FixedLength
+from specexp.decoding.protocols import Verdict
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
 from specexp.drafters.model import ModelDrafter, TreeDrafter
@@ -38,7 +39,7 @@ def deviation(verifier_class, drafter, sampling, target, draft, length=4):
     decoder = Decoder(target, drafter(draft, sampling), verifier_class(sampling), first_target=False)
 
     def one_round(chance):
-        decoder.drafter.start(PROMPT)
+        decoder.drafter.start(PROMPT, 0)
         return decoder.step(Context(PROMPT), length, chance).tokens
 
     emitted = completed(law_of(one_round), target, sampling, PROMPT, length)
@@ -73,16 +74,36 @@ class GreedyBonus(RejectionVerifier):
         return torch.nn.functional.one_hot(super().residual(p, q).argmax(-1), p.shape[-1]).to(p)
 
 
-class AcceptsBelowOne(RejectionVerifier):
-    """Broken: compares with q's neighbour in the vocabulary, as if indexed by position."""
+class ReadsTheWrongColumn(RejectionVerifier):
+    """Broken: q of the neighbour in the vocabulary, as if indexed by position."""
 
     def chain(self, draft, p, chance):
         return super().chain(Draft(draft.tokens, draft.parents, draft.distributions(p).roll(1, -1)), p, chance)
 
 
-@pytest.mark.parametrize("broken", [SkipSampleAdjustment, GreedyBonus, AcceptsBelowOne])
+@pytest.mark.parametrize("broken", [SkipSampleAdjustment, GreedyBonus, ReadsTheWrongColumn])
 def test_broken_verifiers_are_caught(broken):
     assert deviation(broken, DRAFTERS["chain3"], Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.01
+
+
+class ForgetsRefusedSiblings(RejectionVerifier):
+    """Broken: every sibling is tried against the whole of p."""
+
+    def residual(self, p, q):
+        return p
+
+
+class RepeatsTheDraw(RejectionVerifier):
+    """Broken: after a refused point mass draws once more from p."""
+
+    def point_masses(self, draft, logits, chance):
+        verdict = super().point_masses(draft, logits, chance)
+        return verdict if len(verdict.path) == len(draft) else Verdict(verdict.path, int(chance.draw(self.sampling(logits[len(verdict.path)]))))
+
+
+@pytest.mark.parametrize(("broken", "drafter"), [(ForgetsRefusedSiblings, "tree32"), (RepeatsTheDraw, "lookup")])
+def test_broken_trees_and_point_masses_are_caught(broken, drafter):
+    assert deviation(broken, DRAFTERS[drafter], Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.01
 
 
 def test_soft_q_for_a_greedy_draft_is_caught():

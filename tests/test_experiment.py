@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 from tiny_models import VOCAB, build
 
 from specexp.decoding.decoder import Decoder
@@ -13,6 +14,7 @@ from specexp.drafters.model import ModelDrafter
 from specexp.drafters.nothing import NoDraft
 from specexp.errors import UserError
 from specexp.experiment import Experiment, claims, quality_figures
+from specexp.generation import continuation_nll
 from specexp.models.runner import ModelRunner
 from specexp.stopping import Stopping
 
@@ -66,7 +68,8 @@ def recorded(run, done=frozenset()):
 def test_both_sides_go_first_and_a_resumed_run_keeps_the_order():
     records = recorded(experiment())
     orders = [tuple(r["order"]) for r in records]
-    assert set(orders) == {("baseline", "method"), ("method", "baseline")}
+    assert sorted(orders) == [("baseline", "method")] * 4 + [("method", "baseline")] * 4
+    assert all(first != second for first, second in zip(orders[::2], orders[1::2], strict=True))
     assert [r["id"] for r in records] == [e.id for e in EXAMPLES]
     resumed = recorded(experiment(), done={(str(i), 0) for i in range(5)})
     assert [(r["id"], tuple(r["order"]), r["method"]["token_ids"]) for r in resumed] == [
@@ -85,8 +88,17 @@ def test_counts_agree_with_the_tokens():
         assert side["draft_forwards"] == sum(drafted for drafted, _ in side["rounds"])
         assert side["origins"].count("draft") == sum(accepted for _, accepted in side["rounds"])
         assert side["nll_sum"] == base["nll_sum"] > 0 and side["nll_count"] == 9
+        assert side["lossless"] and side["cache_exact"] and side["repeats_agree"]
         assert side["kv_bytes_target"] >= base["kv_bytes_target"] > 0 == base["kv_bytes_draft"]
         assert 0 < side["target_seconds"] + side["draft_seconds"] < side["decode_seconds"]
+
+
+def test_likelihood_is_transformers_loss_on_the_continuation():
+    model, prompt, ids = build("llama"), [5, 9, 33], [7, 7, 60, 2]
+    labels = torch.tensor([[-100] * len(prompt) + ids])
+    loss = model(torch.tensor([prompt + ids]), labels=labels).loss
+    total, count = continuation_nll(model, prompt, ids)
+    assert count == 4 and total == pytest.approx(4 * loss.item(), rel=1e-5)
 
 
 def test_samples_differ_and_repeats_do_not_change_them():

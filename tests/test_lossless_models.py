@@ -105,6 +105,7 @@ def test_draft_with_another_padded_vocabulary():
     for width in (VOCAB - 16, VOCAB + 16):
         draft = build("llama", 1, vocab_size=width)
         assert text(decode(ModelRunner(target), ModelDrafter(ModelRunner(draft, VOCAB), FixedLength(3), GREEDY))) == expected
+        assert text(decode(StatelessRunner(target), ModelDrafter(StatelessRunner(draft, VOCAB), FixedLength(2), GREEDY), 24)) == expected[:24]
         steps = decode(ModelRunner(target), ModelDrafter(ModelRunner(draft, VOCAB), FixedLength(3), Sampling(1.0)), sampling=Sampling(1.0))
         assert max(text(steps)) < VOCAB
 

@@ -8,9 +8,12 @@ from tiny_models import CONFIGS, TREES, VOCAB, build
 
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
+from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import ROOT, Draft, empty_draft
 from specexp.decoding.sampling import Sampling
-from specexp.errors import UserError
+from specexp.decoding.verifiers import RejectionVerifier
+from specexp.drafters.model import TreeDrafter
+from specexp.models.masks import ChainMasks
 from specexp.models.runner import ModelRunner, StatelessRunner
 
 
@@ -59,6 +62,42 @@ def test_forks_of_a_context_are_told_apart():
         for context in (branch, trunk):
             torch.testing.assert_close(runner.logits(context, empty_draft(), 1).logits, oracle.logits(context, empty_draft(), 1).logits)
         trunk.append([*branch.ids[len(trunk) : len(trunk) + rng.randrange(0, 3)], rng.randrange(VOCAB)])
+
+
+def test_a_fork_older_than_the_trunk_is_compared_where_they_part():
+    model = build("llama", dtype=torch.float64)
+    runner, oracle = ModelRunner(model), StatelessRunner(model)
+    trunk = Context([1, 2, 3, 4])
+    branch = trunk.fork()
+    branch.append([5, 6, 7, 8])
+    trunk.append([9, 10, 11, 12, 13])
+    for context in (trunk, branch, trunk):
+        torch.testing.assert_close(runner.logits(context, empty_draft(), 1).logits, oracle.logits(context, empty_draft(), 1).logits)
+
+
+@pytest.mark.parametrize("capacity", [0, 300])
+def test_long_texts_outgrow_buffers_and_masks_without_a_change(capacity):
+    model, rng = build("llama", dtype=torch.float64), random.Random(1)
+    runner, oracle = ModelRunner(model), StatelessRunner(model)
+    context = Context([rng.randrange(VOCAB) for _ in range(200)])
+    runner.start(context.ids, capacity)
+    for _ in range(30):
+        draft = random_draft(rng, rng.randrange(0, 20), tree=rng.random() < 0.5)
+        got, expected = runner.logits(context, draft, len(draft) + 1).logits, oracle.logits(context, draft, len(draft) + 1).logits
+        torch.testing.assert_close(got, expected)
+        context.append([rng.randrange(VOCAB) for _ in range(12)])
+    assert len(context) > 512
+
+
+def test_masks_begin_where_attention_kernels_can_read_them():
+    masks = ChainMasks(torch.float32, torch.device("cpu"))
+    for filled in range(1, 600, 7):
+        for width in (2, 5, 17):
+            mask = masks(filled, width)
+            assert mask.shape == (1, 1, width, filled + width)
+            assert mask.storage_offset() % 8 == 0 and mask.stride(2) % 8 == 0
+            seen = torch.ones(width, filled + width).tril(filled)
+            assert torch.equal(mask[0, 0] == 0, seen == 1)
 
 
 def test_growing_a_tree_feeds_each_node_once():
@@ -125,8 +164,12 @@ def test_one_pass_per_question_and_only_new_tokens_are_fed():
 @pytest.mark.parametrize("kind", sorted(set(CONFIGS) - set(TREES)))
 def test_trees_are_refused_where_they_would_be_wrong(kind):
     runner = ModelRunner(build(kind))
-    with pytest.raises(UserError, match="cannot verify token trees"):
+    with pytest.raises(ValueError, match=f"a {CONFIGS[kind]().model_type} model .* cannot score token trees"):
         runner.logits(Context([1, 2, 3]), Draft(torch.tensor([4, 5]), (ROOT, ROOT)), 3)
+    with pytest.raises(ValueError, match="cannot grow token trees"):
+        TreeDrafter(runner, [2], Sampling(0.0))
+    with pytest.raises(ValueError, match="cannot verify token trees"):
+        Decoder(runner, TreeDrafter(ModelRunner(build("llama")), [2], Sampling(0.0)), RejectionVerifier(Sampling(0.0)))
 
 
 def test_narrower_and_wider_vocabularies_meet_the_targets():

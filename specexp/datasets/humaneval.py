@@ -13,7 +13,7 @@ from specexp.evaluation.sandbox import Sandbox, Verdict
 from specexp.evaluation.sanitise import STOP_STRINGS, sanitise
 
 KEYS = ("task_id", "prompt", "entry_point", "test")
-LARGER_K = (10, 100)
+LARGER_K = {10, 100}
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class HumanEval:
         return {"passed": clean.passed, "passed_raw": raw.passed, "reason": clean.reason}
 
     def metrics(self, scores: list[list[Score]]) -> dict[str, float]:
-        """pass_at_1, pass_at_1_raw, and pass_at_10 and pass_at_100 where every problem has as many samples."""
+        """pass_at_1, pass_at_1_raw, and pass_at_k for k = 10, 100 and the number of samples, where every problem has as many."""
         if not scores:
             return {}
         clean, raw = (_counts(scores, key) for key in ("passed", "passed_raw"))
         fewest = min(samples for samples, _ in clean)
-        larger = {f"pass_at_{k}": pass_at_k(clean, k) for k in LARGER_K if k <= fewest}
+        larger = {f"pass_at_{k}": pass_at_k(clean, k) for k in sorted(LARGER_K | {fewest}) if 1 < k <= fewest}
         return {"pass_at_1": pass_at_k(clean, 1), "pass_at_1_raw": pass_at_k(raw, 1), **larger}
 
     def sample_line(self, example: Problem, text: str) -> dict[str, str]:

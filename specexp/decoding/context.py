@@ -15,7 +15,8 @@ from torch import Tensor
 class Context:
     """ids: the tokens on the host. tokens: [len] int64, the same on the device. lineage: identifies the prompt it grew from.
 
-    The first `permanent` ids are shared by every context of one lineage: all of them here, the trunk's length in a fork.
+    The first `permanent` ids are the trunk's: all of them here, up to the fork in a fork. Two contexts of one lineage agree on the
+    smaller of their permanent lengths.
     """
 
     def __init__(self, prompt: Sequence[int], device: torch.device | str = "cpu", capacity: int = 0):

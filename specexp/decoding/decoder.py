@@ -20,7 +20,7 @@ from specexp.decoding.protocols import Drafter, Runner, Stop, Verdict, Verifier
 class Step:
     """One round. tokens: emitted ids. origins, one for each: "target" (nothing was drafted), "draft" or "draft:STAGE", "bonus", "resample".
 
-    drafted: nodes proposed; accepted: nodes on the kept path, before any cut at a stop. finish: None until the last round,
+    drafted: nodes proposed, on paths of at most `depth`; accepted: nodes on the kept path, before any cut at a stop. finish: None until the last round,
     then "eos", "stop" or "length". draft_seconds and target_seconds: host time inside the drafter and the target's pass.
     """
 
@@ -30,7 +30,13 @@ class Step:
     accepted: int
     draft_seconds: float
     target_seconds: float
+    depth: int = 0
     finish: str | None = None
+
+    @property
+    def counts(self) -> list[int]:
+        """[drafted, accepted] of a chain, [drafted, accepted, depth] of a tree."""
+        return [self.drafted, self.accepted] + ([self.depth] if self.depth != self.drafted else [])
 
     def cut(self, keep: int, finish: str) -> Step:
         return replace(self, tokens=self.tokens[:keep], origins=self.origins[:keep], finish=finish)
@@ -45,6 +51,13 @@ class Decoder:
     verifier: Verifier
     first_target: bool = True
 
+    def __post_init__(self) -> None:
+        if self.drafter.needs_trees and not self.target.trees:
+            raise ValueError(
+                f"{self.target.describe()} cannot verify token trees; choose a method that drafts chains (method=speculative) "
+                "or another attention (model_pair.target.attn_implementation=sdpa)."
+            )
+
     def step(self, context: Context, limit: int, chance: Chance) -> Step:
         """One round that emits at most `limit` tokens. The context is not touched."""
         began = perf_counter()
@@ -55,13 +68,14 @@ class Decoder:
         verdict = self.verifier(draft, scores.logits, chance)  # longest accepted path, then x ~ p'
         self.drafter.observe(draft, verdict, scores)
         tokens = (*(draft.ids[node] for node in verdict.path), verdict.token)
-        return Step(tokens, origins(draft, verdict), len(draft), len(verdict.path), drafted - began, scored - drafted)
+        depth = len(draft) if draft.is_chain else max(draft.depths)
+        return Step(tokens, origins(draft, verdict), len(draft), len(verdict.path), drafted - began, scored - drafted, depth)
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
         """Rounds until `stop` cuts or max_new_tokens is reached; exactly as many tokens, never one more."""
         context = Context(prompt, self.target.device, capacity=len(prompt) + max_new_tokens)
-        self.target.start(prompt)
-        self.drafter.start(prompt)
+        self.target.start(prompt, len(prompt) + max_new_tokens)
+        self.drafter.start(prompt, len(prompt) + max_new_tokens)
         generated: list[int] = []
         while len(generated) < max_new_tokens:
             prefill = self.first_target and not generated

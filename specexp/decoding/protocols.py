@@ -45,11 +45,16 @@ class Runner(Protocol):
     """A pure function (context, draft) -> logits; any cache behind it is a memo of that function."""
 
     device: object
+    trees: bool  # whether drafts that are no chains can be scored
+    cache_exact: bool  # the cache changes nothing about the model
     forwards: int  # model passes since construction
     kv_bytes: int  # largest size of the filled cache since `start`
 
-    def start(self, prompt: Sequence[int]) -> None:
-        """Forget everything: a repeated prompt must not skip its prefill."""
+    def start(self, prompt: Sequence[int], capacity: int) -> None:
+        """Forget everything (a repeated prompt must not skip its prefill) and make room for `capacity` positions."""
+
+    def describe(self) -> str:
+        """What it runs, for a message to the user."""
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """The last `rows` rows of [context's last token, node 0, .., node N-1], in one pass."""
@@ -59,10 +64,11 @@ class Runner(Protocol):
 
 
 class Drafter(Protocol):
+    needs_trees: bool
     forwards: int
     kv_bytes: int
 
-    def start(self, prompt: Sequence[int]) -> None: ...
+    def start(self, prompt: Sequence[int], capacity: int) -> None: ...
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
         """At most `limit` nodes on any path; the empty draft for limit 0."""

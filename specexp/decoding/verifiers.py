@@ -28,7 +28,7 @@ class RejectionVerifier:
         self.sampling = sampling
 
     def __call__(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
-        if draft.is_chain and draft.q is None:
+        if draft.is_chain and (draft.q is None or len(draft) == 0):
             return self.point_masses(draft, logits, chance)
         p = self.sampling(logits)
         return self.chain(draft, p, chance) if draft.is_chain else self.tree(draft, p, chance)

@@ -21,6 +21,8 @@ from specexp.decoding.sampling import Sampling
 class ModelDrafter:
     """Chains of the length the policy asks for, drawn by the same sampling rule as the target's."""
 
+    needs_trees = False
+
     def __init__(self, runner: Runner, policy: Policy, sampling: Sampling):
         self.runner, self.policy, self.sampling = runner, policy, sampling
 
@@ -32,8 +34,8 @@ class ModelDrafter:
     def kv_bytes(self) -> int:
         return self.runner.kv_bytes
 
-    def start(self, prompt: Sequence[int]) -> None:
-        self.runner.start(prompt)
+    def start(self, prompt: Sequence[int], capacity: int) -> None:
+        self.runner.start(prompt, capacity)
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
         if limit == 0:  # round 0: the draft model's own prefill waits until it is needed
@@ -52,7 +54,13 @@ class TreeDrafter(ModelDrafter):
     what the recursive rejection rule expects. The shape never depends on what was drawn. Greedy: the best `branching` ids.
     """
 
+    needs_trees = True
+
     def __init__(self, runner: Runner, branching: Sequence[int], sampling: Sampling):
+        if not runner.trees:
+            raise ValueError(f"{runner.describe()} cannot grow token trees; choose a method that drafts chains (method=speculative).")
+        if not branching or min(branching) < 1:
+            raise ValueError(f"branching={list(branching)} is not a tree; give the number of children per level, such as [2,2,1].")
         self.runner, self.branching, self.sampling = runner, tuple(branching), sampling
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:

@@ -11,10 +11,11 @@ from specexp.decoding.protocols import Scores, Verdict
 
 
 class NoDraft:
+    needs_trees = False
     forwards = 0
     kv_bytes = 0
 
-    def start(self, prompt: Sequence[int]) -> None:
+    def start(self, prompt: Sequence[int], capacity: int) -> None:
         pass
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:

@@ -18,6 +18,7 @@ from specexp.errors import UserError
 class PromptLookupDrafter:
     """Copies what followed the latest earlier occurrence of the last `max_ngram` ids, else of a shorter suffix down to `min_ngram`."""
 
+    needs_trees = False
     forwards = 0
     kv_bytes = 0
 
@@ -28,7 +29,7 @@ class PromptLookupDrafter:
         self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> index right behind its latest indexed occurrence
         self._indexed = 0
 
-    def start(self, prompt: Sequence[int]) -> None:
+    def start(self, prompt: Sequence[int], capacity: int) -> None:
         self._ends.clear()
         self._indexed = 0
 
@@ -39,7 +40,10 @@ class PromptLookupDrafter:
         behind = self._match(ids) if length else None
         if behind is None:
             return empty_draft(context.device)
-        return Draft.of_ids(ids[behind : behind + length], context.device)
+        copied = ids[behind : behind + length]
+        while len(copied) < length:  # the match runs into the text's end: the copy goes on out of itself
+            copied += copied[: length - len(copied)]
+        return Draft.of_ids(copied, context.device)
 
     def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
         self.policy.observe(len(draft), len(verdict.path))

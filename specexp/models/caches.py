@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-_FIRST_CAPACITY = 256  # slots; doubled when full, and kept between prompts
-
 
 class FullCache(Cache):
     """Keeps every position. Per layer one [1, H, capacity, d] buffer for keys and one for values; slots [0, length) are filled.
+
+    Buffers are kept between prompts, and doubled should a pass outgrow what was reserved.
 
     A pass over n tokens writes slots [length, length + n) of every layer; its caller then sets `length`.
     """
@@ -25,16 +25,24 @@ class FullCache(Cache):
     def __init__(self) -> None:
         super().__init__(layers=[])
         self.length = 0
+        self._capacity = 0
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
+
+    def reserve(self, capacity: int) -> None:
+        """Empty, with room for `capacity` positions, so that nothing is allocated while decoding."""
+        self.length = 0
+        self._capacity = max(capacity, self._capacity)
+        if self.keys and self.keys[0].shape[2] < capacity:
+            self.keys, self.values = [], []
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """[1, H, n, d] each -> views of the filled part, [1, H, length + n, d]. (Signature: transformers' interface.)"""
         count = key_states.shape[2]
         end = self.length + count
         if layer_idx == len(self.keys):
-            self.keys.append(_buffer(key_states, end))
-            self.values.append(_buffer(value_states, end))
+            self.keys.append(_buffer(key_states, max(end, self._capacity)))
+            self.values.append(_buffer(value_states, max(end, self._capacity)))
         elif end > self.keys[layer_idx].shape[2]:
             self.keys[layer_idx] = _grown(self.keys[layer_idx], self.length, end)
             self.values[layer_idx] = _grown(self.values[layer_idx], self.length, end)
@@ -69,9 +77,9 @@ class FullCache(Cache):
         return len(self.keys)
 
 
-def _buffer(states: Tensor, filled: int) -> Tensor:
+def _buffer(states: Tensor, capacity: int) -> Tensor:
     batch, heads, _, width = states.shape
-    return states.new_empty(batch, heads, max(_FIRST_CAPACITY, 2 * filled), width)
+    return states.new_empty(batch, heads, capacity, width)
 
 
 def _grown(buffer: Tensor, length: int, needed: int) -> Tensor:

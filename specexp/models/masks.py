@@ -13,25 +13,31 @@ from torch import Tensor
 
 from specexp.decoding.draft import ROOT
 
+_ALIGNED = 8  # elements: attention kernels read masks in 16-byte pieces, so rows and views begin at multiples of this
+
 
 class ChainMasks:
-    """Views [1, 1, w, s + w] of a template that grows by doubling."""
+    """Views [1, 1, w, s + w] of templates that grow by doubling, one for each s modulo the alignment."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device):
         self.dtype, self.device = dtype, device
-        self._reach, self._widest = 0, 0
-        self._template = torch.empty(0)
+        self._reach, self._widest = 0, 0  # most filled slots and rows that the templates serve
+        self._templates: dict[int, Tensor] = {}
 
     def __call__(self, filled: int, width: int) -> Tensor:
         if filled > self._reach or width > self._widest:
-            self._build(max(filled, 2 * self._reach, 256), max(width, self._widest, 16))
-        start = self._reach - filled  # template[i, j] is 0 iff j <= reach + i; shifting columns by `start` makes it filled + i
-        return self._template[None, None, :width, start : start + filled + width]
+            self._reach = aligned(max(filled, 2 * self._reach, 256))
+            self._widest = aligned(max(width, self._widest))
+            self._templates.clear()
+        phase = filled % _ALIGNED
+        if phase not in self._templates:
+            self._templates[phase] = self._build(self._reach + phase)
+        start = self._reach + phase - filled  # template[i, j] is 0 iff j <= reach + phase + i; from column `start` on: filled + i
+        return self._templates[phase].narrow(2, 0, width).narrow(3, start, filled + width)
 
-    def _build(self, reach: int, widest: int) -> None:
-        self._reach, self._widest = reach, widest
-        full = torch.full((widest, reach + widest), torch.finfo(self.dtype).min, dtype=self.dtype, device=self.device)
-        self._template = full.triu(reach + 1)
+    def _build(self, reach: int) -> Tensor:
+        shape = (1, 1, self._widest, aligned(reach + self._widest))
+        return torch.full(shape, torch.finfo(self.dtype).min, dtype=self.dtype, device=self.device).triu(reach + 1)
 
 
 def tree_mask(filled: int, lead: int, parents: tuple[int, ...], fed_nodes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -42,12 +48,17 @@ def tree_mask(filled: int, lead: int, parents: tuple[int, ...], fed_nodes: int, 
     """
     nodes = len(parents)
     context = filled - (nodes - fed_nodes) + lead
-    mask = torch.full((lead + fed_nodes, context + nodes), torch.finfo(dtype).min, dtype=dtype, device=device)
+    rows = torch.full((lead + fed_nodes, aligned(context + nodes)), torch.finfo(dtype).min, dtype=dtype, device=device)
+    mask = rows.narrow(1, 0, context + nodes)
     mask[:lead] = mask[:lead].triu(context - lead + 1)
     mask[lead:, :context] = 0
     ancestors = _ancestors(parents).to(device)[nodes - fed_nodes :]
     mask[lead:, context:].masked_fill_(ancestors, 0)
     return mask[None, None]
+
+
+def aligned(count: int) -> int:
+    return -(-count // _ALIGNED) * _ALIGNED
 
 
 @lru_cache(maxsize=256)

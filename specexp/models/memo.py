@@ -34,7 +34,7 @@ class Memo:
 
         Afterwards `ids` holds the kept prefix and that path; the caller moves the path's slots behind the prefix.
         """
-        known = min(self.agreed, len(self.ids)) if context.lineage is self.lineage else 0
+        known = self._known(context)
         kept = _common(self.ids, context.ids, known)
         path: list[int] = []
         if kept == len(self.ids) and self.draft is not None:
@@ -51,8 +51,11 @@ class Memo:
         del self.ids[length:]
 
     def _same(self, context: Context) -> bool:
-        known = min(self.agreed, len(self.ids)) if context.lineage is self.lineage else 0
-        return len(self.ids) == len(context) and _common(self.ids, context.ids, known) == len(context)
+        return len(self.ids) == len(context) and _common(self.ids, context.ids, self._known(context)) == len(context)
+
+    def _known(self, context: Context) -> int:
+        """Leading ids that need no comparison: permanent in this context and in the one seen last, both of one trunk."""
+        return min(self.agreed, context.permanent, len(self.ids)) if context.lineage is self.lineage else 0
 
 
 def _common(ours: list[int], theirs: list[int], start: int) -> int:

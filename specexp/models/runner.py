@@ -15,7 +15,6 @@ from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Scores
 from specexp.decoding.sampling import Sampling
-from specexp.errors import UserError
 from specexp.models.architecture import Architecture
 from specexp.models.caches import FullCache
 from specexp.models.masks import ChainMasks, tree_mask
@@ -32,8 +31,7 @@ class ModelRunner:
         self.device = model.device
         self.architecture = Architecture.of(model)
         self.vocab_size = vocab_size
-        self._known_ids = model.get_input_embeddings().num_embeddings
-        self._too_wide = vocab_size is not None and self._known_ids < vocab_size
+        self._known_ids = KnownIds(model, vocab_size)
         self.cache = FullCache() if cache is None else cache
         self.forwards = 0
         self._memo = Memo()
@@ -45,9 +43,17 @@ class ModelRunner:
     def kv_bytes(self) -> int:
         return self._peak * self.cache.bytes_per_slot
 
-    def start(self, prompt: Sequence[int]) -> None:
+    @property
+    def trees(self) -> bool:
+        return self.architecture.trees
+
+    def describe(self) -> str:
+        return f"a {self.architecture.model_type} model with {self.model.config._attn_implementation} attention"
+
+    def start(self, prompt: Sequence[int], capacity: int = 0) -> None:
         self._memo.clear()
-        self.cache.length = self._peak = 0
+        self.cache.reserve(capacity)
+        self._peak = 0
 
     @torch.inference_mode()
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
@@ -101,11 +107,8 @@ class ModelRunner:
         """Positions and mask of a pass over `lead` context tokens and the draft's nodes from `held` on."""
         if draft.is_chain:
             return self._chain_geometry(self.cache.length, lead + len(draft) - held)
-        if not self.architecture.trees:
-            raise UserError(
-                f"a {self.architecture.model_type} model with {self.model.config._attn_implementation} attention cannot verify token trees; "
-                "choose a method that drafts chains (method=speculative) or another attention (attn_implementation=sdpa)."
-            )
+        if not self.trees:
+            raise ValueError(f"{self.describe()} cannot score token trees.")
         depths = torch.tensor(draft.depths[held:], device=self.device)
         positions = torch.cat([self._range(length - lead, lead), depths[None] + (length - 1)], dim=1)
         mask = tree_mask(self.cache.length, lead, draft.parents, len(draft) - held, self.model.dtype, self.device)
@@ -124,31 +127,34 @@ class ModelRunner:
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
         """[n] tokens into the slots from `cache.length` on -> [rows, V] logits of the last rows."""
-        if self._too_wide:
-            tokens = tokens.clamp(max=self._known_ids - 1)  # a draft cannot read ids that only the target has
         inputs = {"position_ids": positions} if self.architecture.positions else {}
         if self.architecture.trims_logits:
             inputs["logits_to_keep"] = rows
-        output = self.model(input_ids=tokens[None], attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs)
+        output = self.model(input_ids=self._known_ids(tokens)[None], attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs)
         self.cache.length += tokens.shape[0]
         self._peak = max(self._peak, self.cache.length)
         self.forwards += 1
-        return fit_vocabulary(output.logits[0, -rows:], self.vocab_size)
+        return fit_vocabulary(output.logits[0] if self.architecture.trims_logits else output.logits[0, -rows:], self.vocab_size)
 
 
 class StatelessRunner:
     """The same function without any memory: a full pass each time (`cache=none`). The oracle the others are tested against."""
 
     cache_exact = True
+    trees = True
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
         self.model = model
         self.device = model.device
         self.vocab_size = vocab_size
+        self._known_ids = KnownIds(model, vocab_size)
         self.forwards = 0
         self.kv_bytes = 0
 
-    def start(self, prompt: Sequence[int]) -> None:
+    def describe(self) -> str:
+        return f"a {self.model.config.model_type} model without a cache"
+
+    def start(self, prompt: Sequence[int], capacity: int = 0) -> None:
         pass
 
     @torch.inference_mode()
@@ -171,8 +177,19 @@ class StatelessRunner:
 
     def _full(self, tokens: Tensor, rows: int) -> Tensor:
         self.forwards += 1
-        output = self.model(input_ids=tokens[None], use_cache=False)
+        output = self.model(input_ids=self._known_ids(tokens)[None], use_cache=False)
         return fit_vocabulary(output.logits[0, -rows:], self.vocab_size)
+
+
+class KnownIds:
+    """A draft with fewer embeddings than the target has ids reads those it lacks as its last one: a guess, never an error."""
+
+    def __init__(self, model: torch.nn.Module, vocab_size: int | None):
+        known = model.get_input_embeddings().num_embeddings
+        self.largest = known - 1 if vocab_size is not None and known < vocab_size else None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        return tokens if self.largest is None else tokens.clamp(max=self.largest)
 
 
 def fit_vocabulary(logits: Tensor, vocab_size: int | None) -> Tensor:
