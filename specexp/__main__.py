@@ -1,24 +1,30 @@
 """`python -m specexp`: compose the configuration, check it, instantiate each group, run the experiment.
 
 Imports nothing heavy before the configuration is known to be good, so `--help`, completion and mistakes answer at once.
+A user's mistake ends in one sentence, a defect keeps its traceback.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+import traceback
 from pathlib import Path
 
 import hydra
 import hydra.utils
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from specexp.configuration import conf_directory, explained
+from specexp.configuration import conf_directory, explained, not_a_name, unknown_choice, unparsable
 from specexp.errors import UserError
+
+INTERRUPTED = 130  # the shell's code for it
+refused: list[int] | None = None  # numbers of the sweep's jobs; None in a launcher's worker process, where nobody would read it
 
 
 @hydra.main(version_base="1.3", config_path=conf_directory(), config_name="config")
@@ -28,10 +34,40 @@ def main(config: DictConfig) -> float | None:
         from specexp.job import run
 
         return run(config, Path(HydraConfig.get().runtime.output_dir), _sweep(), _built)
-    except UserError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise  # the other jobs of the sweep go on
-        sys.exit(f"specexp: {error}")
+    except KeyboardInterrupt:
+        _leave(f"interrupted; the same command with {_way_back()} goes on where it stopped.", INTERRUPTED)
+    except (UserError, OmegaConfBaseException) as error:
+        sentence = _sentence(error)
+    if _sweep() is None:
+        _leave(sentence)
+    if refused is None:
+        raise UserError(sentence)
+    job = HydraConfig.get().job
+    refused.append(job.num)  # the others go on
+    print(f"specexp: job {job.num} ({job.override_dirname}): {sentence}", file=sys.stderr)
+    return None
+
+
+def cli() -> None:
+    """The console script."""
+    global refused
+    refused = []
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
+    try:
+        main()
+    except KeyboardInterrupt:
+        _leave("interrupted before anything was begun.", INTERRUPTED)
+    except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        if _inside_job(error) and not isinstance(error, UserError):
+            raise
+        _leave(_sentence(error))
+    if refused:
+        _leave(f"jobs {', '.join(map(str, refused))} of the sweep could not run, as told above; the others are finished.")
+
+
+def _leave(sentence: str, code: int = 1) -> None:
+    print(f"specexp: {sentence}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _sweep() -> str | None:
@@ -40,36 +76,41 @@ def _sweep() -> str | None:
     return hydra_config.sweep.dir if hydra_config.mode == RunMode.MULTIRUN else None
 
 
+def _way_back() -> str:
+    """The override that leads to the directory of this run or sweep."""
+    key, directory = ("hydra.run.dir", HydraConfig.get().runtime.output_dir) if _sweep() is None else ("hydra.sweep.dir", _sweep())
+    plain = re.fullmatch(r"[\w./-]+", directory)
+    return f"{key}={Path(directory).absolute()}" if plain else f"\"{key}='{Path(directory).absolute()}'\""
+
+
 def _built(node: DictConfig):
     """Instantiate; what a constructor refuses becomes a sentence for the user."""
     try:
         return hydra.utils.instantiate(node)
     except InstantiationException as error:
-        if isinstance(error.__cause__, (UserError, ValueError)):
-            raise UserError(str(error.__cause__)) from error
+        if error.__cause__ is None or isinstance(error.__cause__, (UserError, ValueError)):
+            raise UserError(_sentence(error.__cause__ or error)) from error
         raise
 
 
-def cli() -> None:
-    """The console script: a user's mistake ends in one sentence and exit code 1, a defect keeps its traceback."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands its errors to us instead of printing them
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"specexp: {error}")
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"specexp: {explained(error)}")
-    except OSError as error:
-        if error.filename is None or not _ours(Path(error.filename)):
-            raise
-        sys.exit(f"specexp: cannot write to {error.filename} ({error.strerror}); choose another directory with hydra.run.dir=DIR (a sweep: hydra.sweep.dir=DIR).")
+def _inside_job(error: Exception) -> bool:
+    """Whether it was raised below `main`, else by Hydra on the way there."""
+    return any(frame.f_code is main.__wrapped__.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def _ours(path: Path) -> bool:
-    """Whether Hydra was making a run directory there (it does so before `main` is called)."""
-    wanted = [argument.partition("=")[2] for argument in sys.argv if argument.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
-    roots = [Path(directory).absolute() for directory in (*wanted, "outputs", "multirun")]
-    return any(root == path.absolute() or root in path.absolute().parents or path.absolute() in root.parents for root in roots)
+def _sentence(error: Exception) -> str:
+    disk = error if isinstance(error, OSError) and not isinstance(error, HydraException) else error.__cause__
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OverrideParseException):
+        return unparsable(error.override)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return unknown_choice(group, name, error.options)
+    if isinstance(disk, OSError):  # Hydra was making the run directory, or its log in there
+        way_out = "choose another directory with hydra.run.dir=DIR (a sweep: hydra.sweep.dir=DIR)"
+        return f"cannot write to {disk.filename or 'the run directory'} ({disk.strerror}); {way_out}."
+    return not_a_name(sys.argv[1:]) if "Config group override must be" in str(error) else explained(error)
 
 
 if __name__ == "__main__":

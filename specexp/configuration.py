@@ -1,9 +1,13 @@
-"""Where the configuration lies, and Hydra's errors in one sentence. Imports neither torch nor Hydra's machinery."""
+"""Where the configuration lies, and what is wrong with a command line in one sentence. Imports neither torch nor Hydra's machinery.
+
+Hydra's and OmegaConf's messages are known by their text; one that is not known is told by its first line.
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -15,39 +19,93 @@ def conf_directory() -> str:
     return str(inside if inside.is_dir() else Path(__file__).parent.parent / "conf")
 
 
+def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
+    """GROUP=NAME where the group has only `options`."""
+    options = [option for option in options if not option.startswith("_")]
+    return f"{group}={name} does not exist{_meant(name, options)}; choose one of {', '.join(options)}."
+
+
+def unparsable(override: str) -> str:
+    """An argument that Hydra's grammar does not take."""
+    key, _, value = override.partition("=")
+    quoted = "\"{}='{}'\"".format(key or "KEY", value.strip("'\"") or "VALUE")
+    return f"{override} is not KEY=VALUE; a value with special characters goes into two pairs of quotes: {quoted}."
+
+
+def not_a_name(arguments: Sequence[str]) -> str:
+    """Hydra refused a choice because it is no text (method=3, tracker=null), without saying which of the `arguments`."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        options = sorted(file.stem for file in (Path(conf_directory()) / key.partition("@")[0]).glob("*.yaml"))
+        if key and options and not isinstance(yaml.safe_load(value), str):
+            return unknown_choice(key, value, options)
+    return unparsable(next((argument for argument in arguments if argument.startswith("=")), arguments[-1]))
+
+
 def explained(error: Exception) -> str:
-    """Hydra's and OmegaConf's messages as one sentence with the value and the way out."""
-    text = str(error).strip()
-    if match := re.search(r"Could not (?:override|append to config|find) '([^']+)'", text):
-        return _unknown(match[1], text)
-    if "Available options in" in text:
-        head, _, options = text.partition("Available options in")
-        group, _, names = options.partition(":")
-        wanted = re.search(r"Could not find '([^']+)'", text)
-        return f"{wanted[1] if wanted else head.strip()} does not exist; choose one of {', '.join(names.split())}."
-    return " ".join(text.split("\n")[0].split())
+    """Any other message of Hydra or OmegaConf."""
+    text = f"{error}\n{error.__cause__ or ''}".strip()
+    for pattern, sentence in SENTENCES:
+        if match := re.search(pattern, text):
+            return sentence(*match.groups())
+    first, key = " ".join(text.split("\n")[0].split()), re.search(r"full_key: (\S+)", text)
+    return f"{key[1]}: {first}; give it another value." if key else first
 
 
-def _unknown(name: str, text: str) -> str:
-    """A misspelt key or a missing choice of a group."""
-    if "Available options in" in text:
-        group, _, names = text.partition("Available options in")[2].partition(":")
-        options = [option for option in names.split() if not option.startswith("_")]
-        return f"{name} does not exist{_nearest(name.rpartition('/')[2], options)}; choose one of {', '.join(options)}."
-    return f"the configuration has no key {name}{_nearest(name, _keys())}; `python -m specexp --cfg job` shows all keys, +{name}=... would add it."
+def _unknown_key(key: str) -> str:
+    return f"the configuration has no key {key}{_meant_key(key)}; `python -m specexp --cfg job` shows all keys, +{key}=... would add it."
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _misplaced(group: str, places: str) -> str:
+    return f"{group} is no choice of its own; choose {places} instead."
+
+
+def _several(key: str, values: str) -> str:
+    return f"{key}={values} is more than one value; add -m to sweep over them, or write {key}=[{values}] for one list."
+
+
+SENTENCES: tuple[tuple[str, Callable[..., str]], ...] = (
+    (r"Could not override '([^']+)'\.\nDid you mean to override (.+)\?\n", _misplaced),
+    (r"Could not (?:override|delete from config\.) '([^'@]+)'", _unknown_key),
+    (r"An item is already at '([^']+)'", lambda key: f"{key} is there already; leave out the + before it."),
+    (r"Ambiguous value for argument '([^=]+)=(.*)'", _several),
+    (r"Error merging override (.+)\n(.+)", lambda override, reason: f"{override} does not fit; {reason}."),
+)
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def _meant_key(key: str) -> str:
+    """Nearest in the same place; else the same name elsewhere (gamma for method.gamma); else the nearest of all."""
+    parent, _, leaf = key.rpartition(".")
+    keys = {known: known.rpartition(".") for known in _keys()}
+    siblings = {name: known for known, (place, _, name) in keys.items() if place == parent}
+    if near := difflib.get_close_matches(leaf, siblings, n=1):
+        return f" (did you mean {siblings[near[0]]}?)"
+    elsewhere = [known for known, (_, _, name) in keys.items() if name == leaf]
+    return f" (did you mean {elsewhere[0]}?)" if elsewhere else "" if parent in keys else _meant(key, list(keys))
+
+
 def _keys() -> list[str]:
-    """Dotted keys of all YAML files under conf/, each under its group's name."""
+    """The groups, and the dotted keys of all files whose group has a place of its own, each under its group's name."""
     root = Path(conf_directory())
-    keys: list[str] = []
-    for file in sorted(root.rglob("*.yaml")):
-        group = ".".join(file.relative_to(root).parent.parts)
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        keys += [f"{group}.{key}" if group else key for key in content if key not in ("defaults", "hydra")]
-    return keys
+    choices = [entry for default in _load(root / "config.yaml")["defaults"] if isinstance(default, dict) for entry in default]
+    groups = [choice.partition("@")[0].removeprefix("optional ") for choice in choices]
+    files = [root / "config.yaml", *(file for group in groups for file in sorted((root / group).glob("*.yaml")))]
+    found = [key for file in files for key in _dotted(_load(file), file.parent.name if file.parent != root else "")]
+    return list(dict.fromkeys(groups + found))
+
+
+def _load(file: Path) -> dict:
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+
+
+def _dotted(content: dict, parent: str) -> Iterator[str]:
+    for key, value in content.items():
+        if key not in ("defaults", "hydra") and not key.startswith("_"):
+            name = f"{parent}.{key}" if parent else key
+            yield name
+            yield from _dotted(value, name) if isinstance(value, dict) else ()

@@ -6,7 +6,7 @@ Checks come in the order of their cost: everything that needs no model first, so
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,103 +16,152 @@ from specexp.errors import UserError
 VOLATILE = ("tracker",)  # may differ when a run is resumed: no record depends on it
 
 
+LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
+SWITCHES = ("ignore_eos", "quick")
+
+
 @dataclass(frozen=True)
 class Inputs:
-    """What a job has checked and loaded before any weights."""
+    """What a job has checked and read before any weights."""
 
     pair: object
     dataset: object
     examples: list
-    tokenizer: object
-    context_length: int | None
+    tracker: object
 
 
 def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable) -> float | None:
     """The job of one configuration in one directory; returns the speedup. `build` instantiates a node of the configuration.
 
+    A directory that holds records of this configuration is gone on with; a finished one only shows its table.
     Raises UserError for what the user can put right.
     """
+    from specexp.report.table import show
     from specexp.tracking.records import RunDirectory
 
-    _check_numbers(config)
-    pair_config = _needed_pair(config)
-    _check_missing(config)
-    resolved = OmegaConf.to_yaml(config, resolve=True)
-    dataset, tracker = build(config.dataset), build(config.tracker)
-    build(config.sampling)  # refuses impossible rules before a model is loaded
+    resolved = _check(config)
+    inputs = _inputs(config, build)
     with RunDirectory(directory, resolved, exclude=VOLATILE) as run_directory:
-        inputs = _prepare(config, build(pair_config), dataset)
-        tracker.start(OmegaConf.to_container(config, resolve=True), directory, group=sweep and Path(sweep).name)
-        experiment = _experiment(config, inputs, build)
-        records = _decode(experiment, inputs.examples, run_directory, config)
+        _check_same_data(inputs.examples, run_directory)
+        summary = _summary_of_finished(run_directory, len(inputs.examples) * config.samples)
+        if summary is not None:
+            show(summary, directory)
+            return summary.get("speedup")
+        planned = _planned(config, inputs)
+        prompts = planned.prompts(inputs.examples)
+        inputs.tracker.start(OmegaConf.to_container(config, resolve=True), directory, group=sweep and Path(sweep).name)
+        experiment = _with_decoders(planned, config, build)
+        records = _decode(experiment, inputs.examples, prompts, run_directory, config)
         summary = _finish(experiment, records, run_directory, config)
-    tracker.finish(summary, records)
+    show(summary, directory)
+    inputs.tracker.finish(summary, records)
     return summary.get("speedup")
 
 
-def _check_numbers(config: DictConfig) -> None:
-    for key in ("samples", "repeats"):
-        if config[key] < 1:
-            raise UserError(f"{key}={config[key]} is less than 1; give a positive number.")
-    if not isinstance(config.max_new_tokens, int) or config.max_new_tokens < 1:
-        raise UserError(f"max_new_tokens={config.max_new_tokens} generates nothing; give a positive number.")
+def _check(config: DictConfig) -> str:
+    """All that can be wrong with the configuration as such; gives it resolved, as YAML text."""
+    from specexp.signatures import check_signatures
+
+    _check_handles(config)
+    if not _uses_draft(config):
+        config.model_pair.draft = config.runners.draft = None
+    if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
+        raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
+    check_signatures(config)
+    return OmegaConf.to_yaml(config, resolve=True)
+
+
+def _check_handles(config: DictConfig) -> None:
+    from specexp.signatures import shown
+
+    for key, least in LEAST.items():
+        value = config[key]
+        if (type(value) is not int or value < least) and not (key == "threads" and value is None):
+            raise UserError(f"{key}={shown(value)} does not fit; give a whole number, {least} or more.")
+    for key in SWITCHES:
+        if type(config[key]) is not bool:
+            raise UserError(f"{key}={shown(config[key])} does not fit; give true or false.")
     if config.samples > 1 and config.sampling.temperature == 0:
-        raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or sampling=multinomial.")
+        raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
 
 
-def _needed_pair(config: DictConfig) -> DictConfig:
-    """The pair without its draft when no side's drafter is a model of it."""
-    uses_draft = any("${runners.draft}" in OmegaConf.to_yaml(node) for node in (config.method, *config.baselines.values()))
-    if not uses_draft:
-        config.model_pair.draft = None
-    return config.model_pair
+def _uses_draft(config: DictConfig) -> bool:
+    """Whether any side's drafter is a model of the pair; else the pair's draft is neither asked for nor loaded."""
+    return any("${runners.draft}" in OmegaConf.to_yaml(node) for node in (config.method, *config.baselines.values()))
 
 
-def _check_missing(config: DictConfig) -> None:
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"{missing[0]} is not set; give {missing[0]}=VALUE (a model is a directory or a Hub id).")
-
-
-def _prepare(config: DictConfig, pair, dataset) -> Inputs:
+def _inputs(config: DictConfig, build: Callable) -> Inputs:
     from specexp.experiment import QUICK_EXAMPLES
 
-    examples = dataset.examples()
-    pair.check()
-    if config.threads is not None:
-        import torch
-
-        torch.set_num_threads(config.threads)
-    limit = QUICK_EXAMPLES if config.quick else None
-    return Inputs(pair, dataset, examples[:limit], pair.load_tokenizer(), pair.context_length())
+    dataset, tracker, pair = build(config.dataset), build(config.tracker), build(config.model_pair)
+    for node in (config.sampling, config.method.decoder, *(side.decoder for side in config.baselines.values())):
+        _try_parts(node, build)
+    return Inputs(pair, dataset, dataset.examples()[: QUICK_EXAMPLES if config.quick else None], tracker)
 
 
-def _experiment(config: DictConfig, inputs: Inputs, build: Callable):
+def _try_parts(node: DictConfig, build: Callable) -> None:
+    """Build what needs no model, for what its constructor refuses: minutes earlier than beside the weights."""
+    if "${runners." not in OmegaConf.to_yaml(node):
+        build(node)
+        return
+    for key in node:
+        if not OmegaConf.is_interpolation(node, key) and isinstance(node[key], DictConfig):
+            _try_parts(node[key], build)
+
+
+def _check_same_data(examples: list, run_directory) -> None:
+    prompts = {example.id: example.prompt for example in examples}
+    for record in run_directory.existing():
+        if prompts.get(record["id"]) != record["prompt"]:
+            raise UserError(
+                f"{run_directory.path} holds a record of {record['id']} whose prompt the data set no longer has; "
+                "give back the data or choose another hydra.run.dir=DIR."
+            )
+
+
+def _summary_of_finished(run_directory, wanted: int) -> dict | None:
+    """None while there is anything left to do."""
+    from specexp.tracking.jsonl import read_object
+
+    file = run_directory.path / "summary.json"
+    return read_object(file) if file.is_file() and len(run_directory.existing()) >= wanted else None
+
+
+def _planned(config: DictConfig, inputs: Inputs):
+    """The experiment without its decoders: what it needs beside the weights is found wanting before they are loaded."""
     from specexp.experiment import Experiment
+    from specexp.stopping import Stopping
+
+    inputs.pair.check()
+    if config.threads is not None:
+        _set_threads(config.threads)
+    tokenizer = inputs.pair.load_tokenizer()
+    handles = {key: config[key] for key in ("max_new_tokens", "samples", "repeats", "warmup", "seed")}
+    never = Stopping(tokenizer, (), ())
+    return Experiment({}, inputs.dataset, tokenizer, never, context_length=inputs.pair.context_length(), **handles)
+
+
+def _with_decoders(planned, config: DictConfig, build: Callable):
     from specexp.models.tokenizer import stop_ids
     from specexp.stopping import Stopping
 
     baselines = {"baseline" if name == "eager" else f"baseline_{name}": node.decoder for name, node in config.baselines.items()}
     sides = {name: build(node) for name, node in (baselines | {"method": config.method.decoder}).items()}
-    ends = () if config.ignore_eos else stop_ids(sides["method"].target.model, inputs.tokenizer)
-    strings = () if config.ignore_eos else inputs.dataset.stop_strings
-    return Experiment(
-        sides=sides,
-        dataset=inputs.dataset,
-        tokenizer=inputs.tokenizer,
-        stopping=Stopping(inputs.tokenizer, ends, strings),
-        max_new_tokens=config.max_new_tokens,
-        samples=config.samples,
-        repeats=config.repeats,
-        warmup=config.warmup,
-        seed=config.seed,
-        context_length=inputs.context_length,
-    )
+    if config.ignore_eos:
+        return replace(planned, sides=sides)
+    ends = stop_ids(sides["method"].target.model, planned.tokenizer)
+    return replace(planned, sides=sides, stopping=Stopping(planned.tokenizer, ends, planned.dataset.stop_strings))
 
 
-def _decode(experiment, examples: list, run_directory, config: DictConfig) -> list[dict]:
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _decode(experiment, examples: list, prompts: dict, run_directory, config: DictConfig) -> list[dict]:
     from specexp.report.progress import watched
 
-    prompts = experiment.prompts(examples)
     records = run_directory.existing()
     done = {(record["id"], record["sample"]) for record in records}
     total = len(examples) * config.samples
@@ -127,7 +176,6 @@ def _decode(experiment, examples: list, run_directory, config: DictConfig) -> li
 def _finish(experiment, records: list[dict], run_directory, config: DictConfig) -> dict:
     from specexp.evaluation.speed import summarise_speed
     from specexp.experiment import claims, quality_figures
-    from specexp.report.table import show
     from specexp.tracking.environment import describe_environment
 
     names = {key: config[key].name for key in ("model_pair", "method")} | {"dataset": experiment.dataset.name}
@@ -136,7 +184,6 @@ def _finish(experiment, records: list[dict], run_directory, config: DictConfig) 
     run_directory.write_environment(describe_environment(_facts(experiment, config)))
     run_directory.write_samples(*_sample_lines(experiment, records))
     run_directory.write_summary(summary)
-    show(summary, run_directory.path)
     return summary
 
 

@@ -1,0 +1,93 @@
+"""Whether a configuration fits the classes it names: parameters that exist, values of their plain types. Told before anything is built.
+
+Knows signatures and nothing of what a value means; a range is refused by the class itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from types import NoneType, UnionType
+from typing import Union, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+
+from specexp.errors import UserError
+
+WORDS = {int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null"}
+
+
+def check_signatures(config: DictConfig) -> None:
+    """UserError for a parameter that its class lacks, and for a value of another type; named as the user can give it."""
+    for path, node in _nodes(config):
+        parameters = _signature(node["_target_"]).parameters
+        for key in node:
+            if key.startswith("_") or OmegaConf.is_missing(node, key):
+                continue
+            if key not in parameters:
+                raise UserError(f"{path}.{key} does not exist{_meant(key, list(parameters))}; {path} takes {', '.join(parameters)}.")
+            hint = parameters[key].annotation
+            if not _fits(node[key], hint):
+                raise UserError(f"{_source(config, f'{path}.{key}')}={shown(node[key])} does not fit; give {_words(hint)}.")
+
+
+def shown(value: object) -> str:
+    """`value` as it is written on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _nodes(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node that names a class, with its dotted path; what an interpolation leads to is visited where it stands."""
+    if "_target_" in config:
+        yield path, config
+    for key in config:
+        if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(config, key) and isinstance(config[key], DictConfig):
+            yield from _nodes(config[key], f"{path}.{key}" if path else str(key))
+
+
+def _signature(target: str) -> inspect.Signature:
+    module, _, name = target.rpartition(".")
+    return inspect.signature(getattr(import_module(module), name), eval_str=True)
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether `value`, from a configuration, can be or become a `hint`; callables and the like are let pass."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if get_origin(hint) in (tuple, list, Sequence):
+        return OmegaConf.is_list(value)
+    if hint is None or hint is NoneType:
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    return OmegaConf.is_config(value) or not inspect.isclass(hint)  # an object is described by keys of its own
+
+
+def _words(hint: object) -> str:
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    other = {choice: "its keys (KEY.NAME=VALUE)" if inspect.isclass(choice) else "a list ([a,b])" for choice in choices}
+    return " or ".join((other | WORDS)[choice] for choice in choices)
+
+
+def _source(config: DictConfig, key: str) -> str:
+    """The key whose value `key` takes over, through all interpolations: method.gamma for method.decoder.drafter.policy.gamma."""
+    place, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, place) if place else config
+    raw = OmegaConf.to_container(node, resolve=False)[name]
+    reference = re.fullmatch(r"\$\{(\.*)([\w.]+)\}", raw) if isinstance(raw, str) else None
+    if reference is None:
+        return key
+    up = place.split(".")[: 1 - len(reference[1]) or None] if reference[1] else []
+    return _source(config, ".".join([*up, reference[2]]))
+
+
+def _meant(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
