@@ -79,8 +79,8 @@ def _sweep() -> str | None:
 def _way_back() -> str:
     """The override that leads to the directory of this run or sweep."""
     key, directory = ("hydra.run.dir", HydraConfig.get().runtime.output_dir) if _sweep() is None else ("hydra.sweep.dir", _sweep())
-    plain = re.fullmatch(r"[\w./-]+", directory)
-    return f"{key}={Path(directory).absolute()}" if plain else f"\"{key}='{Path(directory).absolute()}'\""
+    place = Path(directory).absolute()
+    return f"{key}={place}" if re.fullmatch(r"[\w./-]+", str(place)) else f"\"{key}='{place}'\""
 
 
 def _built(node: DictConfig):
