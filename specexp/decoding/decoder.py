@@ -20,8 +20,9 @@ from specexp.decoding.protocols import Drafter, Runner, Stop, Verdict, Verifier
 class Step:
     """One round. tokens: emitted ids. origins, one for each: "target" (nothing was drafted), "draft" or "draft:STAGE", "bonus", "resample".
 
-    drafted: nodes proposed, on paths of at most `depth`; accepted: nodes on the kept path, before any cut at a stop. finish: None until the last round,
-    then "eos", "stop" or "length". draft_seconds and target_seconds: host time inside the drafter and the target's pass.
+    drafted: nodes proposed, on paths of at most `depth`; accepted: nodes on the kept path, before any cut at a stop.
+    draft_seconds and target_seconds: host time inside the drafter and the target's pass.
+    finish: None until the last round, then "eos", "stop" or "length".
     """
 
     tokens: tuple[int, ...]

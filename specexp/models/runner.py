@@ -130,7 +130,8 @@ class ModelRunner:
         inputs = {"position_ids": positions} if self.architecture.positions else {}
         if self.architecture.trims_logits:
             inputs["logits_to_keep"] = rows
-        output = self.model(input_ids=self._known_ids(tokens)[None], attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs)
+        ids = self._known_ids(tokens)[None]
+        output = self.model(input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs)
         self.cache.length += tokens.shape[0]
         self._peak = max(self._peak, self.cache.length)
         self.forwards += 1
