@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from specexp.configuration import conf_directory, explained, not_a_name, unknown_choice, unparsable
 from specexp.errors import UserError
+from specexp.manual import manual
 
 INTERRUPTED = 130  # the shell's code for it
 refused: list[int] | None = None  # numbers of the sweep's jobs; None in a launcher's worker process, where nobody would read it
@@ -51,6 +52,9 @@ def main(config: DictConfig) -> float | None:
 def cli() -> None:
     """The console script."""
     global refused
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(manual(Path(conf_directory())))
+        return
     refused = []
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,8 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from specexp.errors import UserError
 
 VOLATILE = ("tracker",)  # may differ when a run is resumed: no record depends on it
-
-
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
 SWITCHES = ("ignore_eos", "quick")
 
@@ -52,7 +51,7 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
         inputs.tracker.start(OmegaConf.to_container(config, resolve=True), directory, group=sweep and Path(sweep).name)
         experiment = _with_decoders(planned, config, build)
         records = _decode(experiment, inputs.examples, prompts, run_directory, config)
-        summary = _finish(experiment, records, run_directory, config)
+        summary = _finish(experiment, inputs.examples, records, run_directory, config)
     show(summary, directory)
     inputs.tracker.finish(summary, records)
     return summary.get("speedup")
@@ -133,8 +132,7 @@ def _planned(config: DictConfig, inputs: Inputs):
     from specexp.stopping import Stopping
 
     inputs.pair.check()
-    if config.threads is not None:
-        _set_threads(config.threads)
+    _set_threads(config.threads)
     tokenizer = inputs.pair.load_tokenizer()
     handles = {key: config[key] for key in ("max_new_tokens", "samples", "repeats", "warmup", "seed")}
     never = Stopping(tokenizer, (), ())
@@ -153,15 +151,25 @@ def _with_decoders(planned, config: DictConfig, build: Callable):
     return replace(planned, sides=sides, stopping=Stopping(planned.tokenizer, ends, planned.dataset.stop_strings))
 
 
-def _set_threads(threads: int) -> None:
+def _set_threads(threads: int | None) -> None:
+    """A later job of the sweep that asks for no number gets torch's own again."""
     import torch
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(_default_threads() if threads is None else threads)
+
+
+@cache
+def _default_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _decode(experiment, examples: list, prompts: dict, run_directory, config: DictConfig) -> list[dict]:
     from specexp.report.progress import watched
+    from specexp.tracking.environment import describe_environment
 
+    run_directory.write_environment(describe_environment(_facts(experiment, config)))
     records = run_directory.existing()
     done = {(record["id"], record["sample"]) for record in records}
     total = len(examples) * config.samples
@@ -173,16 +181,14 @@ def _decode(experiment, examples: list, prompts: dict, run_directory, config: Di
     return records
 
 
-def _finish(experiment, records: list[dict], run_directory, config: DictConfig) -> dict:
+def _finish(experiment, examples: list, records: list[dict], run_directory, config: DictConfig) -> dict:
     from specexp.evaluation.speed import summarise_speed
     from specexp.experiment import claims, quality_figures
-    from specexp.tracking.environment import describe_environment
 
     names = {key: config[key].name for key in ("model_pair", "method")} | {"dataset": experiment.dataset.name}
     summary = names | claims(experiment.sides["method"]) | quality_figures(experiment.dataset, records)
     summary |= summarise_speed(records, seed=config.seed).figures
-    run_directory.write_environment(describe_environment(_facts(experiment, config)))
-    run_directory.write_samples(*_sample_lines(experiment, records))
+    run_directory.write_samples(*(_sample_lines(experiment.dataset, examples, records, side) for side in ("method", "baseline")))
     run_directory.write_summary(summary)
     return summary
 
@@ -199,9 +205,8 @@ def _facts(experiment, config: DictConfig) -> dict:
     }
 
 
-def _sample_lines(experiment, records: list[dict]) -> tuple[list[dict], list[dict]]:
-    examples = {example.id: example for example in experiment.dataset.examples()}
-    return tuple(
-        [line for r in records if (line := experiment.dataset.sample_line(examples[r["id"]], r[side]["text"])) is not None]
-        for side in ("method", "baseline")
-    )
+def _sample_lines(dataset, examples: list, records: list[dict], side: str) -> list[dict]:
+    """HumanEval's form of one side's texts; nothing for a side that did not run and for data that is no code."""
+    by_id = {example.id: example for example in examples}
+    lines = [dataset.sample_line(by_id[record["id"]], record[side]["text"]) for record in records if side in record]
+    return [line for line in lines if line is not None]
