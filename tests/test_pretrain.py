@@ -3,10 +3,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from specexp.assets import asset_path
 from specexp.models.corpus import library_sources, train_tokenizer, training_texts
 from specexp.models.muon import orthogonalise
 from specexp.models.pretrain import FROZEN_FROM, Plan, Trainer, begin, schedule, train
-from specexp.models.tiny import Shape, build, grown
+from specexp.models.tiny import DRAFT, TARGET, Shape, build, grown
+
+
+SHIPPED = asset_path("asset:tiny")
 
 
 def tiny_plan(out) -> Plan:
@@ -86,3 +90,18 @@ def test_orthogonalised_singular_values_are_near_one():
 def test_schedule_warms_up_and_ends_at_zero():
     factors = [schedule(share / 100, FROZEN_FROM) for share in range(101)]
     assert 0 < factors[0] < 0.1 and max(factors) == 1.0 and factors[-1] == 0.0
+
+
+def test_shipped_pair_is_what_the_plan_describes():
+    shapes = {"target": TARGET, "draft": DRAFT}
+    configs = {name: AutoModelForCausalLM.from_pretrained(SHIPPED / name).config for name in shapes}
+    assert {name: Shape(c.num_hidden_layers, c.hidden_size, c.intermediate_size) for name, c in configs.items()} == shapes
+    assert (SHIPPED / "target/tokenizer.json").read_bytes() == (SHIPPED / "draft/tokenizer.json").read_bytes()
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*.*") if file.is_file()) < 20e6
+
+
+def test_shipped_target_copies_the_constant():
+    tokenizer, model = AutoTokenizer.from_pretrained(SHIPPED / "target"), AutoModelForCausalLM.from_pretrained(SHIPPED / "target")
+    prompt = tokenizer('def count_prices(prices):\n    """Count the prices that are at least 6."""\n', return_tensors="pt")
+    written = tokenizer.decode(model.generate(**prompt, do_sample=False, max_new_tokens=40)[0])
+    assert "        if price >= 6:\n            count += 1\n    return count\n" in written
