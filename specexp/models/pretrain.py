@@ -3,6 +3,7 @@
 A narrow target learns the corpus, first shallow, then grown to its depth by layers that start as the identity (four times the
 tokens for the time); a one-layer draft is distilled beside it, then alone with the target frozen, partly on text the target wrote. The same command goes on from DIR's checkpoint. Knows nothing of decoding; promises no same weights for a
 budget in minutes (the schedule follows the clock), but does for one in steps.
+The shipped pair saw 3.3 million tokens in 66 minutes on two cores, while mix, weights and schedule found the form they have here.
 """
 import argparse
 import os
@@ -20,7 +21,7 @@ from specexp.models.muon import Muon
 from specexp.models.tiny import DRAFT, TARGET, Shape, build, export, grown
 
 GROWN_FROM = 0.89    # share of the budget after which the target has all its layers
-FROZEN_FROM = 0.94  # share of the budget after which only the draft learns
+FROZEN_FROM = 0.94   # share of the budget after which only the draft learns
 ON_POLICY_EVERY = 4  # of the draft's own steps, one in this many is on text of the target
 DRAFT_EVERY = 6      # beside the target, the draft learns on one step in this many
 MIXED_EVERY = 5      # one batch in this many has several documents in a row
