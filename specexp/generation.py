@@ -95,6 +95,7 @@ def _begin_memory(device: torch.device) -> int | None:
     return torch.cuda.memory_allocated(device)
 
 
+@torch.inference_mode()
 def continuation_nll(model: torch.nn.Module, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[float, int]:
     """(sum of -log p(token), number of tokens) of a continuation, teacher-forced in one pass at temperature 1, without a cache."""
     runner = StatelessRunner(model)

@@ -56,7 +56,7 @@ def test_checks_notice_a_wrong_constant():
     constant = re.compile(r"\b([2-9]|\d\d)\b")  # 0 and 1 are structure, the drawn constants begin at 2
     problems = [problem for problem in rows("microeval") if constant.search(problem["canonical_solution"])]
     wrong = [constant.sub(lambda found: str(int(found[0]) + 1), problem["canonical_solution"], count=1) for problem in problems]
-    noticed = [not passes(problem, solution) for problem, solution in zip(problems, wrong)]
+    noticed = [not passes(problem, solution) for problem, solution in zip(problems, wrong, strict=True)]
     assert sum(noticed) >= 0.95 * len(noticed) > 40
 
 

@@ -9,7 +9,6 @@ from specexp.models.muon import orthogonalise
 from specexp.models.pretrain import FROZEN_FROM, Plan, Trainer, begin, schedule, train
 from specexp.models.tiny import DRAFT, TARGET, Shape, build, grown
 
-
 SHIPPED = asset_path("asset:tiny")
 
 

@@ -75,9 +75,9 @@ def held_out(summary: str, classes: int = 8) -> bool:
 
 def draw_slots(rng: random.Random) -> dict[str, str]:
     """A value for every slot of EVENTS and ASIDES."""
-    names = [f"{first} {last}" for first, last in zip(rng.sample(FIRST, 3), rng.sample(LAST, 3))]
-    slots = dict(zip(("name", "other", "third"), names)) | {"team": rng.choice(TEAM), "rivals": rng.choice(TEAM)}
-    slots |= dict(zip(("city", "town"), rng.sample(CITY, 2))) | dict(zip(("company", "firm"), rng.sample(COMPANY, 2)))
+    names = [f"{first} {last}" for first, last in zip(rng.sample(FIRST, 3), rng.sample(LAST, 3), strict=True)]
+    slots = dict(zip(("name", "other", "third"), names, strict=True)) | {"team": rng.choice(TEAM), "rivals": rng.choice(TEAM)}
+    slots |= dict(zip(("city", "town"), rng.sample(CITY, 2), strict=True)) | dict(zip(("company", "firm"), rng.sample(COMPANY, 2), strict=True))
     pools = {"day": DAY, "month": MONTH, "place": PLACE, "product": PRODUCT, "animal": ANIMAL}
     slots |= {slot: rng.choice(pool) for slot, pool in pools.items()}
     ranges = {"n": (11, 89), "m": (21, 95), "k": (12, 80), "h": (2, 9)}

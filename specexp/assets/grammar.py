@@ -47,8 +47,8 @@ def draw_slots(kind: str, rng: random.Random) -> dict[str, str]:
     low, high = sorted(rng.sample(range(2, 100), 2))
     (a, b), (c, e), (u, v) = rng.sample(LETTERS, 2), rng.sample(LETTERS, 2), rng.sample(LABELS, 2)
     slots = {"many": many, "one": one, "other": OTHERS.get(many, ""), "K": str(low), "L": str(high), "a": a, "b": b, "u": u, "v": v}
-    k, l = sorted(rng.sample(range(2, 100), 2))
-    constants = {"one": one, "k": k, "l": l, "m": rng.randint(2, 9), "d": rng.randint(2, 9), "c": c, "e": e}
+    smaller, larger = sorted(rng.sample(range(2, 100), 2))
+    constants = {"one": one, "k": smaller, "l": larger, "m": rng.randint(2, 9), "d": rng.randint(2, 9), "c": c, "e": e}
     pairs = {"p": rng.choice(CONDITIONS[kind]), "t": rng.choice(CHANGES[kind])}
     for name, (words, code) in pairs.items():
         slots |= {name: words.format(**constants), name.upper(): code.format(**constants)}

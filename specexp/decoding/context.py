@@ -37,6 +37,10 @@ class Context:
     def tokens(self) -> Tensor:
         return self._buffer[: len(self.ids)]
 
+    def tail(self, start: int) -> Tensor:
+        """[len - start] tokens from position `start` on."""
+        return self._buffer.narrow(0, start, len(self.ids) - start)
+
     @property
     def permanent(self) -> int:
         return len(self.ids) if self._fork_point is None else self._fork_point
@@ -48,7 +52,7 @@ class Context:
             grown = torch.empty(2 * len(self.ids), dtype=torch.int64, device=self.device)
             grown[:start] = self._buffer[:start]
             self._buffer = grown
-        self._buffer[start : len(self.ids)] = torch.tensor(ids, dtype=torch.int64)
+        self.tail(start).copy_(torch.tensor(ids, dtype=torch.int64))
 
     def fork(self) -> Context:
         """A context that goes on from here without touching this one (a cascade's inner decoder writes into it)."""

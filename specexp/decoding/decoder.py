@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
+import torch
+
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft
@@ -59,6 +61,7 @@ class Decoder:
                 "or another attention (model_pair.target.attn_implementation=sdpa)."
             )
 
+    @torch.inference_mode()
     def step(self, context: Context, limit: int, chance: Chance) -> Step:
         """One round that emits at most `limit` tokens. The context is not touched."""
         began = perf_counter()

@@ -68,12 +68,12 @@ class Draft:
         return tuple(self.tokens.tolist())
 
     def fetch(self, *values: Tensor) -> list[int]:
-        """The [1] int64 `values` on the host, and our ids with them: one device-to-host copy for all."""
+        """All int64 `values` ([k] each) on the host, and our ids with them: one device-to-host copy for all."""
         if "ids" in self.__dict__:
-            return torch.cat(values).tolist()
+            return (torch.cat(values) if len(values) > 1 else values[0]).tolist()
         host = torch.cat([*values, self.tokens]).tolist()
-        self.__dict__["ids"] = tuple(host[len(values) :])
-        return host[: len(values)]
+        self.__dict__["ids"] = tuple(host[len(host) - len(self) :])
+        return host[: len(host) - len(self)]
 
     @cached_property
     def is_chain(self) -> bool:
@@ -94,6 +94,8 @@ class Draft:
 
     def path(self, node: int) -> tuple[int, ...]:
         """The nodes from the root down to `node`; () for ROOT."""
+        if self.is_chain:
+            return tuple(range(node + 1))
         steps: list[int] = []
         while node != ROOT:
             steps.append(node)

@@ -39,12 +39,9 @@ class RejectionVerifier:
         The same law for less work: y = x has probability p(x), and y given y != x is the residual's draw. At temperature 0
         the draw is argmax; the empty draft leaves the target's own token.
         """
-        y, _ = self.sampling.propose(logits, chance)
-        if len(draft) == 0:
-            return Verdict((), int(y))
-        accepted = (y[:-1] == draft.tokens).cumprod(0).sum(0, keepdim=True)
-        count, token = draft.fetch(accepted, y.index_select(0, accepted))
-        return Verdict(tuple(range(count)), token)
+        drawn = draft.fetch(self.sampling.propose(logits, chance)[0])
+        count = next((i for i, x in enumerate(draft.ids) if x != drawn[i]), len(draft))
+        return Verdict(draft.path(count - 1), drawn[count])
 
     def chain(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
         """p: [N + 1, V]. No host sync but the one copy at the end, which brings the drafted ids along."""
@@ -54,7 +51,7 @@ class RejectionVerifier:
         q_next = q.index_select(0, accepted.clamp(max=n - 1)) * (accepted < n)[:, None]  # nothing was refused behind x_N
         token = chance.draw(self.residual(p.index_select(0, accepted), q_next))
         count, token_id = draft.fetch(accepted, token)
-        return Verdict(tuple(range(count)), token_id)
+        return Verdict(draft.path(count - 1), token_id)
 
     def tree(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
         """Recursive rejection: each refused sibling takes its q out of p before the next is tried.

@@ -77,7 +77,8 @@ class Corpus:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, sources: list[str], seed: int):
         self.tokenizer, self.seed = tokenizer, seed
         self.end = tokenizer.eos_token_id
-        self.constants = {index for token, index in tokenizer.get_vocab().items() if len(token) == 1 and token.isascii() and token.isalnum()}
+        vocabulary = tokenizer.get_vocab().items()
+        self.constants = {index for token, index in vocabulary if len(token) == 1 and token.isascii() and token.isalnum()}
         self.library = [token for ids in tokenizer(sources)["input_ids"] for token in [*ids, self.end]]
 
     def singles(self, step: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ spells the new context. Knows nothing of keys and values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from specexp.decoding.context import Context
@@ -58,7 +59,7 @@ class Memo:
         return min(self.agreed, context.permanent, len(self.ids)) if context.lineage is self.lineage else 0
 
 
-def _common(ours: list[int], theirs: list[int], start: int) -> int:
+def _common(ours: Sequence[int], theirs: Sequence[int], start: int) -> int:
     """Length of the common prefix, known to be at least `start`."""
     end = min(len(ours), len(theirs))
     while start < end and ours[start] == theirs[start]:
@@ -68,6 +69,8 @@ def _common(ours: list[int], theirs: list[int], start: int) -> int:
 
 def _spelled(draft: Draft, nodes: int, ids: list[int], position: int) -> list[int]:
     """The path of the first `nodes` nodes that spells ids[position:] furthest."""
+    if draft.is_chain:
+        return list(range(_common(draft.ids[:nodes], ids[position : position + nodes], 0)))
     path: list[int] = []
     node = ROOT
     while position < len(ids):

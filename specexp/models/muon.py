@@ -35,7 +35,7 @@ class Muon(torch.optim.Optimizer):
             for shape, matrices in by_shape.items():
                 directions = torch.stack([self._momentum(matrix, group["momentum"]) for matrix in matrices])
                 size = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
-                for matrix, update in zip(matrices, orthogonalise(directions)):
+                for matrix, update in zip(matrices, orthogonalise(directions), strict=True):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=size)
 
     def _momentum(self, matrix: torch.nn.Parameter, momentum: float) -> torch.Tensor:

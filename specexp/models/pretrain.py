@@ -1,8 +1,9 @@
 """Trains the tiny target and draft that ship with specexp: `python -m specexp.models.pretrain --out DIR --minutes 90`.
 
 A narrow target learns the corpus, first shallow, then grown to its depth by layers that start as the identity (four times the
-tokens for the time); a one-layer draft is distilled beside it, then alone with the target frozen, partly on text the target wrote. The same command goes on from DIR's checkpoint. Knows nothing of decoding; promises no same weights for a
-budget in minutes (the schedule follows the clock), but does for one in steps.
+tokens for the time); a one-layer draft is distilled beside it, then alone with the target frozen, partly on text the target wrote.
+The same command goes on from DIR's checkpoint. Knows nothing of decoding; promises no same weights for a budget in minutes (the
+schedule follows the clock), but does for one in steps.
 The shipped pair saw 3.3 million tokens in 66 minutes on two cores, while mix, weights and schedule found the form they have here.
 """
 import argparse
@@ -190,7 +191,7 @@ class Trainer:
             self.grow()
         for name, group in self.learners.items():
             getattr(self, name).load_state_dict(state[name])
-            for optimizer, saved in zip(group, state["learners"][name]):
+            for optimizer, saved in zip(group, state["learners"][name], strict=True):
                 optimizer.load_state_dict(saved)
         self.progress = Progress(*state["progress"], plan=self.plan)
 

@@ -55,12 +55,10 @@ class ModelRunner:
         self.cache.reserve(capacity)
         self._peak = 0
 
-    @torch.inference_mode()
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """[rows, V] for the last `rows` rows of [context's last token, nodes...]; feeds only what the cache lacks."""
-        return Scores(self._logits(context, draft, rows))
+        return Scores(self._logits(context, draft, rows)[0])
 
-    @torch.inference_mode()
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance) -> Draft:
         """x_1 .. x_length from this model. The last one is not fed: if it is accepted, the next round feeds it first."""
         if length == 0:
@@ -73,7 +71,7 @@ class ModelRunner:
             q.append(distribution)
             if step < length - 1:
                 logits = self._forward(token, *self._chain_geometry(len(context) + step, 1), rows=1)
-        draft = Draft.chain(torch.cat(tokens), None if q[0] is None else torch.cat(q))
+        draft = Draft.chain(torch.cat(tokens, 1)[0], None if q[0] is None else torch.cat(q, 1)[0])
         self._memo.draft, self._memo.nodes = draft, length - 1
         return draft
 
@@ -83,10 +81,10 @@ class ModelRunner:
             held = 0
             self._rewind(context)
         lead = len(context) - self.cache.length if not held else 0
-        tokens = context.tokens[len(context) - lead :]
+        tokens = context.tail(len(context) - lead)
         if len(draft):
             tokens = torch.cat([tokens, draft.tokens[held:] if held else draft.tokens])
-        scores = self._forward(tokens, *self._geometry(len(context), lead, draft, held), rows)
+        scores = self._forward(tokens[None], *self._geometry(len(context), lead, draft, held), rows)
         self._commit(context, draft)
         return scores
 
@@ -126,16 +124,16 @@ class ModelRunner:
         return self._positions.narrow(1, start, width)
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
-        """[n] tokens into the slots from `cache.length` on -> [rows, V] logits of the last rows."""
+        """[1, n] tokens into the slots from `cache.length` on -> [1, rows, V] logits of the last rows."""
         inputs = {"position_ids": positions} if self.architecture.positions else {}
         if self.architecture.trims_logits:
             inputs["logits_to_keep"] = rows
-        ids = self._known_ids(tokens)[None]
+        ids = self._known_ids(tokens)
         output = self.model(input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs)
-        self.cache.length += tokens.shape[0]
+        self.cache.length += tokens.shape[1]
         self._peak = max(self._peak, self.cache.length)
         self.forwards += 1
-        return fit_vocabulary(output.logits[0] if self.architecture.trims_logits else output.logits[0, -rows:], self.vocab_size)
+        return fit_vocabulary(output.logits if self.architecture.trims_logits else output.logits[:, -rows:], self.vocab_size)
 
 
 class StatelessRunner:
@@ -158,7 +156,6 @@ class StatelessRunner:
     def start(self, prompt: Sequence[int], capacity: int = 0) -> None:
         pass
 
-    @torch.inference_mode()
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """A chain in one pass; a tree as one full pass per node, over the text that this node ends."""
         if draft.is_chain:
@@ -167,7 +164,6 @@ class StatelessRunner:
         texts = [torch.cat([context.tokens, draft.tokens[list(draft.path(node))]]) for node in wanted]
         return Scores(torch.cat([self._full(text, 1) for text in texts]))
 
-    @torch.inference_mode()
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance) -> Draft:
         draft, q = empty_draft(self.device), []
         for _ in range(length):
@@ -194,9 +190,9 @@ class KnownIds:
 
 
 def fit_vocabulary(logits: Tensor, vocab_size: int | None) -> Tensor:
-    """[rows, V'] -> [rows, V]: ids the target lacks are cut, ids the draft lacks get -inf (q = 0)."""
+    """[..., V'] -> [..., V]: ids the target lacks are cut, ids the draft lacks get -inf (q = 0)."""
     if vocab_size is None or logits.shape[-1] == vocab_size:
         return logits
     if logits.shape[-1] > vocab_size:
-        return logits[:, :vocab_size]
+        return logits[..., :vocab_size]
     return torch.nn.functional.pad(logits, (0, vocab_size - logits.shape[-1]), value=float("-inf"))
