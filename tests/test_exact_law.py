@@ -101,7 +101,7 @@ class RepeatsTheDraw(RejectionVerifier):
         return verdict if len(verdict.path) == len(draft) else Verdict(verdict.path, int(chance.draw(self.sampling(logits[len(verdict.path)]))))
 
 
-@pytest.mark.parametrize(("broken", "drafter"), [(ForgetsRefusedSiblings, "tree32"), (RepeatsTheDraw, "lookup")])
+@pytest.mark.parametrize(("broken", "drafter"), [(ForgetsRefusedSiblings, "tree2"), (RepeatsTheDraw, "lookup")])
 def test_broken_trees_and_point_masses_are_caught(broken, drafter):
     assert deviation(broken, DRAFTERS[drafter], Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.01
 

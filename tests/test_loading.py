@@ -32,6 +32,7 @@ from transformers import (
 from specexp.errors import UserError
 from specexp.models import device, loading, preflight, tokenizer
 from specexp.models.loading import ModelSpec, context_length, load_config, load_model
+from specexp.models.pair import ModelPair
 from specexp.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_ids
 
 PAIRS = Path(__file__).parents[1] / "conf" / "model_pair"
@@ -461,8 +462,9 @@ def test_every_pair_composes_to_specs(name, tmp_path):
     named = ["model_pair.target.name=someone/t", "model_pair.draft.name=someone/d"] if name == "custom" else []
     pair = OmegaConf.to_container(composed(tmp_path, f"model_pair={name}", *named).model_pair, resolve=True, throw_on_missing=True)
     assert pair["name"] == name
-    assert set(pair) == {"name", "tokenizer", "dtype", "target", "draft"}
+    assert pair.pop("_target_") == "specexp.models.pair.ModelPair" and set(pair) == set(inspect.signature(ModelPair).parameters)
     for side in (pair["target"], pair["draft"]):
+        assert side.pop("_target_") == "specexp.models.spec.ModelSpec"
         assert set(side) == set(inspect.signature(ModelSpec).parameters)
         assert ModelSpec(**side).dtype == pair["dtype"] and side["device"] == "auto"
     assert f"model_pair={name}" in (PAIRS / f"{name}.yaml").read_text() or name == "tiny"
