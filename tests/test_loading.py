@@ -490,3 +490,11 @@ def test_a_custom_pair_must_be_named(tmp_path):
     assert OmegaConf.missing_keys(pair) == {"model_pair.target.name"}
     with pytest.raises(MissingMandatoryValue):
         OmegaConf.to_container(pair.model_pair, resolve=True, throw_on_missing=True)
+
+
+def test_target_and_draft_on_two_devices_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("specexp.models.preflight.preflight", lambda spec, key: None)
+    monkeypatch.setattr("specexp.models.loading.resolved", lambda spec, key: spec)
+    ModelPair("pair", ModelSpec("a", device="cuda"), ModelSpec("b", device="cuda")).check()
+    with pytest.raises(UserError, match=r"model_pair.target.device=cuda and model_pair.draft.device=cpu differ"):
+        ModelPair("pair", ModelSpec("a", device="cuda"), ModelSpec("b", device="cpu")).check()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from specexp.errors import UserError
 from specexp.models.spec import ModelSpec
 
 
@@ -22,13 +23,17 @@ class ModelPair:
     dtype: str = "auto"
 
     def check(self) -> None:
-        """Every model can be had and every device exists: seconds, no weights. Raises UserError."""
+        """Every model can be had, and the one device for both exists: seconds, no weights. Raises UserError."""
         from specexp.models.loading import resolved
         from specexp.models.preflight import preflight, preflight_tokenizer
 
+        devices = {}
         for key, spec in self._models():
             preflight(spec, key)
-            resolved(spec, key)
+            devices[key] = resolved(spec, key).device
+        if len(set(devices.values())) > 1:
+            told = " and ".join(f"{key}.device={device}" for key, device in devices.items())
+            raise UserError(f"{told} differ: target and draft exchange tokens every round; give both one device (device=cpu).")
         if self.tokenizer is not None:
             preflight_tokenizer(self.tokenizer)
 
