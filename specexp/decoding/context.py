@@ -23,15 +23,16 @@ class Context:
         self.ids: list[int] = list(prompt)
         self.lineage: object = object()
         self._fork_point: int | None = None
-        self._buffer = torch.empty(max(capacity, len(prompt), 1), dtype=torch.int64, device=device)
-        self._buffer[: len(prompt)] = torch.tensor(self.ids, dtype=torch.int64)
+        self._device = torch.device(device)
+        self._allocate(max(capacity, len(prompt), 1))
+        self._mirror(0)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def device(self) -> torch.device:
-        return self._buffer.device
+        return self._device
 
     @property
     def tokens(self) -> Tensor:
@@ -49,10 +50,21 @@ class Context:
         start = len(self.ids)
         self.ids.extend(ids)
         if len(self.ids) > self._buffer.shape[0]:
-            grown = torch.empty(2 * len(self.ids), dtype=torch.int64, device=self.device)
-            grown[:start] = self._buffer[:start]
-            self._buffer = grown
-        self.tail(start).copy_(torch.tensor(ids, dtype=torch.int64))
+            self._allocate(2 * len(self.ids))
+            start = 0
+        self._mirror(start)
+
+    def _allocate(self, capacity: int) -> None:
+        """On the CPU the host's array is the mirror itself."""
+        host = torch.empty(capacity, dtype=torch.int64, pin_memory=self._device.type == "cuda")
+        self._host, self._array = host, host.numpy()
+        self._buffer = host if self._device.type == "cpu" else torch.empty_like(host, device=self._device)
+
+    def _mirror(self, start: int) -> None:
+        """Bring the ids from `start` on to the device, without waiting for it (a slot is written once, so nothing can overtake)."""
+        self._array[start : len(self.ids)] = self.ids[start:]
+        if self._buffer is not self._host:
+            self.tail(start).copy_(self._host.narrow(0, start, len(self.ids) - start), non_blocking=True)
 
     def fork(self) -> Context:
         """A context that goes on from here without touching this one (a cascade's inner decoder writes into it)."""

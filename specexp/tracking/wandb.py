@@ -155,9 +155,10 @@ class _Caught:
     """`with _Caught() as caught:` keeps in `caught.error` what W&B raised; all else passes, interrupts first of all.
 
     W&B's own classes do not share a base (those of its helper process derive from Exception alone), so they are known by their package.
+    Its teardown ends the whole program with the exit code of a helper process that died: that SystemExit is W&B's failure, not ours.
     """
 
-    FAMILIES = (ImportError, OSError, RuntimeError, ValueError, TypeError, AttributeError, UserError)
+    FAMILIES = (SystemExit, ImportError, OSError, RuntimeError, ValueError, TypeError, AttributeError, UserError)
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
