@@ -9,6 +9,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from specexp.configuration import conf_directory
+from specexp.signatures import check_signatures as refuse_misfits
 
 CONF = Path(conf_directory())
 OPTIONS = sorted(
@@ -55,7 +56,8 @@ def overrides_for(group, option):
 def test_every_option_composes_and_fits_its_signature(group, option):
     config = composed(*overrides_for(group, option))
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    check_signatures(config)
+    check_signatures(config)  # complete calls
+    refuse_misfits(config)  # values of the right types, as the command line checks them
 
 
 def test_a_wrong_key_would_be_noticed():
