@@ -1,7 +1,8 @@
 """Where a text ends: stop ids and stop strings, the first by position wins. Tokens are kept up to the one that completes the stop;
 the text is cut before a stop string.
 
-The cost of a round does not grow with the text: only a tail as long as the longest stop string is decoded again.
+The cost of a round does not grow with the text: only a tail as long as the longest stop string is decoded again, and only
+when one of the new tokens can complete a stop string at all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Stopping:
         self.stop_ids = frozenset(stop_ids)
         self.stop_strings = tuple(stop_strings)
         self._reach = max((len(s.encode()) for s in self.stop_strings), default=0) + _SLACK
+        self._completing: dict[int, bool] = {}  # id -> whether its text may hold the end of a stop string
 
     def __call__(self, ids: Sequence[int], since: int) -> Cut | None:
         """ids: generated so far; since: index of the first new one."""
@@ -38,10 +40,19 @@ class Stopping:
 
     def _completed(self, ids: Sequence[int], since: int) -> int | None:
         """Number of tokens up to the one that completes the earliest stop string, if a new one does."""
+        if not any(map(self._may_complete, ids[since:])):
+            return None
         start = max(0, since - self._reach)
         if not self._stops(ids[start:]):
             return None
         return next(end for end in range(since + 1, len(ids) + 1) if end == len(ids) or self._stops(ids[start:end]))
+
+    def _may_complete(self, token: int) -> bool:
+        """False only if no stop string can end inside this token. Decoded alone it may lose a leading space; half a character may be any."""
+        if token not in self._completing:
+            text = self._decode([token])
+            self._completing[token] = "\ufffd" in text or any(ends_inside(s, t) for s in self.stop_strings for t in (text, " " + text))
+        return self._completing[token]
 
     def _stops(self, ids: Sequence[int]) -> bool:
         text = self._decode(ids)
@@ -49,3 +60,8 @@ class Stopping:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def ends_inside(stop: str, text: str) -> bool:
+    """Whether `stop` can end somewhere in `text`, whatever stands before the text."""
+    return stop in text or any(text.startswith(stop[start:]) for start in range(1, len(stop)))

@@ -64,13 +64,13 @@ class ModelRunner:
         if length == 0:
             return empty_draft(self.device)
         logits = self._logits(context, empty_draft(self.device), rows=1)
-        tokens, q = [], []
-        for step in range(length):
+        token, distribution = sampling.propose(logits, chance)
+        tokens, q = [token], [distribution]
+        for position in self._range(len(context), length - 1).view(-1, 1, 1).unbind():  # one row sees everything: no mask
+            logits = self._forward(token, position, None, rows=1)
             token, distribution = sampling.propose(logits, chance)
             tokens.append(token)
             q.append(distribution)
-            if step < length - 1:
-                logits = self._forward(token, *self._chain_geometry(len(context) + step, 1), rows=1)
         draft = Draft.chain(torch.cat(tokens, 1)[0], None if q[0] is None else torch.cat(q, 1)[0])
         self._memo.draft, self._memo.nodes = draft, length - 1
         return draft
