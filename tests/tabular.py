@@ -21,7 +21,7 @@ class TabularRunner:
         self.table[torch.rand(self.table.shape, generator=generator) < zeros] = float("-inf")
         self.table[..., 0].nan_to_num_(neginf=0.0)
 
-    def start(self, prompt, capacity):
+    def start(self, prompt, max_new_tokens):
         pass
 
     def describe(self):

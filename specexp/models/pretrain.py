@@ -52,6 +52,11 @@ class Plan:
     frozen_from: float = FROZEN_FROM
     draft_every: int = DRAFT_EVERY
 
+    @property
+    def beginning(self) -> Shape:
+        """The target before it grows."""
+        return replace(self.target, layers=self.shallow)
+
 
 @dataclass
 class Progress:
@@ -77,14 +82,17 @@ class Batch:
     weights: torch.Tensor
 
 
-def optimizers(model: torch.nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the embeddings, AdamW for embeddings and norms (as Muon's author proposes)."""
+def optimizers(model: torch.nn.Module, rate: float, shares: dict[str, float]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between the embeddings, AdamW for embeddings and norms (as Muon's author proposes), the latter at a fifth of
+    the rate. `shares`: end of a parameter's name -> its own part of the rate."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
-    chosen = set(map(id, matrices))
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    return [Muon(matrices, lr=rate),
-            torch.optim.AdamW(others, lr=rate / 5, betas=(0.9, 0.98), weight_decay=0.0)]
+    groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim == 2 and id(parameter) not in tables
+        share = next((share for end, share in shares.items() if name.endswith(end)), 1.0 if matrix else 0.2)
+        groups.setdefault((matrix, rate * share), []).append(parameter)
+    matrices, others = ([{"params": g, "lr": lr} for (matrix, lr), g in groups.items() if matrix == kind] for kind in (True, False))
+    return [Muon(matrices, lr=rate), torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 def schedule(share: float, end: float) -> float:
@@ -107,16 +115,19 @@ class Trainer:
     def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast, corpus):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.plan, self.tokenizer, self.corpus = plan, tokenizer, corpus
-        self.target = self.family.build(replace(plan.target, layers=plan.shallow), tokenizer).to(self.device)
+        self.target = self.family.build(plan.beginning, tokenizer).to(self.device)
         self.draft = self.family.build(plan.draft, tokenizer).to(self.device)
-        self.learners = {"target": optimizers(self.target, plan.rate), "draft": optimizers(self.draft, plan.rate)}
+        self.learners = {"target": self._optimizers(self.target), "draft": self._optimizers(self.draft)}
         self.progress = Progress(plan=plan)
         self.shown = {"target": 0.0, "draft": 0.0, "agree": 0.0}
+
+    def _optimizers(self, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+        return optimizers(model, self.plan.rate, self.family.RATES)
 
     def grow(self) -> None:
         """Give the target all its layers, and new optimizers."""
         self.target = self._whole("target").to(self.device)
-        self.learners["target"] = optimizers(self.target, self.plan.rate)
+        self.learners["target"] = self._optimizers(self.target)
 
     def step(self) -> None:
         """One step: the target and now and then the draft, or the draft alone once the target is frozen."""

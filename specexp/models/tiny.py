@@ -22,6 +22,7 @@ class Shape:
     inner: int
 
 
+RATES: dict[str, float] = {}  # no parameter learns at a rate of its own
 TARGET, DRAFT = Shape(24, 160, 416), Shape(1, 256, 768)
 
 

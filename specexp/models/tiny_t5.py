@@ -11,6 +11,9 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 
 HEAD = 32  # dimension of an attention head
 PAD = "<pad>"
+# Learning rates, in parts of the matrices'. T5 does not divide by sqrt(HEAD) in its attention, so the queries must; the biases of relative
+# positions alone tell the order of tokens, and have far to go; embeddings are as large as T5's, and move in steps to match.
+RATES = {"q.weight": HEAD**-0.5, "relative_attention_bias.weight": 2.0, "shared.weight": 0.5}
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Shape:
     inner: int
 
 
-TARGET, DRAFT = Shape(12, 4, 128, 384), Shape(1, 2, 128, 384)
+TARGET, DRAFT = Shape(8, 8, 128, 384), Shape(1, 2, 128, 384)  # decoders no deeper than encoders: transformers' caches rely on it
 
 
 def adapted(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -57,19 +60,25 @@ def depth(model: T5ForConditionalGeneration) -> int:
 
 
 def grown(model: T5ForConditionalGeneration, shape: Shape, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
-    """The same function with more decoder layers: after each old layer come new ones that add nothing yet."""
-    deep, each = build(shape, tokenizer), shape.layers // depth(model)
+    """The same function with more layers: after each old one of encoder and decoder come new ones that add nothing yet."""
+    deep = build(shape, tokenizer)
     deep.shared.load_state_dict(model.shared.state_dict())
-    deep.encoder.load_state_dict(model.encoder.state_dict())
-    deep.decoder.final_layer_norm.load_state_dict(model.decoder.final_layer_norm.state_dict())
-    with torch.no_grad():
-        for index, block in enumerate(deep.decoder.block):
-            if index % each == 0:
-                block.load_state_dict(model.decoder.block[index // each].state_dict())
-            else:
-                for matrix in _outputs([block]):
-                    matrix.zero_()
+    for old, new in ((model.encoder, deep.encoder), (model.decoder, deep.decoder)):
+        new.final_layer_norm.load_state_dict(old.final_layer_norm.state_dict())
+        _spread(old.block, new.block)
     return deep
+
+
+@torch.no_grad()
+def _spread(old: torch.nn.ModuleList, new: torch.nn.ModuleList) -> None:
+    """Old layers at equal distances among the new."""
+    each = len(new) // len(old)
+    for index, block in enumerate(new):
+        if index % each == 0:
+            block.load_state_dict(old[index // each].state_dict())
+        else:
+            for matrix in _outputs([block]):
+                matrix.zero_()
 
 
 def _outputs(blocks) -> list[torch.nn.Parameter]:
