@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +26,6 @@ from specexp.models import loading
 from specexp.models.pair import ModelPair
 from specexp.models.runner import ModelRunner, StatelessRunner
 from specexp.models.spec import ModelSpec
-from specexp.models.tokenizer import load_tokenizer, stop_ids
 from specexp.stopping import Stopping
 
 GREEDY = Sampling(0.0)
@@ -163,8 +161,8 @@ def test_draft_with_another_padded_vocabulary():
 
 def test_sampling_follows_the_targets_law():
     """First two tokens, speculated, against the exact law of the model: a chi-square that a lost residual or a stale cache fails."""
-    model, draft, sampling = build_encoder_decoder("relu_tied"), near("relu_tied", 0.5), Sampling(1.0, top_k=4)
-    oracle, count, seen = StatelessRunner(model), 3000, Counter()
+    model, draft, sampling = build_encoder_decoder("relu_tied"), near("relu_tied", 0.5), Sampling(1.0, top_k=3)
+    oracle, count, seen = StatelessRunner(model), 1200, Counter()
     decoder = Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(2), sampling), RejectionVerifier(sampling), False)
     for seed in range(count):
         steps = decoder.generate(SOURCE, 2, never, Chance(seed))
@@ -177,7 +175,7 @@ def test_sampling_follows_the_targets_law():
         law |= {(a, b): float(first[a] * second[b]) for b in second.nonzero()[:, 0].tolist()}
     assert set(seen) <= set(law)
     chi_square = sum((seen[pair] - count * p) ** 2 / (count * p) for pair, p in law.items() if count * p > 5)
-    assert chi_square < 45  # 15 degrees of freedom: exceeded by chance once in 10,000; the draws are seeded
+    assert chi_square < 32  # 8 degrees of freedom: exceeded by chance once in 10,000; the draws are seeded
 
 
 def test_likelihood_and_text_belong_to_the_decoder():
@@ -227,7 +225,9 @@ def test_a_pair_of_two_kinds_is_refused(tmp_path):
 
 
 def test_other_encoder_decoder_models_are_refused(tmp_path):
-    config = transformers.BartConfig(vocab_size=VOCAB, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16)
+    config = transformers.BartConfig(
+        vocab_size=VOCAB, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16
+    )
     transformers.BartForConditionalGeneration(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"encoder-decoder model \(bart\) that cannot run: choose one of t5 or mt5"):
         ModelPair("pair", ModelSpec(str(tmp_path))).check()

@@ -78,7 +78,7 @@ class FullCache(Cache):
 
 
 class SourceCache(EncoderDecoderCache):
-    """What a decoder has cached, together with the keys and values of its source: the first pass writes those, later ones only read them."""
+    """What a decoder has cached, and the keys and values of its source: the first pass writes those, later ones only read them."""
 
     def __init__(self, decoder: FullCache) -> None:
         super().__init__(decoder, DynamicCache())

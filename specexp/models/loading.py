@@ -104,8 +104,8 @@ def _family(spec: ModelSpec):
 def check_family(config, name: str) -> None:
     """UserError for an encoder-decoder model whose decoder is not called the way T5's is."""
     if config.is_encoder_decoder and config.model_type not in ENCODER_DECODER:
-        known = " or ".join(ENCODER_DECODER)
-        raise UserError(f"{name} is an encoder-decoder model ({config.model_type}) that cannot run: choose one of {known}, or a decoder-only one.")
+        known, kind = " or ".join(ENCODER_DECODER), config.model_type
+        raise UserError(f"{name} is an encoder-decoder model ({kind}) that cannot run: choose one of {known}, or a decoder-only one.")
 
 
 def _place(spec: ModelSpec) -> str:

@@ -108,7 +108,7 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 class Trainer:
-    """Both models with their optimizers, and one training step of either phase. `family`: the module that builds, grows and measures them."""
+    """Both models with their optimizers, and one training step of either phase. `family`: the module that builds and grows them."""
 
     family = tiny
 

@@ -3,6 +3,7 @@
 Source: an article as microsum prompts with it. Target: its summary. Otherwise as pretrain.py does it: a target that is first shallow, then
 grown, a one-layer draft distilled beside it and then alone. Knows nothing of decoding; promises no article of an evaluation file.
 """
+
 import argparse
 import os
 import random
@@ -19,9 +20,8 @@ from specexp.models.corpus import CONSTANT_WEIGHT
 from specexp.models.pretrain import ON_POLICY_EVERY, Batch, Plan, Trainer, finish
 from specexp.models.tiny_t5 import DRAFT, TARGET, Shape
 
-
 SHORT, FULL = (0, 2), (5, 7)  # asides of an article: what to copy is found sooner where there is less to search
-SHORT_EVERY = 2               # one batch in this many is of short articles
+SHORT_EVERY = 2  # one batch in this many is of short articles
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PlanT5(Plan):
 
 
 class Articles:
-    """Batches that depend on (seed, step) alone: sources [rows, n] with their mask, and summaries [rows, m] with a weight for each token."""
+    """Batches that depend on (seed, step) alone: sources [rows, n] and their mask, summaries [rows, m] and a weight for each token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int):
         self.tokenizer, self.seed = tokenizer, seed

@@ -2,6 +2,7 @@
 
 Knows nothing of data or training. Promises that growing leaves the model's function as it was.
 """
+
 import math
 from dataclasses import dataclass
 
@@ -34,8 +35,9 @@ def adapted(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     core, end = tokenizer.backend_tokenizer, tokenizer.eos_token
     core.add_special_tokens([PAD])
     core.post_processor = TemplateProcessing(single="$A " + end, special_tokens=[(end, tokenizer.eos_token_id)])
-    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=end, pad_token=PAD, model_max_length=16384,
-                                   clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=end, pad_token=PAD, model_max_length=16384, clean_up_tokenization_spaces=False
+    )
 
 
 def build(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
@@ -43,9 +45,20 @@ def build(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalG
     Where it begins depends on its depth alone."""
     torch.manual_seed(shape.layers)
     start = tokenizer.pad_token_id
-    config = T5Config(vocab_size=len(tokenizer), d_model=shape.hidden, d_kv=HEAD, d_ff=shape.inner, num_layers=shape.encoder,
-                      num_decoder_layers=shape.layers, num_heads=shape.hidden // HEAD, dropout_rate=0.0, feed_forward_proj="relu",
-                      pad_token_id=start, decoder_start_token_id=start, eos_token_id=tokenizer.eos_token_id)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=shape.hidden,
+        d_kv=HEAD,
+        d_ff=shape.inner,
+        num_layers=shape.encoder,
+        num_decoder_layers=shape.layers,
+        num_heads=shape.hidden // HEAD,
+        dropout_rate=0.0,
+        feed_forward_proj="relu",
+        pad_token_id=start,
+        decoder_start_token_id=start,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     model = T5ForConditionalGeneration(config)
     with torch.no_grad():
         for stack in (model.encoder, model.decoder):
