@@ -2,6 +2,8 @@
 
 Source: an article as microsum prompts with it. Target: its summary. Otherwise as pretrain.py does it: a target that is first shallow, then
 grown, a one-layer draft distilled beside it and then alone. Knows nothing of decoding; promises no article of an evaluation file.
+The shipped pair is that of `--steps 2400` at step 1,086: the target, done by then, saw 1.8 million tokens of articles, and the draft is
+accepted nine times in ten; trained to the end it would be accepted nearly always, as no real draft is.
 """
 
 import argparse
