@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from specexp.decoding.decoder import Decoder
 from specexp.errors import UserError
-from specexp.generation import Generation, continuation_nll, generate
+from specexp.generation import Generation, continuation_nll, generate, opening
 from specexp.stopping import Stopping
 
 QUICK_EXAMPLES = 8
@@ -88,7 +88,7 @@ class Experiment:
         for key in ("ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"):
             values = [record[key] for record in records]
             side[key] = None if None in values else sum(values) / len(values)
-        side["text"] = self.stopping.text(prompt, side["token_ids"])
+        side["text"] = self.stopping.text(opening(self.sides["method"].target.model, prompt), side["token_ids"])
         side["score"] = self.dataset.score(example, side["text"])
         side["nll_sum"], side["nll_count"] = self._likelihood(prompt, side["token_ids"])
         return side

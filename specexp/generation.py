@@ -95,11 +95,16 @@ def _begin_memory(device: torch.device) -> int | None:
     return torch.cuda.memory_allocated(device)
 
 
+def opening(model: torch.nn.Module, prompt: Sequence[int]) -> list[int]:
+    """The ids that the generated ones follow: the prompt, or what an encoder-decoder model's text begins with."""
+    return StatelessRunner(model).start(prompt)
+
+
 @torch.inference_mode()
 def continuation_nll(model: torch.nn.Module, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[float, int]:
     """(sum of -log p(token), number of tokens) of a continuation, teacher-forced in one pass at temperature 1, without a cache."""
     runner = StatelessRunner(model)
-    context = Context(prompt, runner.device)
+    context = Context(runner.start(prompt), runner.device)
     logits = runner.logits(context, Draft.of_ids(token_ids, runner.device), rows=len(token_ids) + 1).logits[:-1]
     chosen = torch.tensor(token_ids, device=runner.device)[:, None]
     return -float(logits.float().log_softmax(-1).gather(1, chosen).cpu().double().sum()), len(token_ids)

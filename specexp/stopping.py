@@ -32,9 +32,9 @@ class Stopping:
             return Cut(stop, "stop")
         return None if end is None else Cut(end, "eos")
 
-    def text(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
-        """The generated text before its first stop string. Decoded behind the prompt, which keeps leading spaces."""
-        whole, before = self._decode([*prompt, *ids]), self._decode(prompt)
+    def text(self, opening: Sequence[int], ids: Sequence[int]) -> str:
+        """The generated text before its first stop string. Decoded behind the ids that it follows, which keeps leading spaces."""
+        whole, before = self._decode([*opening, *ids]), self._decode(opening)
         text = whole[len(before) :] if whole.startswith(before) else self._decode(ids)
         return text[: min((at for s in self.stop_strings if (at := text.find(s)) >= 0), default=len(text))]
 

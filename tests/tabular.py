@@ -21,8 +21,8 @@ class TabularRunner:
         self.table[torch.rand(self.table.shape, generator=generator) < zeros] = float("-inf")
         self.table[..., 0].nan_to_num_(neginf=0.0)
 
-    def start(self, prompt, capacity):
-        pass
+    def start(self, prompt, max_new_tokens):
+        return list(prompt)
 
     def describe(self):
         return "a table"

@@ -30,7 +30,8 @@ def test_wheel_holds_conf_and_assets_and_runs_anywhere(tmp_path):
         names = set(wheel.namelist())
         wheel.extractall(tmp_path / "site")
     needed = ["conf/config.yaml", "conf/method/speculative.yaml", "assets/microeval.jsonl", "assets/microsum.jsonl"]
-    needed += [f"assets/tiny/{model}/{file}" for model in ("target", "draft") for file in ("model.safetensors", "tokenizer.json")]
+    models = [f"assets/{pair}/{model}" for pair in ("tiny", "tiny_t5") for model in ("target", "draft")]
+    needed += [f"{model}/{file}" for model in models for file in ("model.safetensors", "tokenizer.json")]
     assert not {f"specexp/{name}" for name in needed} - names
     assert sum((tmp_path / "site" / name).stat().st_size for name in names if "/assets/" in name) < 40e6
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}

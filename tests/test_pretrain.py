@@ -6,7 +6,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from specexp.assets import asset_path
 from specexp.models.corpus import library_sources, train_tokenizer, training_texts
 from specexp.models.muon import orthogonalise
-from specexp.models.pretrain import FROZEN_FROM, Plan, Trainer, begin, schedule, train
+from specexp.models.optimizers import schedule
+from specexp.models.pretrain import FROZEN_FROM, Plan, Trainer, begin, train
 from specexp.models.tiny import DRAFT, TARGET, Shape, build, grown
 
 SHIPPED = asset_path("asset:tiny")

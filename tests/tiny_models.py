@@ -21,6 +21,27 @@ CONFIGS = {
 TREES = ("llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "opt", "phi", "gptj")
 
 
+def build_encoder_decoder(kind, seed=0, dtype=torch.float32, **changes):
+    """T5s, named by feed-forward layer and output projection: relu_tied (the first T5), gated_untied (FLAN), mt5."""
+    torch.manual_seed(seed + 3)
+    family = t.MT5Config if kind == "mt5" else t.T5Config
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
+    positions = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}
+    forward = "relu" if kind.startswith("relu") else "gated-gelu"
+    settings = {"vocab_size": VOCAB, "feed_forward_proj": forward, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    model = t.AutoModelForSeq2SeqLM.from_config(family(**shape | positions | settings | changes)).eval().requires_grad_(False)
+    if not kind.endswith("_tied"):
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight), requires_grad=False)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0.0, next((std for end, std in STDS.items() if name.endswith(end)), 0.3))
+    return model.to(dtype)
+
+
+STDS = {".q.weight": 0.1, "bias.weight": 3.0, ".o.weight": 1.2, "wo.weight": 1.2}  # so that text depends on order and source
+ENCODER_DECODER = ("relu_tied", "relu_untied", "gated_tied", "gated_untied", "mt5")
+
+
 def build(kind, seed=0, dtype=torch.float32, **changes):
     """Weights wide enough that greedy text is not one token for ever."""
     torch.manual_seed(seed)

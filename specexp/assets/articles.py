@@ -84,20 +84,20 @@ def draw_slots(rng: random.Random) -> dict[str, str]:
     return slots | {slot: str(rng.randint(low, high)) for slot, (low, high) in ranges.items()}
 
 
-def draw_article(rng: random.Random, evaluation: bool) -> Article:
-    """An article from one side of the held-out rule: the lead first, then facts and asides in any order."""
+def draw_article(rng: random.Random, evaluation: bool, asides: tuple[int, int] = (5, 7)) -> Article:
+    """An article from one side of the held-out rule: the lead first, then facts and asides (least and most of them) in any order."""
     while True:
         slots, (lead, facts, summary) = draw_slots(rng), rng.choice(EVENTS)
         if held_out(summary.format(**slots)) == evaluation:
             break
-    sentences = [*facts, *rng.sample(ASIDES, rng.randint(5, 7))]
+    sentences = [*facts, *rng.sample(ASIDES, rng.randint(*asides))]
     rng.shuffle(sentences)
     return Article(" ".join([lead, *sentences]).format(**slots), summary.format(**slots))
 
 
-def training_article(rng: random.Random) -> Article:
+def training_article(rng: random.Random, asides: tuple[int, int] = (5, 7)) -> Article:
     """An article that no evaluation file holds."""
-    return draw_article(rng, evaluation=False)
+    return draw_article(rng, evaluation=False, asides=asides)
 
 
 def article_rows(count: int, rng: random.Random) -> Iterator[dict[str, str]]:

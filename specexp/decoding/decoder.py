@@ -57,8 +57,8 @@ class Decoder:
     def __post_init__(self) -> None:
         if self.drafter.needs_trees and not self.target.trees:
             raise ValueError(
-                f"{self.target.describe()} cannot verify token trees; choose a method that drafts chains (method=speculative) "
-                "or another attention (model_pair.target.attn_implementation=sdpa)."
+                f"{self.target.describe()} cannot verify token trees; choose a method that drafts chains (method=speculative), "
+                "or a model with absolute or rotary positions and model_pair.target.attn_implementation=sdpa."
             )
 
     @torch.inference_mode()
@@ -77,9 +77,9 @@ class Decoder:
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
         """Rounds until `stop` cuts or max_new_tokens is reached; exactly as many tokens, never one more."""
-        context = Context(prompt, self.target.device, capacity=len(prompt) + max_new_tokens)
-        self.target.start(prompt, len(prompt) + max_new_tokens)
-        self.drafter.start(prompt, len(prompt) + max_new_tokens)
+        opening = self.target.start(prompt, max_new_tokens)
+        self.drafter.start(prompt, max_new_tokens)
+        context = Context(opening, self.target.device, capacity=len(opening) + max_new_tokens)
         generated: list[int] = []
         while len(generated) < max_new_tokens:
             prefill = self.first_target and not generated

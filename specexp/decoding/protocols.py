@@ -50,8 +50,10 @@ class Runner(Protocol):
     forwards: int  # model passes since construction
     kv_bytes: int  # largest size of the filled cache since `start`
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None:
-        """Forget everything (a repeated prompt must not skip its prefill) and make room for `capacity` positions."""
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+        """Forget everything (a repeated prompt must not skip its prefill) and make room for as many tokens more.
+
+        Returns the ids that the context begins with: the prompt itself, or an encoder-decoder model's start token."""
 
     def describe(self) -> str:
         """What it runs, for a message to the user."""
@@ -68,7 +70,8 @@ class Drafter(Protocol):
     forwards: int
     kv_bytes: int
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None: ...
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        """Forget everything. An encoder-decoder model's contexts do not contain the prompt; who copies, copies from both."""
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
         """At most `limit` nodes on any path; the empty draft for limit 0."""

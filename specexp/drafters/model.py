@@ -34,8 +34,8 @@ class ModelDrafter:
     def kv_bytes(self) -> int:
         return self.runner.kv_bytes
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None:
-        self.runner.start(prompt, capacity)
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        self.runner.start(prompt, max_new_tokens)
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
         if limit == 0:  # round 0: the draft model's own prefill waits until it is needed

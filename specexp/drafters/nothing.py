@@ -15,7 +15,7 @@ class NoDraft:
     forwards = 0
     kv_bytes = 0
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None:
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         pass
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:

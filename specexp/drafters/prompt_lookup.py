@@ -16,7 +16,10 @@ from specexp.errors import UserError
 
 
 class PromptLookupDrafter:
-    """Copies what followed the latest earlier occurrence of the last `max_ngram` ids, else of a shorter suffix down to `min_ngram`."""
+    """Copies what followed the latest earlier occurrence of the last `max_ngram` ids, else of a shorter suffix down to `min_ngram`.
+
+    Occurrences in the prompt count, whether the context contains it or an encoder reads it.
+    """
 
     needs_trees = False
     forwards = 0
@@ -28,13 +31,15 @@ class PromptLookupDrafter:
         self.policy, self.max_ngram, self.min_ngram = policy, max_ngram, min_ngram
         self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> index right behind its latest indexed occurrence
         self._indexed = 0
+        self._prompt: Sequence[int] = ()
+        self._source: list[int] | None = None  # what stands before the context: nothing, or an encoder-decoder model's prompt
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None:
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self._ends.clear()
-        self._indexed = 0
+        self._indexed, self._prompt, self._source = 0, prompt, None
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
-        ids = context.ids
+        ids = self._text(context)
         self._index(ids)
         length = min(self.policy.length(_no_logits), limit)
         behind = self._match(ids) if length else None
@@ -47,6 +52,13 @@ class PromptLookupDrafter:
 
     def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
         self.policy.observe(len(draft), len(verdict.path))
+
+    def _text(self, context: Context) -> list[int]:
+        """The context, behind the prompt where it does not begin with it (encoder-decoder models)."""
+        if self._source is None:
+            contained = context.ids[: len(self._prompt)] == list(self._prompt)
+            self._source = [] if contained else list(self._prompt)
+        return [*self._source, *context.ids] if self._source else context.ids
 
     def _index(self, ids: list[int]) -> None:
         """All n-grams that end before the last id: the text's own suffix must not match itself."""

@@ -9,7 +9,7 @@ import inspect
 from dataclasses import dataclass
 
 # Model types tested (tests/test_lossless_models.py) to take an additive [1, 1, rows, slots] mask as it is and positions as given.
-_OWN_MASKS = frozenset({"llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "opt", "phi", "gptj"})
+_OWN_MASKS = frozenset({"llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "opt", "phi", "gptj", "t5", "mt5"})
 _SLIDING = frozenset({"sliding_attention", "chunked_attention", "linear_attention", "conv", "hybrid"})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 
 class FullCache(Cache):
@@ -75,6 +75,17 @@ class FullCache(Cache):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+class SourceCache(EncoderDecoderCache):
+    """What a decoder has cached, and the keys and values of its source: the first pass writes those, later ones only read them."""
+
+    def __init__(self, decoder: FullCache) -> None:
+        super().__init__(decoder, DynamicCache())
+
+    @property
+    def source_bytes(self) -> int:
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cross_attention_cache.layers)
 
 
 def _buffer(states: Tensor, capacity: int) -> Tensor:

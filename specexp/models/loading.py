@@ -1,6 +1,6 @@
 """Models from a spec: in evaluation mode, without gradients, on their device, once per process.
 
-Knows transformers' loaders and nothing of decoding. Decoder-only models so far; `_family` is where encoder-decoder models come in.
+Knows transformers' loaders and nothing of decoding. Decoder-only models and the T5 family.
 The memo keeps up to four models, so that baseline, method and the jobs of a sweep share weights; treat them as read-only.
 """
 
@@ -19,6 +19,7 @@ from specexp.models.spec import ModelSpec
 
 __all__ = ["ModelSpec", "context_length", "load_config", "load_model", "preflight", "resolved"]
 
+ENCODER_DECODER = ("t5", "mt5")  # model types tested against transformers' own text (tests/test_encoder_decoder.py)
 LENGTH_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
 
 
@@ -93,12 +94,18 @@ def _build(spec: ModelSpec):
 
 def _family(spec: ModelSpec):
     """The loader of the model's kind."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     config = AutoConfig.from_pretrained(**_where(spec))
-    if config.is_encoder_decoder:
-        raise UserError(f"{spec.name} is an encoder-decoder model ({config.model_type}), which cannot run yet: choose a decoder-only one.")
-    return AutoModelForCausalLM
+    check_family(config, spec.name)
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def check_family(config, name: str) -> None:
+    """UserError for an encoder-decoder model whose decoder is not called the way T5's is."""
+    if config.is_encoder_decoder and config.model_type not in ENCODER_DECODER:
+        known, kind = " or ".join(ENCODER_DECODER), config.model_type
+        raise UserError(f"{name} is an encoder-decoder model ({kind}) that cannot run: choose one of {known}, or a decoder-only one.")
 
 
 def _place(spec: ModelSpec) -> str:

@@ -36,6 +36,22 @@ class ModelPair:
             raise UserError(f"{told} differ: target and draft exchange tokens every round; give both one device (device=cpu).")
         if self.tokenizer is not None:
             preflight_tokenizer(self.tokenizer)
+        self._check_families()
+
+    def _check_families(self) -> None:
+        """Every model is of a kind that runs, and all are of one kind."""
+        from specexp.models.loading import check_family, load_config
+
+        kinds: dict[bool, str] = {}
+        for key, spec in self._models():
+            config = load_config(spec, key)
+            check_family(config, spec.name)
+            kinds.setdefault(config.is_encoder_decoder, spec.name)
+        if len(kinds) > 1:
+            raise UserError(
+                f"{kinds[True]} is an encoder-decoder model and {kinds[False]} is decoder-only, so neither can draft for the other: "
+                "choose two of one kind."
+            )
 
     def load_tokenizer(self):
         """The tokenizer both models share. Raises UserError when they do not."""

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from specexp.models import tiny
 from specexp.models.corpus import Corpus, library_sources, train_tokenizer, training_texts
-from specexp.models.muon import Muon
-from specexp.models.tiny import DRAFT, TARGET, Shape, build, export, grown
+from specexp.models.optimizers import optimizers, schedule, set_rate
+from specexp.models.tiny import DRAFT, TARGET, Shape, export
 
 GROWN_FROM = 0.89    # share of the budget after which the target has all its layers
 FROZEN_FROM = 0.94   # share of the budget after which only the draft learns
@@ -47,6 +48,14 @@ class Plan:
     documents: int = 12000      # of each kind, for the tokenizer
     sources: int | None = None  # number of library files, all by default
     save_seconds: float = 240
+    grown_from: float = GROWN_FROM
+    frozen_from: float = FROZEN_FROM
+    draft_every: int = DRAFT_EVERY
+
+    @property
+    def beginning(self) -> Shape:
+        """The target before it grows."""
+        return replace(self.target, layers=self.shallow)
 
 
 @dataclass
@@ -64,68 +73,68 @@ class Progress:
         return self.step / self.plan.steps if self.plan.steps else self.seconds / (60 * self.plan.minutes)
 
 
-def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the embeddings, AdamW for embeddings and norms (as Muon's author proposes)."""
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    chosen = set(map(id, matrices))
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    return [Muon(matrices, lr=rate),
-            torch.optim.AdamW(others, lr=rate / 5, betas=(0.9, 0.98), weight_decay=0.0)]
+@dataclass(frozen=True)
+class Batch:
+    """inputs: what the model is called with. labels, weights: [n], the tokens that its n logits predict and how much each counts."""
 
-
-def schedule(share: float, end: float) -> float:
-    """Factor on the learning rate: 2 % warm-up, a plateau to 60 % of `end`, then linearly to 0 at `end`."""
-    part = min(share / end, 1.0)
-    return min(part / 0.02 + 0.01, 1.0, (1.0 - part) / 0.4)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Scale each group's first learning rate by `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    weights: torch.Tensor
 
 
 class Trainer:
-    """Both models with their optimizers, and one training step of either phase."""
+    """Both models with their optimizers, and one training step of either phase. `family`: the module that builds and grows them."""
 
-    def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast, corpus: Corpus):
+    family = tiny
+
+    def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast, corpus):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.plan, self.tokenizer, self.corpus = plan, tokenizer, corpus
-        self.target = build(replace(plan.target, layers=plan.shallow), tokenizer).to(self.device)
-        self.draft = build(plan.draft, tokenizer).to(self.device)
-        self.learners = {"target": optimizers(self.target, plan.rate), "draft": optimizers(self.draft, plan.rate)}
+        self.target = self.family.build(plan.beginning, tokenizer).to(self.device)
+        self.draft = self.family.build(plan.draft, tokenizer).to(self.device)
+        self.learners = {"target": self._optimizers(self.target), "draft": self._optimizers(self.draft)}
         self.progress = Progress(plan=plan)
         self.shown = {"target": 0.0, "draft": 0.0, "agree": 0.0}
 
+    def _optimizers(self, model: torch.nn.Module) -> list[torch.optim.Optimizer]:
+        return optimizers(model, self.plan.rate, self.family.RATES)
+
     def grow(self) -> None:
         """Give the target all its layers, and new optimizers."""
-        self.target = grown(self.target, self.plan.target, self.tokenizer).to(self.device)
-        self.learners["target"] = optimizers(self.target, self.plan.rate)
+        self.target = self._whole("target").to(self.device)
+        self.learners["target"] = self._optimizers(self.target)
 
     def step(self) -> None:
         """One step: the target and now and then the draft, or the draft alone once the target is frozen."""
         started, share, step = time.monotonic(), self.progress.share, self.progress.step
-        if share >= GROWN_FROM and len(self.target.model.layers) < self.plan.target.layers:
+        if share >= self.plan.grown_from and self.family.depth(self.target) < self.plan.target.layers:
             self.grow()
-        ids, weights = (part.to(self.device) for part in self._batch(share, step))
-        weights = weights[:, 1:].flatten() / weights[:, 1:].sum()
+        batch = self._batch(share, step)
         precision = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
-        frozen = share >= FROZEN_FROM
+        frozen = share >= self.plan.frozen_from
         with precision:
             with torch.no_grad() if frozen else nullcontext():
-                logits_T = self.target(ids, use_cache=False).logits[:, :-1].float()
+                logits_T = self._logits(self.target, batch)
             if not frozen:
-                losses = F.cross_entropy(logits_T.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-                self._learn("target", weights @ losses, schedule(share, FROZEN_FROM))
-            if frozen or step % DRAFT_EVERY == 0:
-                self._learn("draft", self._distil(ids, weights, logits_T.detach()), schedule(share, 1.0))
+                losses = F.cross_entropy(logits_T, batch.labels, reduction="none")
+                self._learn("target", batch.weights @ losses, schedule(share, self.plan.frozen_from))
+            if frozen or step % self.plan.draft_every == 0:
+                self._learn("draft", self._distil(batch, logits_T.detach()), schedule(share, 1.0))
         self.progress.step += 1
-        self.progress.tokens += 0 if frozen else ids.numel()
+        self.progress.tokens += 0 if frozen else batch.inputs["input_ids"].numel()
         self.progress.seconds += time.monotonic() - started
 
-    def _batch(self, share: float, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _batch(self, share: float, step: int) -> Batch:
+        ids, weights = (part.to(self.device) for part in self._text(share, step))
+        return Batch({"input_ids": ids}, ids[:, 1:].flatten(), weights[:, 1:].flatten() / weights[:, 1:].sum())
+
+    def _logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """[n, V] in float32."""
+        return model(**batch.inputs, use_cache=False).logits[:, :-1].float().flatten(0, 1)
+
+    def _text(self, share: float, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows, length = self.plan.rows, self.plan.length
-        if share >= FROZEN_FROM and step % ON_POLICY_EVERY == 0:
+        if share >= self.plan.frozen_from and step % ON_POLICY_EVERY == 0:
             return self._written(self.corpus.prompts(step, 2 * rows).to(self.device), length // 4)
         if step % LONG_EVERY == LONG_EVERY - 1:
             return self.corpus.mixed(step, max(rows // 4, 1), 4 * length)
@@ -139,11 +148,9 @@ class Trainer:
         weights[:, :prompts.size(1)] = 0
         return ids, weights
 
-    def _distil(self, ids: torch.Tensor, weights: torch.Tensor, logits_T: torch.Tensor) -> torch.Tensor:
+    def _distil(self, batch: Batch, logits_T: torch.Tensor) -> torch.Tensor:
         """Weighted mean of KL(target || draft), plus a little cross-entropy on the target's first choice."""
-        logits_D = self.draft(ids, use_cache=False).logits[:, :-1].float().flatten(0, 1)
-        logits_T = logits_T.flatten(0, 1)
-        best = logits_T.argmax(-1)
+        logits_D, best, weights = self._logits(self.draft, batch), logits_T.argmax(-1), batch.weights
         self._show("agree", (weights @ (logits_D.argmax(-1) == best).float()).item())
         kl = F.kl_div(logits_D.log_softmax(-1), logits_T.log_softmax(-1), reduction="none", log_target=True).sum(-1)
         return weights @ (kl + 0.2 * F.cross_entropy(logits_D, best, reduction="none"))
@@ -176,10 +183,10 @@ class Trainer:
         for name in self.learners:
             export(self._whole(name), self.tokenizer, self.plan.out / name)
 
-    def _whole(self, name: str) -> LlamaForCausalLM:
+    def _whole(self, name: str) -> torch.nn.Module:
         """The draft, or the target with all its layers, should some still be missing."""
         model, shape = getattr(self, name), getattr(self.plan, name)
-        return model if len(model.model.layers) == shape.layers else grown(model, shape, self.tokenizer)
+        return model if self.family.depth(model) == shape.layers else self.family.grown(model, shape, self.tokenizer)
 
     def resume(self) -> None:
         """Go on from the checkpoint, where there is one."""
@@ -187,7 +194,7 @@ class Trainer:
         if not path.exists():
             return
         state = torch.load(path, map_location=self.device)
-        if f"model.layers.{self.plan.target.layers - 1}.mlp.up_proj.weight" in state["target"]:
+        if len(state["target"]) > len(self.target.state_dict()):
             self.grow()
         for name, group in self.learners.items():
             getattr(self, name).load_state_dict(state[name])
@@ -211,7 +218,12 @@ def begin(plan: Plan) -> Trainer:
 
 def train(plan: Plan) -> Trainer:
     """Train to the end of the plan's budget, with a checkpoint now and then."""
-    trainer, saved_at = begin(plan), time.monotonic()
+    return finish(begin(plan))
+
+
+def finish(trainer: Trainer) -> Trainer:
+    """Train from where the trainer stands to the end of its plan's budget."""
+    plan, saved_at = trainer.plan, time.monotonic()
     while trainer.progress.share < 1:
         trainer.step()
         if trainer.progress.step % 20 == 0:

@@ -17,12 +17,14 @@ from specexp.decoding.protocols import Scores
 from specexp.decoding.sampling import Sampling
 from specexp.models.architecture import Architecture
 from specexp.models.caches import FullCache
+from specexp.models.decoder_only import DecoderOnlyPass
+from specexp.models.encoder_decoder import EncoderDecoderPass
 from specexp.models.masks import ChainMasks, tree_mask
 from specexp.models.memo import Memo
 
 
 class ModelRunner:
-    """model: a causal LM in eval mode. vocab_size: logits are brought to this width (the target's): cut, or padded with -inf."""
+    """model: a causal LM or a T5, in eval mode. vocab_size: logits are brought to this width (the target's): cut, or padded with -inf."""
 
     cache_exact = True  # the cache changes nothing about the model
 
@@ -31,7 +33,7 @@ class ModelRunner:
         self.device = model.device
         self.architecture = Architecture.of(model)
         self.vocab_size = vocab_size
-        self._known_ids = KnownIds(model, vocab_size)
+        self._pass = _pass(model, vocab_size)
         self.cache = FullCache() if cache is None else cache
         self.forwards = 0
         self._memo = Memo()
@@ -41,7 +43,7 @@ class ModelRunner:
 
     @property
     def kv_bytes(self) -> int:
-        return self._peak * self.cache.bytes_per_slot
+        return self._peak * self.cache.bytes_per_slot + self._pass.source_bytes
 
     @property
     def trees(self) -> bool:
@@ -50,10 +52,12 @@ class ModelRunner:
     def describe(self) -> str:
         return f"a {self.architecture.model_type} model with {self.model.config._attn_implementation} attention"
 
-    def start(self, prompt: Sequence[int], capacity: int = 0) -> None:
+    def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
+        opening = self._pass.start(prompt)
         self._memo.clear()
-        self.cache.reserve(capacity)
+        self.cache.reserve(len(opening) + max_new_tokens)
         self._peak = 0
+        return opening
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """[rows, V] for the last `rows` rows of [context's last token, nodes...]; feeds only what the cache lacks."""
@@ -125,15 +129,11 @@ class ModelRunner:
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
         """[1, n] tokens into the slots from `cache.length` on -> [1, rows, V] logits of the last rows."""
-        inputs = {"position_ids": positions} if self.architecture.positions else {}
-        if self.architecture.trims_logits:
-            inputs["logits_to_keep"] = rows
-        ids = self._known_ids(tokens)
-        output = self.model(input_ids=ids, attention_mask=mask, past_key_values=self.cache, use_cache=True, **inputs)
+        logits = self._pass.cached(tokens, positions, mask, self.cache, rows)
         self.cache.length += tokens.shape[1]
         self._peak = max(self._peak, self.cache.length)
         self.forwards += 1
-        return fit_vocabulary(output.logits if self.architecture.trims_logits else output.logits[:, -rows:], self.vocab_size)
+        return fit_vocabulary(logits, self.vocab_size)
 
 
 class StatelessRunner:
@@ -146,15 +146,15 @@ class StatelessRunner:
         self.model = model
         self.device = model.device
         self.vocab_size = vocab_size
-        self._known_ids = KnownIds(model, vocab_size)
+        self._pass = _pass(model, vocab_size)
         self.forwards = 0
         self.kv_bytes = 0
 
     def describe(self) -> str:
         return f"a {self.model.config.model_type} model without a cache"
 
-    def start(self, prompt: Sequence[int], capacity: int = 0) -> None:
-        pass
+    def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
+        return self._pass.start(prompt)
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """A chain in one pass; a tree as one full pass per node, over the text that this node ends."""
@@ -174,8 +174,13 @@ class StatelessRunner:
 
     def _full(self, tokens: Tensor, rows: int) -> Tensor:
         self.forwards += 1
-        output = self.model(input_ids=self._known_ids(tokens)[None], use_cache=False)
-        return fit_vocabulary(output.logits[0, -rows:], self.vocab_size)
+        return fit_vocabulary(self._pass.full(tokens[None], rows)[0], self.vocab_size)
+
+
+def _pass(model: torch.nn.Module, vocab_size: int | None) -> DecoderOnlyPass | EncoderDecoderPass:
+    """How this kind of model is called."""
+    kind = EncoderDecoderPass if model.config.is_encoder_decoder else DecoderOnlyPass
+    return kind(model, Architecture.of(model), KnownIds(model, vocab_size))
 
 
 class KnownIds:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 HEAD = 32  # dimension of an attention head
 
@@ -22,6 +22,7 @@ class Shape:
     inner: int
 
 
+RATES: dict[str, float] = {}  # no parameter learns at a rate of its own
 TARGET, DRAFT = Shape(24, 160, 416), Shape(1, 256, 768)
 
 
@@ -42,6 +43,11 @@ def build(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
+def depth(model: LlamaForCausalLM) -> int:
+    """Layers it has."""
+    return len(model.model.layers)
+
+
 def grown(model: LlamaForCausalLM, shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """The same function with more layers: after each old layer come new ones that add nothing yet (cf. Net2DeeperNet, Chen 2016)."""
     deep, each = build(shape, tokenizer), shape.layers // len(model.model.layers)
@@ -57,8 +63,8 @@ def grown(model: LlamaForCausalLM, shape: Shape, tokenizer: PreTrainedTokenizerF
     return deep
 
 
-def export(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write model and tokenizer as bfloat16 safetensors that AutoModelForCausalLM loads."""
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Write model and tokenizer as bfloat16 safetensors that transformers loads."""
     small = copy.deepcopy(model).to(torch.bfloat16)
     small.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

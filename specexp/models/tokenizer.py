@@ -48,8 +48,13 @@ def _entries(tokenizer, other) -> dict[str, int]:
 
 
 def stop_ids(model, tokenizer) -> tuple[int, ...]:
-    """Every id that ends a text, ascending: those of the generation settings (chat models have several), configuration and tokenizer."""
-    sources = (getattr(model.generation_config, "eos_token_id", None), getattr(model.config, "eos_token_id", None), tokenizer.eos_token_id)
+    """Every id that ends a text, ascending: those of the generation settings (chat models have several), configuration and tokenizer.
+
+    An encoder-decoder model's padding ends it too: T5 pads what it has finished, and nothing else means anything by it.
+    """
+    sources = [getattr(model.generation_config, "eos_token_id", None), getattr(model.config, "eos_token_id", None), tokenizer.eos_token_id]
+    if model.config.is_encoder_decoder:
+        sources.append(model.config.pad_token_id)
     return tuple(sorted({token for source in sources for token in _ids(source) if token >= 0}))
 
 
