@@ -39,6 +39,10 @@ class Material:
         self._taken += len(fresh)
         return fresh
 
+    def skip_prompt(self) -> None:
+        """The prompt, being apart, has been read by other means."""
+        self._taken = max(self._taken, self._lead)
+
     def loose(self, context: Context) -> list[int]:
         """What comes behind everything settled."""
         return context.ids[context.permanent :]
