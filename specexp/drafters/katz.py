@@ -169,8 +169,9 @@ class KatzDrafter:
 
     def _drawn(self, context: Context, length: int, chance: Chance) -> Draft:
         ids, tokens, q = context.ids[-2:], [], []
+        dtype = torch.float32 if context.device.type == "mps" else torch.float64
         for _ in range(length):
-            token, law = self.sampling.propose(self._logits(ids)[None].to(context.device, chance.dtype), chance)
+            token, law = self.sampling.propose(self._logits(ids)[None].to(context.device, dtype), chance)
             ids = [ids[-1], int(token)]
             tokens.append(token)
             q.append(law)
