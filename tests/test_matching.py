@@ -86,7 +86,7 @@ def expected(text, most, pick, length=5):
     return () if behind is None else tuple(copied(text, [], behind, length))
 
 
-@pytest.mark.parametrize(("drafter", "most", "pick"), drafters())
+@pytest.mark.parametrize(("drafter", "most", "pick"), list(drafters()))
 @pytest.mark.parametrize("apart", [False, True])
 def test_drafters_read_prompt_and_text_and_forks(drafter, most, pick, apart):
     """apart: as an encoder-decoder model has it, whose context does not begin with the prompt."""

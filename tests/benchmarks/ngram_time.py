@@ -52,7 +52,13 @@ def text(length, rng):
     while len(ids) < length:
         kind, size = rng.random(), rng.randint(4, 40)
         start = rng.randrange(len(ids))
-        ids += (ids[start : start + size] if kind < 0.5 else ids[-rng.randint(1, 3) :] * 8 if kind < 0.6 else [rng.randrange(VOCAB) for _ in range(size)])
+        ids += (
+            ids[start : start + size]
+            if kind < 0.5
+            else ids[-rng.randint(1, 3) :] * 8
+            if kind < 0.6
+            else [rng.randrange(VOCAB) for _ in range(size)]
+        )
     return ids[:length]
 
 
@@ -81,7 +87,11 @@ def seconds(drafter, length, rounds, forks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--forks", action="store_true", help="propose on forks as well, as inside a cascade (copying a fork's context is linear in the text)")
+    parser.add_argument(
+        "--forks",
+        action="store_true",
+        help="propose on forks as well, as inside a cascade (copying a fork's context is linear in the text)",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{'microseconds a round at a context of':<38}" + "".join(f"{length:>8}" for length in LENGTHS))

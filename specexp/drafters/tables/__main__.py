@@ -86,7 +86,8 @@ def build(options: argparse.Namespace) -> list[Path]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m specexp.drafters.tables", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m specexp.drafters.tables", description=__doc__, formatter_class=layout)
     parser.add_argument("paths", nargs="*", type=Path, help="text files, .jsonl files, directories; none: the generated corpus")
     parser.add_argument("--tokenizer", required=True, help="a directory, a Hub id, or asset:NAME")
     parser.add_argument("--out", type=Path, required=True, help="directory of NAME_bigram.safetensors and NAME_trigram.safetensors")
