@@ -33,7 +33,7 @@ def training() -> list[grammar.Task]:
 
 def test_files_are_what_the_generator_writes(tmp_path):
     grammar.write(tmp_path)
-    for name in ("microeval.jsonl", "microsum.jsonl"):
+    for name in ("microeval.jsonl", "microcopy.jsonl", "microsum.jsonl"):
         assert (tmp_path / name).read_bytes() == (ASSETS / name).read_bytes()
 
 
@@ -46,8 +46,18 @@ def test_sizes_and_schema():
     assert all(50 <= len(article["document"].split()) <= 120 for article in articles_)
 
 
+def test_a_copying_prompt_begins_with_a_solved_relative_from_training():
+    problems = rows("microcopy")
+    assert [problem["task_id"] for problem in problems] == [f"MicroCopy/{i}" for i in range(64)]
+    for problem in problems:
+        first, task = problem["prompt"].split("\n\n\n")
+        solution = first.partition('"""\n')[2].partition('"""\n')[2] or first.partition('"""\n')[2]
+        assert grammar.held_out(problem["canonical_solution"]) and not grammar.held_out(solution)
+        assert set(problem) == set(rows("microeval")[0]) and task.startswith(f"def {problem['entry_point']}(")
+
+
 def test_canonical_solutions_pass_their_checks():
-    for problem in rows("microeval"):
+    for problem in rows("microeval") + rows("microcopy"):
         assert problem["test"].count("assert") >= 5
         assert passes(problem, problem["canonical_solution"]), problem["task_id"]
 

@@ -45,6 +45,8 @@ def files():
 def test_rooms_import_only_whom_they_may():
     wrong = []
     for file, name in files():
+        if name.endswith("/__main__.py"):
+            continue  # a command inside a room wires several of them together
         room = name.split("/")[0].removesuffix(".py")
         for module in imports(file):
             if room in ALLOWED and module.startswith("specexp."):

@@ -170,10 +170,38 @@ def function_rows(count: int, rng: random.Random) -> Iterator[dict[str, str]]:
         seen.add(task.solution)
 
 
+def relative(task: Task, template: Template, rng: random.Random, attempts: int = 2000) -> Task | None:
+    """A training task of the same template over the same arguments with another solution; None where none turns up."""
+    for _ in range(attempts):
+        other = fill(template, rng)
+        alike = other.kind == task.kind and other.entry_point.partition("_")[2] == task.entry_point.partition("_")[2]
+        if alike and other.solution != task.solution and not held_out(other.solution) and ">>>" not in other.prompt:
+            return other
+    return None
+
+
+def copying_rows(count: int, rng: random.Random) -> Iterator[dict[str, str]]:
+    """Held-out tasks behind a solved relative, in HumanEval's schema: much of the solution can be copied, not all of it."""
+    seen = set()
+    while len(seen) < count:
+        template = rng.choice(TEMPLATES)
+        task = fill(template, rng)
+        if not held_out(task.solution) or task.solution in seen or (other := relative(task, template, rng)) is None:
+            continue
+        prompt = f"{other.prompt}{other.solution}\n\n{task.prompt}"
+        yield {"task_id": f"MicroCopy/{len(seen)}", "prompt": prompt, "entry_point": task.entry_point,
+               "canonical_solution": task.solution, "test": check_source(task, rng)}
+        seen.add(task.solution)
+
+
 def write(directory: Path, seed: int = 0) -> None:
-    """Write microeval.jsonl and microsum.jsonl; the same bytes for the same seed."""
+    """Write microeval.jsonl, microcopy.jsonl and microsum.jsonl; the same bytes for the same seed."""
     directory.mkdir(parents=True, exist_ok=True)
-    files = {"microeval": function_rows(96, random.Random(seed)), "microsum": article_rows(80, random.Random(seed))}
+    files = {
+        "microeval": function_rows(96, random.Random(seed)),
+        "microcopy": copying_rows(64, random.Random(f"{seed}/copy")),
+        "microsum": article_rows(80, random.Random(seed)),
+    }
     for name, rows in files.items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")

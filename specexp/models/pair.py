@@ -85,11 +85,11 @@ def runner(model: ModelSpec, target: ModelSpec, cache: Callable):
     from specexp.models.loading import load_model
 
     key = "model_pair.target" if model == target else "model_pair.draft"
-    vocab_size = _vocabulary(load_model(target))
+    vocab_size = output_rows(load_model(target))
     return cache(load_model(model, key), vocab_size=vocab_size)
 
 
-def _vocabulary(model) -> int:
+def output_rows(model) -> int:
     """Rows of the output projection: the width of the logits, padding included."""
     head = model.get_output_embeddings()
     return model.config.get_text_config().vocab_size if head is None else head.weight.shape[0]

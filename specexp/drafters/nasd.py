@@ -1,0 +1,123 @@
+"""N-gram assisted decoding: counts over prompt and text draft, and learn from every round (NASD in romsto's speculative decoding).
+
+With top_k_filler=1 this is n-gram assisted decoding proper (NAPD, LLMA's relative); more fills the counts with what the target
+considered. Proposals are point masses, the random ones too (drawn from no law of the target's), so the text's law stays exact.
+With reset_in_between=false the counts outlive a prompt: the text is the same (greedy) or of the same law, but speed then depends on
+the order of the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.context import Context
+from specexp.decoding.draft import ROOT, Draft, empty_draft
+from specexp.decoding.protocols import Policy, Scores, Verdict
+from specexp.drafters.copying import no_logits
+from specexp.drafters.material import Material
+from specexp.drafters.ngram_storage import NgramStorage
+from specexp.errors import UserError
+
+
+class NasdDrafter:
+    """top_k_filler: of how many of the target's best ids each round's positions are counted, besides the emitted one (1: of none).
+
+    stop_if_unknown: the draft ends where the storage has no answer; else it goes on with an id drawn uniformly (once the number of
+    ids is known, from the first scores on). In a cascade, ids of the trunk are counted when they are settled; what an inner level
+    accepted may still be refused, so it is looked up and not counted.
+    """
+
+    needs_trees = False
+    forwards = 0
+    kv_bytes = 0
+
+    def __init__(
+        self,
+        storage: NgramStorage,
+        policy: Policy,
+        top_k_filler: int = 1,
+        stop_if_unknown: bool = True,
+        reset_in_between: bool = True,
+    ):
+        if top_k_filler < 1:
+            raise UserError(f"top_k_filler={top_k_filler} does not fit; give 1 to count emitted tokens alone, or more.")
+        self.storage, self.policy, self.top_k_filler = storage, policy, top_k_filler
+        self.stop_if_unknown, self.reset_in_between = stop_if_unknown, reset_in_between
+        self._material = Material()
+        self._last: list[int] = []  # the last order - 1 ids that were counted
+        self._ahead: list[int] = []  # counted after a round, not yet seen in the context
+        self._drafted: Draft | None = None  # for a trunk: its verdict says what becomes of the text
+        self._ids: torch.Tensor | None = None  # [V] ones: to draw an id uniformly
+
+    def start(self, prompt: Sequence[int], capacity: int) -> None:
+        self._material.start(prompt)
+        self._last, self._ahead, self._drafted = [], [], None
+        if self.reset_in_between:
+            self.storage.clear()
+
+    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+        self._take_in(context)
+        length = min(self.policy.length(no_logits), limit) if limit else 0
+        draft = self._chain(context, length, chance)
+        self._drafted = draft if context.permanent == len(context) else None
+        return draft
+
+    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+        self.policy.observe(len(draft), len(verdict.path))
+        self._ids = scores.logits.new_ones(scores.logits.shape[-1]) if self._ids is None else self._ids
+        if draft is self._drafted:
+            self._learn(draft, verdict, scores)
+        self._drafted = None
+
+    def _take_in(self, context: Context) -> None:
+        if self._material.restarts(context):
+            self._last, self._ahead = [], []
+            if self._material.apart:
+                self._count(self._material.prompt)
+                self._material.skip_prompt()
+                self._last = []
+        fresh = self._material.settled(context)
+        if not fresh:
+            return
+        if fresh[: len(self._ahead)] != self._ahead:  # the verdict was not the trunk's
+            self._last, self._ahead = context.ids[: context.permanent - len(fresh)][1 - self.storage.order :], []
+        self._count(fresh[len(self._ahead) :])
+        self._ahead = []
+
+    def _chain(self, context: Context, length: int, chance: Chance) -> Draft:
+        width = self.storage.order - 1
+        before, ids = context.ids[-width:], []
+        while len(ids) < length:
+            token = self.storage.likeliest(before)
+            if token is None:
+                if self.stop_if_unknown or self._ids is None:
+                    break
+                token = int(chance.draw(self._ids))
+            ids.append(token)
+            before = [*before, token][-width:]
+        return Draft.of_ids(ids, context.device) if ids else empty_draft(context.device)
+
+    def _learn(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+        """Each position of the round: the emitted id once, then the target's best ids there, best first."""
+        emitted = [*(draft.ids[node] for node in verdict.path), verdict.token]
+        fillers = self._best(verdict, scores) if self.top_k_filler > 1 else ((),) * len(emitted)
+        for token, others in zip(emitted, fillers, strict=True):
+            before = self._last
+            self._count([token])
+            for other in others:
+                self.storage.count(before, other)
+        self._ahead = emitted
+
+    def _best(self, verdict: Verdict, scores: Scores) -> list[list[int]]:
+        """The target's top ids behind the context and behind each accepted node."""
+        rows = scores.logits[[node + 1 for node in (ROOT, *verdict.path)]]
+        return rows.topk(min(self.top_k_filler, rows.shape[-1]), -1).indices.tolist()
+
+    def _count(self, ids: Iterable[int]) -> None:
+        for token in ids:
+            if self._last:
+                self.storage.count(self._last, token)
+            self._last = [*self._last, token][-(self.storage.order - 1) :]

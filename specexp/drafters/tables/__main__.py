@@ -1,0 +1,114 @@
+"""Builds the bigram and the Katz trigram table of a tokenizer: `python -m specexp.drafters.tables --tokenizer NAME --out DIR`.
+
+From text files, .jsonl files or directories of them; without any, from the project's own training corpus (functions and articles as
+the tiny models saw them, evaluation tasks left out). Wires rooms together; the counting and the tables are elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from specexp.errors import UserError
+
+SUFFIXES = (".txt", ".md", ".py", ".jsonl")
+EVERY = 2000  # documents between two lines of progress
+
+Encode = Callable[[list[str]], list[int]]  # the pieces of a document, tokenised apart -> its ids
+
+
+def generated(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
+    """Documents of the corpus generator, one article to three tasks; functions of (seed, number) alone."""
+    from specexp.models.corpus import article_document, function_document
+
+    rng = random.Random(f"{options.seed}/tables")
+    for number in range(options.documents):
+        yield encode(article_document(rng) if number % 4 == 3 else function_document(rng, 1))
+
+
+def files(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
+    """Each text file, or each line of a .jsonl file, is one document."""
+    for path in options.paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist; give text files, .jsonl files or directories of them.")
+        for file in sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES) if path.is_dir() else [path]:
+            for text in _texts(file, options.key):
+                yield encode([text])
+
+
+SOURCES = {"generated": generated, "files": files}  # where documents come from
+
+
+def _texts(file: Path, key: str) -> Iterator[str]:
+    from specexp.datasets.files import read_jsonl
+
+    if file.suffix == ".jsonl":
+        yield from (row[key] for row in read_jsonl(file, (key,)))
+    else:
+        yield file.read_text(encoding="utf-8", errors="replace")
+
+
+def encoder(tokenizer) -> Encode:
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return lambda pieces: [token for ids in tokenizer(pieces, add_special_tokens=False)["input_ids"] for token in ids] + end
+
+
+def watched(documents: Iterator[list[int]]) -> Iterator[list[int]]:
+    tokens, number = 0, 0
+    for number, document in enumerate(documents, 1):
+        tokens += len(document)
+        if number % EVERY == 0:
+            print(f"{number} documents, {tokens} tokens", file=sys.stderr, flush=True)
+        yield document
+    if not tokens:
+        raise UserError(f"there is no text to count; give files ending in {', '.join(SUFFIXES)}.")
+
+
+def build(options: argparse.Namespace) -> list[Path]:
+    """Count, work out both tables, write them; gives their paths."""
+    from specexp.drafters.bigram import bigrams
+    from specexp.drafters.katz import katz
+    from specexp.drafters.tables.counting import NgramCounts
+    from specexp.models.tokenizer import load_tokenizer
+    from specexp.models.vocabulary import entries
+
+    tokenizer = load_tokenizer(options.tokenizer, key="--tokenizer")
+    counts = NgramCounts(entries(tokenizer))
+    counts.read(watched(SOURCES[options.source](options, encoder(tokenizer))))
+    tables = {"bigram": bigrams(counts, options.tokenizer), "trigram": katz(counts, options.tokenizer, options.min_count)}
+    paths = [options.out / f"{options.name}_{kind}.safetensors" for kind in tables]
+    for path, table in zip(paths, tables.values(), strict=True):
+        table.save(path)
+    return paths
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m specexp.drafters.tables", description=__doc__, formatter_class=layout)
+    parser.add_argument("paths", nargs="*", type=Path, help="text files, .jsonl files, directories; none: the generated corpus")
+    parser.add_argument("--tokenizer", required=True, help="a directory, a Hub id, or asset:NAME")
+    parser.add_argument("--out", type=Path, required=True, help="directory of NAME_bigram.safetensors and NAME_trigram.safetensors")
+    parser.add_argument("--name", default="tables", help="the model pair's name lets the methods find its tables by themselves")
+    parser.add_argument("--source", choices=SOURCES, help="where documents come from (default: files where paths are given)")
+    parser.add_argument("--key", default="text", help="the field of .jsonl lines that holds the text")
+    parser.add_argument("--documents", type=int, default=40000, help="how many the generated corpus has")
+    parser.add_argument("--seed", type=int, default=0, help="of the generated corpus")
+    parser.add_argument("--min-count", type=int, default=2, help="drop bigrams and trigrams of the Katz table that occur less often")
+    options = parser.parse_args(arguments)
+    options.source = options.source or ("files" if options.paths else "generated")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    try:
+        for path in build(parse(arguments)):
+            print(f"{path}  {path.stat().st_size} bytes")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Drafters without a model leave the text alone: the exact law on toy models over several rounds, and greedy text on real ones."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+from tabular import TabularRunner, completed, law_of, total_variation
+from test_exact_law import SAMPLINGS, deviation
+from test_lossless_models import PROMPT, decode, never, text
+from tiny_models import VOCAB, build
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.policies import FixedLength
+from specexp.decoding.protocols import Cut
+from specexp.decoding.sampling import Sampling
+from specexp.decoding.verifiers import RejectionVerifier
+from specexp.drafters.bigram import BigramDrafter, bigrams
+from specexp.drafters.katz import KatzDrafter, katz
+from specexp.drafters.matching import EarliestMatch, LatestMatch
+from specexp.drafters.max_gram import MaxGramDrafter
+from specexp.drafters.nasd import NasdDrafter
+from specexp.drafters.ngram_storage import BasicStorage, OneLevelStorage
+from specexp.drafters.nothing import NoDraft
+from specexp.drafters.tables.counting import NgramCounts
+from specexp.models.runner import ModelRunner, StatelessRunner
+
+LENGTH = FixedLength(3)
+
+
+def corpus(size, seed=0):
+    rng, counts = random.Random(seed), NgramCounts(size)
+    counts.read([[rng.randrange(size) for _ in range(40)] for _ in range(20)])
+    return counts, SimpleNamespace(entries=size, rows=size)
+
+
+def tabled(size, sampling):
+    counts, vocabulary = corpus(size)
+    chain, back_off = BigramDrafter(bigrams(counts, "t"), LENGTH, vocabulary), KatzDrafter(katz(counts, "t"), LENGTH, sampling, vocabulary)
+    return {"bigram": chain, "katz": back_off, "max_gram+katz": MaxGramDrafter(LENGTH, LatestMatch(2), back_off)}
+
+
+def drafters(size, sampling):
+    return tabled(size, sampling) | {
+        "earliest": MaxGramDrafter(LENGTH, EarliestMatch(), NoDraft()),
+        "latest": MaxGramDrafter(LENGTH, LatestMatch(), NoDraft()),
+        "nasd": NasdDrafter(BasicStorage(3), LENGTH),
+        "onelevel": NasdDrafter(OneLevelStorage(3), LENGTH),
+        "filled": NasdDrafter(BasicStorage(4), LENGTH, top_k_filler=3, stop_if_unknown=False),
+        "kept": NasdDrafter(BasicStorage(4), LENGTH, top_k_filler=3, reset_in_between=False),
+    }
+
+
+NAMES = list(drafters(3, Sampling(0.0)))
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "kept"])  # every history must begin alike
+def test_round_has_the_targets_law(name, sampling):
+    drafter = lambda draft, sampling: drafters(3, sampling)[name]
+    assert deviation(RejectionVerifier, drafter, sampling, TabularRunner(1), TabularRunner(2)) < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_texts_have_the_targets_law(name):
+    """Several rounds, so that what was learnt and copied from drawn text counts too; every history from a fresh start."""
+    sampling, target, prompt = Sampling(0.9), TabularRunner(5), [0, 1, 0]
+    length = 3 if name == "filled" else 4  # random ids make many histories
+
+    def run(chance):
+        decoder = Decoder(target, drafters(3, sampling)[name], RejectionVerifier(sampling))
+        return tuple(token for step in decoder.generate(prompt, length, never, chance) for token in step.tokens)
+
+    assert total_variation(law_of(run), completed({(): 1.0}, target, sampling, prompt, length)) < 1e-12
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral_sliding"])
+def test_greedy_text_is_the_oracles(kind, name):
+    model, drafter = build(kind), drafters(VOCAB, Sampling(0.0))[name]
+    for prompt in (PROMPT, [3], PROMPT * 6):
+        full = text(decode(StatelessRunner(model), NoDraft(), 60, prompt))
+        for first_target in (True, False):
+            steps = decode(ModelRunner(model), drafter, 60, prompt, first_target=first_target)
+            assert text(steps) == full and steps[-1].finish == "length"
+        stop = lambda ids, since: Cut(8, "eos") if len(ids) > 7 else None
+        assert text(decode(ModelRunner(model), drafter, 60, prompt, stop=stop)) == full[:8]
+        assert text(decode(ModelRunner(model), drafter, 1, prompt)) == full[:1]
+
+
+@pytest.mark.parametrize("match", [LatestMatch, EarliestMatch])
+def test_repetition_is_copied_whole(match):
+    """Greedy text of a table ends in a loop, the best case: all that is drafted is accepted."""
+    decoder = Decoder(TabularRunner(1, vocab=5), MaxGramDrafter(FixedLength(8), match(), NoDraft()), RejectionVerifier(Sampling(0.0)))
+    steps = list(decoder.generate([0, 1], 300, never, Chance(0)))
+    assert [step.accepted for step in steps[-6:-1]] == [8] * 5
