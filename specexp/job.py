@@ -83,7 +83,7 @@ def _check_handles(config: DictConfig) -> None:
     if config.samples > 1 and config.sampling.temperature == 0:
         raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
     if config.samples > 1 and not _samples(config):
-        raise UserError(f"samples={config.samples} of method={config.method.name} are all the same text, since it draws nothing; set samples=1.")
+        raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
 
 
 def _uses_draft(config: DictConfig) -> bool:

@@ -7,6 +7,7 @@ text being the target's greedy one: it pursues another aim, so it is never lossl
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -85,10 +86,8 @@ class BeamDecoder:
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
         """One Step with the whole text. draft_seconds is 0; target_seconds sums all passes. `chance` is not used."""
         self._seconds = 0.0
-        beams = Beams()
-        for beams in self.search(prompt, max_new_tokens, stop):
-            pass
-        best = beams.done[0]
+        [last] = deque(self.search(prompt, max_new_tokens, stop), maxlen=1)
+        best = last.done[0]
         yield Step(best.ids, ("target",) * len(best.ids), 0, 0, 0.0, self._seconds, finish=best.finish)
 
     def search(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop) -> Iterator[Beams]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 
 class FullCache(Cache):
@@ -126,6 +126,23 @@ class BeamCache(FullCache):
                 index = index.to(buffer.device)
             own = buffer.narrow(2, self._shared, width)
             own[: len(parents)] = own.index_select(0, index)
+
+
+class BeamSourceCache(EncoderDecoderCache):
+    """The beams' own cache, and beside it one copy of the source's keys and values (cross-attention) that every row sees."""
+
+    def __init__(self, beams: BeamCache):
+        super().__init__(beams, DynamicCache())
+
+    def show(self, rows: int) -> None:
+        """To passes over `rows` texts: views, no copies. The first pass, over one text, writes what is shown."""
+        for layer in self.cross_attention_cache.layers:
+            layer.keys, layer.values = (states[:1].expand(rows, -1, -1, -1) for states in (layer.keys, layer.values))
+
+    @property
+    def source_bytes(self) -> int:
+        layers = self.cross_attention_cache.layers
+        return sum(states[:1].nbytes for layer in layers for states in (layer.keys, layer.values))
 
 
 def _buffer(states: Tensor, capacity: int, rows: int = 1) -> Tensor:
