@@ -206,8 +206,8 @@ def test_early_stopping_ends_at_different_times():
 
     assert over(-1.0, True) and not over(-1.0, False)
     assert over(-5.0, False) and not over(-5.0, "never")  # -5/3 < -3/2 < -5/30
-    assert over(-5.0, "never", alpha=-1.0)  # growing would only make it worse
-    assert not PowerRule(3).select(done, iter([Hypothesis((3, 3, 3), -99.0)]), 30).live == ()  # only two of three places are taken
+    assert over(-5.0, "never", alpha=-1.0) and not over(-1.0, "never", alpha=-1.0)  # growing only makes it worse: its present length counts
+    assert PowerRule(3).select(done, iter([Hypothesis((3, 3, 3), -99.0)]), 30).live  # only two of three places are taken
 
 
 def test_beams_stay_full_however_many_continuations_end_the_text():
@@ -217,6 +217,13 @@ def test_beams_stay_full_however_many_continuations_end_the_text():
     extensions = (Hypothesis((token,), total, row, "stop" if token in ends else None) for total, row, token in best_first(totals[None], 4))
     beams = PowerRule(2).select((), extensions, 9)
     assert [h.ids for h in beams.live] == [(1,), (50,)] and [h.ids for h in beams.done] == [(0,)]
+
+
+def test_the_last_token_looks_at_no_more_than_it_keeps():
+    asked = []
+    rule = PowerRule(3)
+    [step] = BeamDecoder(Table(0, vocab=50), rule).generate([0], 1, lambda ids, since: asked.append(ids), None)
+    assert len(asked) == 3 and step.tokens == asked[0] and step.finish == "length"
 
 
 def test_best_first_is_a_sort():
