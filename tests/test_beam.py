@@ -1,4 +1,4 @@
-"""Beam search: transformers' own beams token for token, Google's rule against an oracle without a cache, and its place in a run.
+"""Beam search: transformers' own beams token for token, Google's rule against an oracle without a cache, and what its records tell.
 
 Equality here is of decisions on float32 sums. A pass over four rows rounds differently from four passes over one (by about 1e-6, see the
 test of the runners), so two continuations closer than that may change places. No seed was left out for it: all of `range(n)` are tested,
@@ -11,13 +11,9 @@ import random
 import pytest
 import torch
 import transformers as t
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from test_stopping import Letters
 from tiny_models import CONFIGS, VOCAB, build
 
-from specexp import __main__ as command
-from specexp import configuration, job
 from specexp.decoding.beam import BeamDecoder, Hypothesis, best_first
 from specexp.decoding.beam_rules import GnmtRule, PowerRule
 from specexp.decoding.decoder import Decoder
@@ -33,7 +29,6 @@ from specexp.models.beam_runner import beam_runner
 from specexp.models.caches import FullCache
 from specexp.models.runner import ModelRunner, StatelessRunner
 from specexp.stopping import Stopping
-from specexp.tracking.jsonl import parse_lines
 
 MANY_ENDS = (1, 7, 30, *range(40, 50))  # random models seldom choose one particular id
 SETTINGS = list(itertools.product((2, 3, 5), (-1.0, 0.0, 0.6, 1.0, 2.0), (True, False, "never")))
@@ -317,41 +312,3 @@ class OtherCache(FullCache):
 def test_a_cache_of_one_text_is_refused():
     with pytest.raises(UserError, match="OtherCache holds one text.*cache=full"):
         beam_runner(ModelRunner(build("llama"), cache=OtherCache()))
-
-
-def composed(*overrides):
-    GlobalHydra.instance().clear()
-    brief = ["tracker=none", "threads=1", "warmup=0", "dataset.limit=4", "max_new_tokens=16", "method=beam"]
-    with initialize_config_dir(configuration.conf_directory(), version_base="1.3"):
-        return compose("config", overrides=[*brief, *overrides])
-
-
-@pytest.mark.parametrize("overrides", [["method.num_beams=2"], ["length_penalty@method=power", "sampling=nucleus"]])
-def test_a_run(overrides, tmp_path):
-    """Under any sampling rule: it draws nothing. The draft of the pair is neither asked for nor loaded."""
-    speedup = job.run(composed(*overrides, "model_pair.draft.name=nowhere"), tmp_path, None, command._built)
-    records, _ = parse_lines(tmp_path / "records.jsonl")
-    assert len(records) == 4 and speedup > 0
-    for record in records:
-        side = record["method"]
-        assert side["lossless"] is False and side["ttft_seconds"] > 0 == side["decode_seconds"]
-        assert side["nll_sum"] > 0 and side["finish"] in ("eos", "stop", "length") and side["draft_forwards"] == 0
-        assert side["kv_bytes_target"] > record["baseline"]["kv_bytes_target"]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "told"),
-    [
-        (["method.num_beams=0"], "num_beams=0 keeps no text"),
-        (["method.top_k=0"], "top_k=0 proposes nothing"),
-        (["method.min_length=-1"], "min_length=-1 is negative"),
-        (["length_penalty@method=power", "method.early_stopping=perhaps"], "early_stopping=perhaps .* true, false or never"),
-        (["length_penalty@method=power", "method.early_stopping=3"], "early_stopping=3 .* true or false"),
-        (["method.alpha=much"], "method.alpha=much"),
-        (["samples=2", "sampling=nucleus"], "samples=2 .* method=beam draws nothing; set samples=1"),
-    ],
-)
-def test_bad_values_are_refused_before_any_weights(overrides, told, tmp_path, monkeypatch):
-    monkeypatch.setattr("specexp.models.loading.load_model", lambda *_: pytest.fail("weights were loaded"))
-    with pytest.raises(UserError, match=told):
-        job.run(composed(*overrides), tmp_path, None, command._built)
