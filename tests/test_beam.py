@@ -1,6 +1,6 @@
 """Beam search: transformers' own beams token for token, Google's rule against an oracle without a cache, and what its records tell.
 
-Equality here is of decisions on float32 sums. A pass over four rows rounds differently from four passes over one (by about 1e-6, see the
+Equality here is of decisions on float32 sums. A pass over four rows rounds differently from four passes over one (by about 1e-5, see the
 test of the runners), so two continuations closer than that may change places. No seed was left out for it: all of `range(n)` are tested,
 with random weights that keep the sums well apart.
 """
