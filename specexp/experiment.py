@@ -115,8 +115,8 @@ def quality_figures(dataset, records: Sequence[dict]) -> dict[str, float]:
 
 
 def claims(decoder: Decoder) -> dict[str, bool]:
-    """lossless: the verifier keeps the target's law. cache_exact: the cache changes nothing about the model."""
-    return {"lossless": decoder.verifier.lossless, "cache_exact": decoder.target.cache_exact}
+    """lossless: the text keeps the target's law. cache_exact: the cache changes nothing about the model."""
+    return {"lossless": decoder.lossless, "cache_exact": decoder.target.cache_exact}
 
 
 def _never(ids: Sequence[int], since: int) -> None:

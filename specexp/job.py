@@ -82,11 +82,18 @@ def _check_handles(config: DictConfig) -> None:
             raise UserError(f"{key}={shown(config[key])} does not fit; give true or false.")
     if config.samples > 1 and config.sampling.temperature == 0:
         raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
+    if config.samples > 1 and not _samples(config):
+        raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
 
 
 def _uses_draft(config: DictConfig) -> bool:
     """Whether any side's drafter is a model of the pair; else the pair's draft is neither asked for nor loaded."""
     return any("${runners.draft}" in OmegaConf.to_yaml(node) for node in (config.method, *config.baselines.values()))
+
+
+def _samples(config: DictConfig) -> bool:
+    """Whether the method draws its tokens by the run's sampling rule; beam search searches instead."""
+    return "${sampling}" in OmegaConf.to_yaml(config.method)
 
 
 def _inputs(config: DictConfig, build: Callable) -> Inputs:

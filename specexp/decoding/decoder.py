@@ -61,6 +61,11 @@ class Decoder:
                 "or a model with absolute or rotary positions and model_pair.target.attn_implementation=sdpa."
             )
 
+    @property
+    def lossless(self) -> bool:
+        """The text has the target's own law."""
+        return self.verifier.lossless
+
     @torch.inference_mode()
     def step(self, context: Context, limit: int, chance: Chance) -> Step:
         """One round that emits at most `limit` tokens. The context is not touched."""

@@ -1,7 +1,9 @@
 """How long it took: first token, time per token, throughput, and the speedup of one side over another. Pure functions on records.
 
 Decoding runs from the first emission to the last, so tokens of the first emission (`first_tokens`, 1 for our own loop) are not counted
-in decode throughput; tokens are counted by ids. Totals before ratios: an average of per-prompt rates is given only under its own name.
+in decode throughput; tokens are counted by ids. A side that gives each text in one piece (beam search knows no token before the end) has
+no such time: its first token comes with its last, and speedups by or over it compare whole requests. Totals before ratios: an average of
+per-prompt rates is given only under its own name.
 """
 from collections.abc import Sequence
 from math import exp, log
@@ -45,9 +47,11 @@ def speedup_figures(
     """Of `method` over `baseline`, whose sides belong to the prompts `ids` in the same order (an id occurs once per sample or repeat).
 
     `speedup` = ratio of decode throughputs over all prompts; `speedup_low` and `_high` its 95 % interval by resampling prompts, None with
-    fewer than two; `speedup_geomean` = geometric mean of the prompts' own ratios; `e2e_speedup` includes the prefill.
+    fewer than two; `speedup_geomean` = geometric mean of the prompts' own ratios; `e2e_speedup` includes the prefill, and so do all of
+    them where a side gives its texts in one piece.
     """
-    clusters = _by_prompt(ids, method, baseline)
+    spent = _whole_request if _in_one_piece(method) or _in_one_piece(baseline) else _decoding
+    clusters = _by_prompt(ids, [spent(side) for side in method], [spent(side) for side in baseline])
     low, high = rate_ratio_interval(clusters, resamples=resamples, seed=seed) or (None, None)
     ratios = [ratio for row in clusters.tolist() if (ratio := _rate_ratio(*row))]
     return {
@@ -59,11 +63,25 @@ def speedup_figures(
     }
 
 
-def _by_prompt(ids: Sequence[str], method: Sequence[dict], baseline: Sequence[dict]) -> np.ndarray:
-    """[prompts, 4]: the method's decoded tokens and decode seconds, then the baseline's, summed over the samples of a prompt."""
+def _in_one_piece(sides: Sequence[dict]) -> bool:
+    """Texts of several tokens, and never one after the first emission."""
+    return any(side["first_tokens"] > 1 for side in sides) and not any(map(decoded_tokens, sides))
+
+
+def _decoding(side: dict) -> tuple[float, float]:
+    """Tokens and the seconds they took, the prefill left out."""
+    return decoded_tokens(side), side["decode_seconds"]
+
+
+def _whole_request(side: dict) -> tuple[float, float]:
+    return len(side["token_ids"]), side["ttft_seconds"] + side["decode_seconds"]
+
+
+def _by_prompt(ids: Sequence[str], method: Sequence[tuple], baseline: Sequence[tuple]) -> np.ndarray:
+    """[prompts, 4]: the method's tokens and seconds, then the baseline's, summed over the samples of a prompt."""
     rows: dict[str, np.ndarray] = {}
     for name, m, b in zip(ids, method, baseline, strict=True):
-        row = np.array([decoded_tokens(m), m["decode_seconds"], decoded_tokens(b), b["decode_seconds"]], dtype=float)
+        row = np.array([*m, *b], dtype=float)
         rows[name] = rows.get(name, np.zeros(4)) + row
     return np.array(list(rows.values())).reshape(-1, 4)
 

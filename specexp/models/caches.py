@@ -6,6 +6,8 @@ Positions equal slots; evicting and captured caches are other classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
@@ -85,12 +87,71 @@ class SourceCache(EncoderDecoderCache):
 
     @property
     def source_bytes(self) -> int:
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cross_attention_cache.layers)
+        layers = self.cross_attention_cache.layers
+        return sum(states[:1].nbytes for layer in layers for states in (layer.keys, layer.values))
 
 
-def _buffer(states: Tensor, capacity: int) -> Tensor:
-    batch, heads, _, width = states.shape
-    return states.new_empty(batch, heads, capacity, width)
+class BeamCache(FullCache):
+    """One row per beam: buffers [rows, H, capacity, d]. The prompt is prefilled into row 0 and copied to the others once.
+
+    What is reserved has to suffice: a search knows its longest text.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows = 1
+        self._shared = 0  # leading slots that are the same in every row
+
+    def reserve(self, capacity: int, rows: int = 1) -> None:
+        """Empty, with room for `rows` texts of `capacity` positions."""
+        super().reserve(capacity)
+        if self.keys and self.keys[0].shape[0] < rows:
+            self.keys, self.values = [], []
+        self._rows, self._shared = rows, 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """[n, H, w, d] each, for the first n rows -> views of their filled part, [n, H, length + w, d]."""
+        if layer_idx == len(self.keys):
+            self.keys.append(_buffer(key_states, self._capacity, self._rows))
+            self.values.append(_buffer(value_states, self._capacity, self._rows))
+        return self._written(self.keys[layer_idx], key_states), self._written(self.values[layer_idx], value_states)
+
+    def _written(self, buffer: Tensor, states: Tensor) -> Tensor:
+        filled = buffer.narrow(0, 0, states.shape[0]).narrow(2, 0, self.length + states.shape[2])
+        filled.narrow(2, self.length, states.shape[2]).copy_(states)
+        return filled
+
+    def spread(self) -> None:
+        """Row 0 into all rows: from here on every beam has the prompt, which `reorder` need not move again."""
+        for buffer in (*self.keys, *self.values):
+            buffer[1:, :, : self.length] = buffer[:1, :, : self.length]
+        self._shared = self.length
+
+    def reorder(self, parents: Sequence[int]) -> None:
+        """Row i becomes what row parents[i] was."""
+        width = self.length - self._shared
+        if width == 0 or list(parents) == list(range(len(parents))):
+            return
+        index = torch.tensor(parents)
+        for buffer in (*self.keys, *self.values):
+            if index.device != buffer.device:
+                index = index.to(buffer.device)
+            own = buffer.narrow(2, self._shared, width)
+            own[: len(parents)] = own.index_select(0, index)
+
+
+class BeamSourceCache(SourceCache):
+    """The beams' own cache, and beside it one copy of the source's keys and values (cross-attention) that every row sees."""
+
+    def show(self, rows: int) -> None:
+        """To passes over `rows` texts: views, no copies. The first pass, over one text, writes what is shown."""
+        for layer in self.cross_attention_cache.layers:
+            layer.keys, layer.values = (states[:1].expand(rows, -1, -1, -1) for states in (layer.keys, layer.values))
+
+
+def _buffer(states: Tensor, capacity: int, rows: int = 1) -> Tensor:
+    _, heads, _, width = states.shape
+    return states.new_empty(rows, heads, capacity, width)
 
 
 def _grown(buffer: Tensor, length: int, needed: int) -> Tensor:
