@@ -1,0 +1,90 @@
+"""What a cost model learns while decoding: how long a round of each draft length takes, and how often each position is accepted.
+
+Running estimates that forget slowly and shrug off outliers. They know numbers only; no clock, no tokens.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import accumulate
+from statistics import median
+
+SAMPLES = 15  # of each length: few enough to follow a machine that changes, enough for a median
+TRUST = 4.0  # samples' worth of the straight line in a length's own estimate
+FIRST_RATE, FIRST_WEIGHT = 0.7, 2.0  # hope: a draft nobody has tried is tried
+CHAIN_WEIGHT = 20.0  # trials' worth of a position's predecessor in its own rate
+
+
+class RoundTimes:
+    """Seconds of a round by draft length 0..longest: medians, with a straight line through those above 0 to tell unseen lengths."""
+
+    def __init__(self, longest: int):
+        self.samples: list[deque[float]] = [deque(maxlen=SAMPLES) for _ in range(longest + 1)]
+
+    def observe(self, length: int, seconds: float) -> None:
+        self.samples[length].append(seconds)
+
+    @property
+    def autoregressive(self) -> float | None:
+        """Of a round without a draft."""
+        return median(self.samples[0]) if self.samples[0] else None
+
+    def known(self) -> bool:
+        """Whether a round without a draft and one with have been seen."""
+        return bool(self.samples[0]) and any(self.samples[1:])
+
+    def model(self) -> list[float]:
+        """Seconds at every length; from 1 on a longer draft never takes less. Wants `known`."""
+        base = median(self.samples[0])
+        seen = [(length, median(s), len(s)) for length, s in enumerate(self.samples) if length and s]
+        start, slope = _line(seen) if len(seen) > 1 else (base, (seen[0][1] - base) / seen[0][0])
+        times = [start + max(slope, 0.0) * length for length in range(1, len(self.samples))]
+        for length, middle, count in seen:
+            times[length - 1] = (count * middle + TRUST * times[length - 1]) / (count + TRUST)
+        return [base, *accumulate(times, max)]
+
+
+def _line(points: list[tuple[int, float, int]]) -> tuple[float, float]:
+    """(value at 0, slope >= 0) of the weighted least squares through (x, y, weight) at two x or more."""
+    weight = sum(w for *_, w in points)
+    x_mean, y_mean = sum(x * w for x, _, w in points) / weight, sum(y * w for _, y, w in points) / weight
+    spread = sum(w * (x - x_mean) ** 2 for x, _, w in points)
+    slope = max(sum(w * (x - x_mean) * (y - y_mean) for x, y, w in points) / spread, 0.0)
+    return y_mean - slope * x_mean, slope
+
+
+class AcceptanceRates:
+    """P(position k accepted | all before it were), k = 1..longest, from rounds whose weight shrinks by `memory` with each round after."""
+
+    def __init__(self, longest: int, memory: float = 0.99):
+        self.memory = memory
+        self._kept, self._tried = [0.0] * longest, [0.0] * longest
+        self._weight = 1.0  # of the next round; growing it is cheaper than shrinking all counts
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """A position is tried if all before it were accepted."""
+        for k in range(min(drafted, accepted + 1, len(self._tried))):
+            self._tried[k] += self._weight
+            self._kept[k] += self._weight * (k < accepted)
+        self._weight /= self.memory
+        if self._weight > 1e6:
+            self._scale(1 / self._weight)
+
+    def forget(self, rounds: float) -> None:
+        """Keep of the past no more than `rounds` rounds would weigh, for fresh evidence to tell."""
+        if self._tried[0] > rounds * self._weight:
+            self._scale(rounds / self._tried[0])
+            self._weight = 1.0
+
+    def rates(self) -> list[float]:
+        """Each position leans on the one before it, the first on a hopeful guess."""
+        rates, before, weight = [], FIRST_RATE, FIRST_WEIGHT
+        for kept, tried in zip(self._kept, self._tried, strict=True):
+            before = (kept / self._weight + weight * before) / (tried / self._weight + weight)
+            rates.append(before)
+            weight = CHAIN_WEIGHT
+        return rates
+
+    def _scale(self, factor: float) -> None:
+        self._kept, self._tried = [k * factor for k in self._kept], [t * factor for t in self._tried]
+        self._weight *= factor
