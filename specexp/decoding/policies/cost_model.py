@@ -22,7 +22,7 @@ FIRST_LENGTHS = (0, 0, 0, 4, 1, 4, 1, 4, 1)  # two lengths make a line; the firs
 PROBE_ROUNDS = 6
 LONGEST_WAIT = 2048  # rounds off between probes
 DECIDE_EVERY, EXPLORE_EVERY, BASE_EVERY = 8, 16, 64  # rounds
-RIVAL = 0.8  # lengths held to be this near the best are worth a round now and then
+HOPE = 0.3  # by this share a length never measured may be better than it seems; n measurements leave a share of 1 / (n + 1) of it
 CLEAR_GAIN = 1.3  # above it nobody needs to know better what a round without a draft takes
 
 
@@ -40,8 +40,6 @@ class CostModel(Policy):
         self._clear = False  # whether it is best by far
         self._script = [min(length, gamma_max) for length in FIRST_LENGTHS]  # lengths to try before anything is decided
         self._speeds = [0.0] * (gamma_max + 1)  # tokens per second by length, as last estimated
-        self._tried = [0] * (gamma_max + 1)  # round in which each length was last measured
-        self._total = 0  # rounds
         self._rounds = 0  # since drafting went off, or on
         self._wait = PROBE_ROUNDS  # rounds off until the next probe
         self._elapsed = self._lost = self._prefill = 0.0  # seconds: of all rounds, by probing, of a draft's catching up
@@ -63,9 +61,9 @@ class CostModel(Policy):
         return self._rival() if self._rounds % EXPLORE_EVERY == EXPLORE_EVERY - 1 else self.gamma
 
     def _rival(self) -> int:
-        """The length near the best that was tried longest ago: a straight line does not know where costs jump."""
-        near = [length for length in range(1, self.gamma_max + 1) if self._speeds[length] >= RIVAL * self._speeds[self.gamma]]
-        return min(near, key=self._tried.__getitem__)
+        """The length beside the best that could best be better: a straight line does not know where costs jump."""
+        others = [length for length in range(1, self.gamma_max + 1) if length != self.gamma]
+        return max(others, key=lambda length: self._speeds[length] * (1 + HOPE / (1 + self.times.count(length))), default=self.gamma)
 
     def observe(self, drafted: int, accepted: int) -> None:
         now, began, asked = self.clock(), self._ended, self._asked
@@ -75,7 +73,6 @@ class CostModel(Policy):
         self._measure(now - began, min(drafted, self.gamma_max), accepted)
         self._warm = drafted > 0
         self._rounds += 1
-        self._total += 1
         if self._script:
             self._follow(now - began, accepted)
         elif self.gamma == 0:
@@ -89,9 +86,8 @@ class CostModel(Policy):
             self.rates.observe(drafted, accepted)
         if self._warm or not drafted:
             self.times.observe(drafted, seconds)
-            self._tried[drafted] = self._total
-        elif self.times.known():
-            self._prefill += 0.5 * (seconds - self.times.model()[drafted] - self._prefill)
+        elif self.times.latest:
+            self._prefill += 0.5 * (seconds - self.times.latest[drafted] - self._prefill)
 
     def _follow(self, seconds: float, accepted: int) -> None:
         """One of the tried lengths is through: note what it lost against a round without a draft."""
@@ -115,14 +111,12 @@ class CostModel(Policy):
 
     def _consider_probe(self) -> None:
         """Off for long enough, and able to afford being wrong: try the least bad length again, on fresh evidence."""
-        if self._rounds < self._wait or self._lost > self.budget * self._elapsed:
+        if self._rounds < self._wait:
             return
-        if not self.times.known():
-            self._script = [self.gamma_max] * PROBE_ROUNDS
-            return
-        times = self.times.model()
-        length = max(range(1, self.gamma_max + 1), key=self._speeds.__getitem__)
-        price = self._prefill + PROBE_ROUNDS * (times[length] - times[0])
+        length, price = self.gamma_max, 0.0  # of a drafter that had nothing to propose so far
+        if times := self.times.latest:
+            length = max(range(1, self.gamma_max + 1), key=self._speeds.__getitem__)
+            price = self._prefill + PROBE_ROUNDS * (times[length] - times[0])
         if self._lost + price <= self.budget * self._elapsed:
             self.rates.forget(PROBE_ROUNDS)
             self._script = [length] * PROBE_ROUNDS

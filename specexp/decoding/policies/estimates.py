@@ -6,28 +6,33 @@ Running estimates that forget slowly and shrug off outliers. They know numbers o
 from __future__ import annotations
 
 from collections import deque
-from itertools import accumulate
-from statistics import median
+from statistics import median_low
 
 SAMPLES = 15  # of each length: few enough to follow a machine that changes, enough for a median
+SURPRISE = 1.5  # a round counts as no more than this many times its expected seconds
 TRUST = 4.0  # samples' worth of the straight line in a length's own estimate
 FIRST_RATE, FIRST_WEIGHT = 0.7, 2.0  # hope: a draft nobody has tried is tried
 CHAIN_WEIGHT = 20.0  # trials' worth of a position's predecessor in its own rate
 
 
 class RoundTimes:
-    """Seconds of a round by draft length 0..longest: medians, with a straight line through those above 0 to tell unseen lengths."""
+    """Seconds of a round by draft length 0..longest: medians (the lower of two, since it is delays that are outliers), with a straight line through those above 0 to tell unseen lengths."""
 
     def __init__(self, longest: int):
         self.samples: list[deque[float]] = [deque(maxlen=SAMPLES) for _ in range(longest + 1)]
+        self.latest: list[float] = []  # the last answer of `model`
 
     def observe(self, length: int, seconds: float) -> None:
-        self.samples[length].append(seconds)
+        """One round. What took far longer than thought counts as somewhat longer: a delay is forgotten, a true jump seen again."""
+        self.samples[length].append(min(seconds, SURPRISE * self.latest[length]) if self.latest else seconds)
+
+    def count(self, length: int) -> int:
+        return len(self.samples[length])
 
     @property
     def autoregressive(self) -> float | None:
         """Of a round without a draft."""
-        return median(self.samples[0]) if self.samples[0] else None
+        return median_low(self.samples[0]) if self.samples[0] else None
 
     def known(self) -> bool:
         """Whether a round without a draft and one with have been seen."""
@@ -35,13 +40,26 @@ class RoundTimes:
 
     def model(self) -> list[float]:
         """Seconds at every length; from 1 on a longer draft never takes less. Wants `known`."""
-        base = median(self.samples[0])
-        seen = [(length, median(s), len(s)) for length, s in enumerate(self.samples) if length and s]
+        base = median_low(self.samples[0])
+        seen = [(length, median_low(s), len(s)) for length, s in enumerate(self.samples) if length and s]
         start, slope = _line(seen) if len(seen) > 1 else (base, (seen[0][1] - base) / seen[0][0])
         times = [start + max(slope, 0.0) * length for length in range(1, len(self.samples))]
         for length, middle, count in seen:
             times[length - 1] = (count * middle + TRUST * times[length - 1]) / (count + TRUST)
-        return [base, *accumulate(times, max)]
+        self.latest = [base, *_rising(times, [len(s) + 1.0 for s in self.samples[1:]])]
+        return self.latest
+
+
+def _rising(values: list[float], weights: list[float]) -> list[float]:
+    """The nearest non-decreasing sequence by weighted least squares: neighbours that fall are pooled to their mean."""
+    pools: list[tuple[float, float, int]] = []  # mean, weight, length
+    for mean, weight in zip(values, weights, strict=True):
+        length = 1
+        while pools and pools[-1][0] > mean:
+            before, heft, count = pools.pop()
+            mean, weight, length = (before * heft + mean * weight) / (heft + weight), heft + weight, length + count
+        pools.append((mean, weight, length))
+    return [mean for mean, _, length in pools for _ in range(length)]
 
 
 def _line(points: list[tuple[int, float, int]]) -> tuple[float, float]:
