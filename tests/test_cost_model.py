@@ -58,6 +58,7 @@ def decode(machine, policy, prompts, tokens=100):
 
 def fixed_speed(machine, gamma, prompts=40):
     """The same of a fixed length, its prefills included."""
+
     class Fixed:
         start = lambda self: None
         length = lambda self: gamma

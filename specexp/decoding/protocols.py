@@ -41,8 +41,8 @@ class Cut:
 Proceeds = Callable[[int, Tensor, Tensor], "Tensor | bool"]
 """(tokens drafted, [V] logits that the last of them was drawn from, that token []) -> whether one more is to be drafted.
 
-A tensor answer is a pure function of logits and token, without a sync, so that a rollout may compute all answers on the device and cut at the
-first no. What was drawn is kept either way: a rule could otherwise undo a draw, and bias the text.
+A tensor answer is a pure function of logits and token, without a sync, so that a rollout may compute all answers on the device and cut at
+the first no. What was drawn is kept either way: a rule could otherwise undo a draw, and bias the text.
 """
 
 Stop = Callable[[Sequence[int], int], Cut | None]  # (generated ids, index of the first new one) -> where the text ends

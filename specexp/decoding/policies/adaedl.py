@@ -1,7 +1,8 @@
 """AdaEDL: stop drafting where the entropy of the drafter's law lets acceptance be unlikely (Agrawal et al. 2024, arXiv:2410.18351).
 
-The expected acceptance of a token drawn from a law of entropy H is held to be at least 1 - sqrt(k H), k about 0.2. The threshold on it follows
-the acceptance seen, by the update of Draft & Verify (Zhang et al. 2023, arXiv:2309.08168). The token drawn from that law stays in the draft.
+The expected acceptance of a token drawn from a law of entropy H is held to be at least 1 - sqrt(k H), k about 0.2. The threshold on it
+follows the acceptance seen, by the update of Draft & Verify (Zhang et al. 2023, arXiv:2309.08168). The token drawn from that law stays in
+the draft.
 """
 
 from __future__ import annotations

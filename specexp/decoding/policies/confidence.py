@@ -1,7 +1,7 @@
 """transformers' `assistant_confidence_threshold`: stop drafting behind a token that the drafter itself held unlikely.
 
-That token stays in the verified block, so the law of the text is untouched. As in transformers without scikit-learn the threshold is constant;
-there the probability is read behind top-k and top-p, here before them (greedy: the same).
+That token stays in the verified block, so the law of the text is untouched. As in transformers without scikit-learn the threshold is
+constant; there the probability is read behind top-k and top-p, here before them (greedy: the same).
 """
 
 from __future__ import annotations

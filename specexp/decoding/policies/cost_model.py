@@ -1,12 +1,13 @@
 """The length that gives most tokens per second, from what rounds took and how they ended so far; 0 where drafting does not pay.
 
 Throughput of a length = expected tokens / seconds of a round (specexp.theory). Seconds are read off the clock between the ends of two
-rounds: there the verifier has fetched its verdict, so they are true on every device without a synchronisation of our own, and hold all that a
-round costs. Estimates carry over between prompts. The first rounds of all measure; later, little is spent on asking again: a neighbouring length
-now and then, and while off a few drafts whenever the time they may lose is within the budget. An idle draft model is not even prefilled.
+rounds: there the verifier has fetched its verdict, so they are true on every device without a synchronisation of our own, and hold all
+that a round costs. Estimates carry over between prompts. The first rounds of all measure; later, little is spent on asking again: now and
+then a round of another promising length, and while off a few drafts whenever the time they may lose is within the budget. An idle draft
+model is not even prefilled.
 
-Lengths depend on the past and the clock alone, which leaves the law of the text exact; but under sampling a seed does not give the same text
-twice. It does not know how many tokens are still to come, so it cannot tell whether a draft's prefill will pay in a short text.
+Lengths depend on the past and the clock alone, which leaves the law of the text exact; but under sampling a seed does not give the same
+text twice. It does not know how many tokens are still to come, so it cannot tell whether a draft's prefill will pay in a short text.
 """
 
 from __future__ import annotations

@@ -16,7 +16,10 @@ CHAIN_WEIGHT = 20.0  # trials' worth of a position's predecessor in its own rate
 
 
 class RoundTimes:
-    """Seconds of a round by draft length 0..longest: medians (the lower of two, since it is delays that are outliers), with a straight line through those above 0 to tell unseen lengths."""
+    """Seconds of a round by draft length 0..longest: medians, and a straight line through those above 0 to tell unseen lengths.
+
+    Of two samples the median is the lower, since it is delays that are outliers.
+    """
 
     def __init__(self, longest: int):
         self.samples: list[deque[float]] = [deque(maxlen=SAMPLES) for _ in range(longest + 1)]
