@@ -64,7 +64,7 @@ class ModelRunner:
         return Scores(self._logits(context, draft, rows)[0])
 
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
-        """x_1 .. x_length from this model, fewer where `proceeds` says no. The last is not fed: the next round does so if it is accepted."""
+        """x_1 .. x_length from this model, fewer where `proceeds` says no. The last is not fed: the next round does so, if accepted."""
         if length == 0:
             return empty_draft(self.device)
         logits = self._logits(context, empty_draft(self.device), rows=1)

@@ -30,7 +30,7 @@ CLEAR_GAIN = 1.3  # above it nobody needs to know better what a round without a 
 class CostModel(Policy):
     """gamma_max: the longest draft considered. budget: share of all time that probes of a draft switched off may lose."""
 
-    def __init__(self, gamma_max: int = 16, budget: float = 0.02, clock: Callable[[], float] = perf_counter):
+    def __init__(self, gamma_max: int = 20, budget: float = 0.02, clock: Callable[[], float] = perf_counter):
         if gamma_max < 1:
             raise ValueError(f"gamma_max={gamma_max} leaves nothing to choose; give 1 or more.")
         if not 0 <= budget < 1:
