@@ -14,9 +14,10 @@ LONGEST = 16
 class Machine:
     """Rounds that take base * (1 + slope gamma + c gamma + jump), noisy; tokens accepted independently with probability alpha."""
 
-    def __init__(self, alpha, c, slope, jump=0.1, prefill=3.0, noise=0.08, seed=0):
+    def __init__(self, alpha, c, slope, jump=0.1, prefill=3.0, noise=0.08, seed=0, moods=(1.0,)):
         self.alpha, self.c, self.slope, self.jump, self.prefill, self.noise = alpha, c, slope, jump, prefill, noise
         self.random, self.now = random.Random(seed), 0.0
+        self.moods, self.mood = moods, moods[0]  # how slow the whole machine is for some hundred rounds
         self.tokens = self.time = 0.0  # expected, free of noise: what the chosen lengths are worth
 
     def clock(self):
@@ -28,7 +29,9 @@ class Machine:
     def round(self, gamma, cold):
         spike = 5.0 if self.random.random() < 0.01 else 1.0
         catch_up = 0.003 * self.c * self.prefill if gamma and cold else 0.0
-        self.now += (self.seconds(gamma) + catch_up) * spike * self.random.lognormvariate(0, self.noise)
+        if self.random.random() < 0.01:
+            self.mood = self.random.choice(self.moods)
+        self.now += self.mood * (self.seconds(gamma) + catch_up) * spike * self.random.lognormvariate(0, self.noise)
         self.time += self.seconds(gamma) + catch_up
         self.tokens += expected_tokens(self.alpha, gamma)
         return next((k for k in range(gamma) if self.random.random() >= self.alpha), gamma)
@@ -90,7 +93,7 @@ def test_costs_that_jump_are_no_straight_line(alpha):
     policy.clock = machine.clock
     decode(machine, policy, prompts=3)
     speed, _ = decode(machine, policy, prompts=40)
-    assert speed > 0.95 * fixed_speed(machine, machine.best()[0])
+    assert speed > 0.92 * fixed_speed(machine, machine.best()[0])  # at 0.95 the peaks 7 and 15 differ by 4 %: noise decides
 
 
 def test_a_useless_draft_is_left_alone_and_costs_less_than_a_twentieth_from_the_first_token_on():
@@ -156,6 +159,8 @@ def test_line_and_medians_tell_unseen_lengths():
         times.observe(0, seconds)
     times.observe(4, 1.4)
     assert times.model()[:5] == pytest.approx([1.0, 1.1, 1.2, 1.3, 1.4])
+    times = RoundTimes(8)
+    times.observe(0, 1.0)
     for _ in range(15):
         times.observe(2, 1.6)
         times.observe(4, 1.8)
@@ -180,3 +185,24 @@ def test_rates_are_the_frequencies_and_forget():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         CostModel(**wrong)
+
+
+@pytest.mark.parametrize(("alpha", "c", "least"), [(0.0, 0.1, 0.95), (0.0, 0.5, 0.95), (0.8, 0.1, 0.93), (0.95, 0.1, 0.93)])
+def test_a_machine_whose_speed_changes_does_not_confuse_it(alpha, c, least):
+    """Lengths are measured at different times; what slows all of them alike must not favour any."""
+    machine = Machine(alpha, c, 0.03, moods=(1.0, 1.5, 2.0), seed=1)
+    policy = CostModel(LONGEST, clock=machine.clock)
+    decode(machine, policy, prompts=3)
+    speed, _ = decode(machine, policy, prompts=60)
+    assert speed > least * fixed_speed(machine, machine.best()[0], 60)
+
+
+def test_what_slows_every_round_is_put_down_to_the_machine():
+    times = RoundTimes(4)
+    for slower in (1.0, 3.0):
+        for _ in range(40):
+            times.observe(0, slower)
+            times.observe(2, 1.5 * slower)
+            times.model()
+    assert 2.0 < times.pace < 3.1
+    assert times.model()[2] / times.model()[0] == pytest.approx(1.5, rel=0.05)

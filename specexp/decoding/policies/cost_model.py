@@ -22,8 +22,11 @@ from specexp.theory import throughputs
 FIRST_LENGTHS = (0, 0, 0, 4, 1, 4, 1, 4, 1)  # two lengths make a line; the first draft of all also pays its prefill and is not counted
 PROBE_ROUNDS = 6
 LONGEST_WAIT = 2048  # rounds off between probes
-DECIDE_EVERY, EXPLORE_EVERY, BASE_EVERY = 8, 16, 64  # rounds
+DECIDE_EVERY, EXPLORE_EVERY, BASE_EVERY = 8, 16, 16  # rounds
 HOPE = 0.3  # by this share a length never measured may be better than it seems; n measurements leave a share of 1 / (n + 1) of it
+NEAR = 0.95  # a probe takes the shortest draft that is this near the best: the cheapest mistake
+PROMISING = 1.5  # a draft that brings so many tokens a round is off because of its cost, and costs may have been measured in a bad moment
+MARGIN = 1.02  # less is no reason to draft
 CLEAR_GAIN = 1.3  # above it nobody needs to know better what a round without a draft takes
 
 
@@ -43,7 +46,7 @@ class CostModel(Policy):
         self._speeds = [0.0] * (gamma_max + 1)  # tokens per second by length, as last estimated
         self._rounds = 0  # since drafting went off, or on
         self._wait = PROBE_ROUNDS  # rounds off until the next probe
-        self._elapsed = self._lost = self._prefill = 0.0  # seconds: of all rounds, by probing, of a draft's catching up
+        self._elapsed = self._lost = self._prefill = 0.0  # seconds (at the first pace): of all rounds, by probing, of a draft's catching up
         self.start()
 
     def start(self) -> None:
@@ -57,7 +60,7 @@ class CostModel(Policy):
             return self._script[0]
         if self.gamma == 0:
             return 0
-        if self._rounds % BASE_EVERY == BASE_EVERY - 1 and not self._clear:
+        if self._rounds % BASE_EVERY == BASE_EVERY // 2 and not self._clear:
             return 0
         return self._rival() if self._rounds % EXPLORE_EVERY == EXPLORE_EVERY - 1 else self.gamma
 
@@ -82,19 +85,19 @@ class CostModel(Policy):
             self._decide()
 
     def _measure(self, seconds: float, drafted: int, accepted: int) -> None:
-        self._elapsed += seconds
+        self._elapsed += seconds / self.times.pace
         if drafted:
             self.rates.observe(drafted, accepted)
         if self._warm or not drafted:
             self.times.observe(drafted, seconds)
         elif self.times.latest:
-            self._prefill += 0.5 * (seconds - self.times.latest[drafted] - self._prefill)
+            self._prefill += 0.5 * (max(seconds / self.times.pace - self.times.latest[drafted], 0.0) - self._prefill)
 
     def _follow(self, seconds: float, accepted: int) -> None:
         """One of the tried lengths is through: note what it lost against a round without a draft."""
         del self._script[0]
         if self.times.autoregressive is not None:
-            self._lost += seconds - (accepted + 1) * self.times.autoregressive
+            self._lost += seconds / self.times.pace - (accepted + 1) * self.times.autoregressive
         if not self._script:
             self._lost = max(self._lost, 0.0)
             self._decide()
@@ -103,8 +106,9 @@ class CostModel(Policy):
         if not self.times.known():
             return  # the drafter had nothing to propose so far
         was, speeds = self.gamma, throughputs(self.rates.rates(), self.times.model())
-        self.gamma, self._speeds = max(range(self.gamma_max + 1), key=speeds.__getitem__), speeds
-        self._clear = speeds[self.gamma] > CLEAR_GAIN * speeds[0]
+        best = max(range(1, self.gamma_max + 1), key=speeds.__getitem__)
+        self.gamma, self._speeds = best if speeds[best] > MARGIN * speeds[0] else 0, speeds
+        self._clear = speeds[best] > CLEAR_GAIN * speeds[0]
         if self.gamma == 0:
             self._wait = min(2 * self._wait, LONGEST_WAIT) if was == 0 else 2 * PROBE_ROUNDS
         if self.gamma == 0 or was == 0:
@@ -114,10 +118,12 @@ class CostModel(Policy):
         """Off for long enough, and able to afford being wrong: try the least bad length again, on fresh evidence."""
         if self._rounds < self._wait:
             return
-        length, price = self.gamma_max, 0.0  # of a drafter that had nothing to propose so far
+        length, tokens, price = self.gamma_max, 1.0, 0.0  # of a drafter that had nothing to propose so far
         if times := self.times.latest:
-            length = max(range(1, self.gamma_max + 1), key=self._speeds.__getitem__)
+            worth = NEAR * max(self._speeds[1:])
+            length = next(length for length in range(1, self.gamma_max + 1) if self._speeds[length] >= worth)
+            tokens = self._speeds[length] * times[length]
             price = self._prefill + PROBE_ROUNDS * (times[length] - times[0])
-        if self._lost + price <= self.budget * self._elapsed:
+        if tokens > PROMISING or self._lost + price <= self.budget * self._elapsed:
             self.rates.forget(PROBE_ROUNDS)
             self._script = [length] * PROBE_ROUNDS

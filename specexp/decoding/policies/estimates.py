@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import deque
 from statistics import median_low
 
-SAMPLES = 15  # of each length: few enough to follow a machine that changes, enough for a median
+SAMPLES = 9  # of each length: few enough to follow a machine that changes, enough for a median
 SURPRISE = 1.5  # a round counts as no more than this many times its expected seconds
+PACE_GAIN, WELL_KNOWN = 0.3, 4  # share of a round's surprise that is put down to the machine, at lengths measured so often
 TRUST = 4.0  # samples' worth of the straight line in a length's own estimate
 FIRST_RATE, FIRST_WEIGHT = 0.7, 2.0  # hope: a draft nobody has tried is tried
 CHAIN_WEIGHT = 20.0  # trials' worth of a position's predecessor in its own rate
@@ -18,16 +19,23 @@ CHAIN_WEIGHT = 20.0  # trials' worth of a position's predecessor in its own rate
 class RoundTimes:
     """Seconds of a round by draft length 0..longest: medians, and a straight line through those above 0 to tell unseen lengths.
 
-    Of two samples the median is the lower, since it is delays that are outliers.
+    Of two samples the median is the lower, since it is delays that are outliers. Lengths are compared though they were measured at
+    different times, so all are in seconds of one machine: `pace` is how much slower it is now than when the first model was made.
     """
 
     def __init__(self, longest: int):
         self.samples: list[deque[float]] = [deque(maxlen=SAMPLES) for _ in range(longest + 1)]
+        self.pace = 1.0
         self.latest: list[float] = []  # the last answer of `model`
 
     def observe(self, length: int, seconds: float) -> None:
         """One round. What took far longer than thought counts as somewhat longer: a delay is forgotten, a true jump seen again."""
-        self.samples[length].append(min(seconds, SURPRISE * self.latest[length]) if self.latest else seconds)
+        if self.latest:
+            if self.count(length) >= WELL_KNOWN:
+                surprise = seconds / (self.latest[length] * self.pace)
+                self.pace *= max(1 / SURPRISE, min(surprise, SURPRISE)) ** PACE_GAIN
+            seconds = min(seconds / self.pace, SURPRISE * self.latest[length])
+        self.samples[length].append(seconds)
 
     def count(self, length: int) -> int:
         return len(self.samples[length])
@@ -42,13 +50,13 @@ class RoundTimes:
         return bool(self.samples[0]) and any(self.samples[1:])
 
     def model(self) -> list[float]:
-        """Seconds at every length; from 1 on a longer draft never takes less. Wants `known`."""
+        """Seconds at every length, more for a longer draft than for a shorter one or none. Wants `known`."""
         base = median_low(self.samples[0])
         seen = [(length, median_low(s), len(s)) for length, s in enumerate(self.samples) if length and s]
-        start, slope = _line(seen) if len(seen) > 1 else (base, (seen[0][1] - base) / seen[0][0])
-        times = [start + max(slope, 0.0) * length for length in range(1, len(self.samples))]
+        start, slope = _line(seen) if len(seen) > 1 else (base, max(seen[0][1] - base, 0.0) / seen[0][0])
+        times = [max(start + slope * length, base) for length in range(1, len(self.samples))]
         for length, middle, count in seen:
-            times[length - 1] = (count * middle + TRUST * times[length - 1]) / (count + TRUST)
+            times[length - 1] = max((count * middle + TRUST * times[length - 1]) / (count + TRUST), base)
         self.latest = [base, *_rising(times, [len(s) + 1.0 for s in self.samples[1:]])]
         return self.latest
 
