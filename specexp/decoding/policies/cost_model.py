@@ -74,7 +74,7 @@ class CostModel(Policy):
         self._ended, self._asked = now, False
         if began is None or not asked:
             return
-        self._measure(now - began, min(drafted, self.gamma_max), accepted)
+        self._measure(max(now - began, 1e-9), min(drafted, self.gamma_max), accepted)
         self._warm = drafted > 0
         self._rounds += 1
         if self._script:
