@@ -62,9 +62,9 @@ class Anew(ModelDrafter):
         super().__init__(runner, make(), sampling)
         self.make = make
 
-    def start(self, prompt, capacity):
+    def start(self, prompt, max_new_tokens):
         self.policy = self.make()
-        super().start(prompt, capacity)
+        super().start(prompt, max_new_tokens)
 
 
 def drafting_from_the_start():
