@@ -52,6 +52,7 @@ class Generation:
             "decode_seconds": self.decode_seconds,
             "first_tokens": len(self.steps[0].tokens),
             "rounds": [step.counts for step in rounds],
+            "entropies": _entropies(rounds),
             "origins": [origin for step in self.steps for origin in step.origins],
             "target_forwards": self.target_forwards,
             "draft_forwards": self.draft_forwards,
@@ -61,6 +62,12 @@ class Generation:
             "kv_bytes_draft": self.kv_bytes_draft,
             "peak_memory_bytes": self.peak_memory_bytes,
         }
+
+
+def _entropies(steps: Sequence[Step]) -> list[float | None] | None:
+    """Of each round, where a draft-length policy looked at it; None where none ever did."""
+    entropies = [None if step.entropy is None else round(step.entropy, 6) for step in steps]
+    return entropies if any(value is not None for value in entropies) else None
 
 
 def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop: Stop, seed: tuple) -> Generation:

@@ -39,6 +39,17 @@ def predicted_speedup(
     return expected_tokens / cost
 
 
+def throughputs(rates: Sequence[float], costs: Sequence[float]) -> list[float]:
+    """Tokens per unit of time at gamma = 0 .. len(rates): `costs[gamma]` is the time of a whole round, `rates` as above.
+
+    The best gamma is its argmax; at 0 the round is one autoregressive step. Raises ValueError for a round that takes no time.
+    """
+    if len(costs) != len(rates) + 1 or min(costs) <= 0:
+        raise ValueError(f"throughputs wants a positive cost for each of gamma = 0..{len(rates)}, got {list(costs)}")
+    tokens = accumulate(accumulate(rates, mul), initial=1.0)
+    return [expected / cost for expected, cost in zip(tokens, costs, strict=True)]
+
+
 def best_length(
     alpha: float, cost_ratio: float, max_length: int, verify: Callable[[int], float] = lambda gamma: 1.0, overhead: float = 0.0
 ) -> int:

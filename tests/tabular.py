@@ -35,12 +35,15 @@ class TabularRunner:
         nodes = range(len(draft) - rows, len(draft))
         return Scores(torch.stack([self.at(context.ids + [draft.ids[n] for n in draft.path(node)]) for node in nodes]))
 
-    def rollout(self, context, length, sampling, chance):
+    def rollout(self, context, length, sampling, chance, proceeds=None):
         draft, q = empty_draft(), []
-        for _ in range(length):
-            token, law = sampling.propose(self.logits(context, draft, 1).logits, chance)
+        while len(draft) < length:
+            logits = self.logits(context, draft, 1).logits
+            token, law = sampling.propose(logits, chance)
             draft = Draft.chain(torch.cat([draft.tokens, token]))
             q.append(law)
+            if proceeds is not None and len(draft) < length and not proceeds(len(draft), logits[0], token[0]):
+                break
         return Draft.chain(draft.tokens, None if not q or q[0] is None else torch.cat(q))
 
 

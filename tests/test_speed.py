@@ -236,3 +236,15 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(count, speedup)
 def test_student_quantiles():
     for freedom, value in ((3, 3.182), (4, 2.776), (9, 2.262), (19, 2.093), (163, 1.975)):
         assert t_quantile(0.975, freedom) == pytest.approx(value, rel=0.01)
+
+
+def test_draft_lengths_and_entropies_are_summarised():
+    found = figures(
+        record("a", side(13, rounds=[[4, 4], [2, 2], [0, 0]], entropies=[0.25, 1.5, None])),
+        record("b", side(9, rounds=[[4, 0], [6, 2, 3]], entropies=[1.25, None])),
+    )
+    assert found["mean_gamma"] == pytest.approx((4 + 2 + 0 + 4 + 3) / 5)
+    assert {k: found[f"gamma_histogram_{k}"] for k in (0, 2, 3, 4)} == {0: 1, 2: 1, 3: 1, 4: 2}
+    assert found["mean_entropy"] == pytest.approx(1.0)
+    assert (found["entropy_histogram_0"], found["entropy_histogram_1"]) == (1, 2)
+    assert figures(record("a", side(11, rounds=[[4, 4], [4, 4]])))["mean_entropy"] is None

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from specexp.theory import best_length, expected_tokens, expected_tokens_from_rates, predicted_speedup
+from specexp.theory import best_length, expected_tokens, expected_tokens_from_rates, predicted_speedup, throughputs
 
 # alpha, cost ratio -> best gamma, its speedup (the target's pass costs one step whatever its width)
 TABLE = {
@@ -61,3 +61,13 @@ def test_best_length_heeds_the_cost_of_wide_verification():
 def test_impossible_numbers_are_refused(call):
     with pytest.raises(ValueError):
         call()
+
+
+def test_throughputs_have_their_peak_at_the_best_length():
+    costs = [1 + 0.1 * gamma for gamma in range(17)]
+    speeds = throughputs([0.8] * 16, costs)
+    assert speeds.index(max(speeds)) == best_length(0.8, 0.1, 16)
+    assert speeds[:3] == pytest.approx([1.0, 1.8 / 1.1, 2.44 / 1.2])
+    for wrong in ([1.0] * 16, [0.0] * 17):
+        with pytest.raises(ValueError, match="positive cost"):
+            throughputs([0.8] * 16, wrong)

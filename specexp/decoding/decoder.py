@@ -24,6 +24,7 @@ class Step:
 
     drafted: nodes proposed, on paths of at most `depth`; accepted: nodes on the kept path, before any cut at a stop.
     draft_seconds and target_seconds: host time inside the drafter and the target's pass.
+    entropy: nats, of the law behind the first drafted token, where the draft-length policy looked at it.
     finish: None until the last round, then "eos", "stop" or "length".
     """
 
@@ -34,6 +35,7 @@ class Step:
     draft_seconds: float
     target_seconds: float
     depth: int = 0
+    entropy: float | None = None
     finish: str | None = None
 
     @property
@@ -78,7 +80,7 @@ class Decoder:
         self.drafter.observe(draft, verdict, scores)
         tokens = (*(draft.ids[node] for node in verdict.path), verdict.token)
         depth = len(draft) if draft.is_chain else max(draft.depths)
-        return Step(tokens, origins(draft, verdict), len(draft), len(verdict.path), drafted - began, scored - drafted, depth)
+        return Step(tokens, origins(draft, verdict), len(draft), len(verdict.path), drafted - began, scored - drafted, depth, draft.entropy)
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
         """Rounds until `stop` cuts or max_new_tokens is reached; exactly as many tokens, never one more."""

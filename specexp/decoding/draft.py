@@ -26,6 +26,7 @@ class Draft:
     confidence: [N] raw probability of each token under its drafter, or None; never used by a lossless rule.
     stages: name of the drafter of each node, or () when there is only one.
     base: the draft this one was grown from (its nodes are a prefix of ours), so that caches need no comparison.
+    entropy: nats, of the law that x_1 was drawn from, where a policy looked at it; for records, no rule uses it.
     """
 
     tokens: Tensor
@@ -34,6 +35,7 @@ class Draft:
     confidence: Tensor | None = None
     stages: tuple[str, ...] = ()
     base: Draft | None = field(default=None, repr=False)
+    entropy: float | None = None
 
     def __len__(self) -> int:
         return len(self.parents)
@@ -54,6 +56,11 @@ class Draft:
         """This draft with further nodes behind it; q is given for all drafts of a tree or for none."""
         rows = q if self.q is None else torch.cat([self.q, q])
         return Draft(torch.cat([self.tokens, tokens]), self.parents + parents, rows, base=self)
+
+    def note(self, entropy: float) -> Draft:
+        """This very draft (caches know it by identity), its entropy recorded."""
+        self.__dict__["entropy"] = entropy
+        return self
 
     def extends(self, other: Draft) -> bool:
         """Whether `other` is this draft or one it was grown from."""

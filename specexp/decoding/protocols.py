@@ -38,6 +38,13 @@ class Cut:
     finish: str
 
 
+Proceeds = Callable[[int, Tensor, Tensor], "Tensor | bool"]
+"""(tokens drafted, [V] logits that the last of them was drawn from, that token []) -> whether one more is to be drafted.
+
+A tensor answer is a pure function of logits and token, without a sync, so that a rollout may compute all answers on the device and cut at
+the first no. What was drawn is kept either way: a rule could otherwise undo a draw, and bias the text.
+"""
+
 Stop = Callable[[Sequence[int], int], Cut | None]  # (generated ids, index of the first new one) -> where the text ends
 
 
@@ -61,8 +68,11 @@ class Runner(Protocol):
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """The last `rows` rows of [context's last token, node 0, .., node N-1], in one pass."""
 
-    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance) -> Draft:
-        """x_1 .. x_length drawn one after another from this model, on the device, without a host sync."""
+    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
+        """x_1 .. x_length drawn one after another from this model, on the device, without a host sync.
+
+        `proceeds` ends it early; it is asked between two tokens, where a no spares a pass.
+        """
 
 
 class Drafter(Protocol):
@@ -88,7 +98,16 @@ class Verifier(Protocol):
 
 
 class Policy(Protocol):
-    def length(self, look: Callable[[], Tensor]) -> int:
-        """How many tokens to draft; `look` gives the drafter's first [V] logits to those that want them (a sync)."""
+    """Draft lengths. A subclass overrides what it needs; what it does not costs nothing in the loop."""
 
-    def observe(self, drafted: int, accepted: int) -> None: ...
+    proceeds: Proceeds | None = None  # for policies that look at the drafter's logits: only a drafter that has some can serve them
+    entropy: Tensor | float | None = None  # nats, of the law this round's first token was drawn from, where the policy looked at it
+
+    def start(self) -> None:
+        """A new prompt begins. What was learnt may be kept."""
+
+    def length(self) -> int:
+        """At most how many tokens to draft in the round that begins now, from the past alone."""
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """What became of the draft. Also told of rounds whose length was never asked for (the prefill: 0, 0)."""

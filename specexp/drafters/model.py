@@ -36,12 +36,14 @@ class ModelDrafter:
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.runner.start(prompt, max_new_tokens)
+        self.policy.start()
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
         if limit == 0:  # round 0: the draft model's own prefill waits until it is needed
             return empty_draft(context.device)
-        gamma = self.policy.length(lambda: self.runner.logits(context, empty_draft(context.device), rows=1).logits[0])
-        return self.runner.rollout(context, min(gamma, limit), self.sampling, chance)
+        length = min(self.policy.length(), limit)
+        draft = self.runner.rollout(context, length, self.sampling, chance, self.policy.proceeds)
+        return draft if self.policy.entropy is None else draft.note(float(self.policy.entropy))
 
     def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
         self.policy.observe(len(draft), len(verdict.path))
@@ -62,6 +64,9 @@ class TreeDrafter(ModelDrafter):
         if not branching or min(branching) < 1:
             raise ValueError(f"branching={list(branching)} is not a tree; give the number of children per level, such as [2,2,1].")
         self.runner, self.branching, self.sampling = runner, tuple(branching), sampling
+
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        self.runner.start(prompt, max_new_tokens)
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
         draft, level = empty_draft(context.device), [ROOT]

@@ -53,6 +53,23 @@ def acceptance_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
     }
 
 
+def length_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+    """What a draft-length policy decided: `mean_gamma` over all rounds, those that drafted nothing as 0 (a tree counts by its depth), and
+    `gamma_histogram_G`, the number of rounds of each. `mean_entropy` (nats, of the law behind the first drafted token) over the rounds
+    whose policy looked at it, and `entropy_histogram_B`, the number of those with B <= entropy < B + 1.
+    """
+    rounds = [r for side in sides for r in side["rounds"]]
+    lengths = Counter(r[2] if len(r) > 2 else r[0] for r in rounds)
+    entropies = [h for side in sides for h in side.get("entropies") or () if h is not None]  # absent from records of older runs
+    bins = Counter(int(max(h, 0.0)) for h in entropies)
+    return {
+        "mean_gamma": quotient(sum(length * count for length, count in lengths.items()), len(rounds)),
+        "mean_entropy": quotient(sum(entropies), len(entropies)),
+        **{f"gamma_histogram_{length}": lengths[length] for length in sorted(lengths)},
+        **{f"entropy_histogram_{edge}": bins[edge] for edge in sorted(bins)},
+    }
+
+
 def _mean_length(steps: Sequence[Step]) -> float | None:
     return 1 + sum(s.accepted for s in steps) / len(steps) if steps else None
 

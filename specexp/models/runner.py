@@ -13,7 +13,7 @@ from torch import Tensor
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Scores
+from specexp.decoding.protocols import Proceeds, Scores
 from specexp.decoding.sampling import Sampling
 from specexp.models.architecture import Architecture
 from specexp.models.caches import FullCache
@@ -63,20 +63,22 @@ class ModelRunner:
         """[rows, V] for the last `rows` rows of [context's last token, nodes...]; feeds only what the cache lacks."""
         return Scores(self._logits(context, draft, rows)[0])
 
-    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance) -> Draft:
-        """x_1 .. x_length from this model. The last one is not fed: if it is accepted, the next round feeds it first."""
+    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
+        """x_1 .. x_length from this model, fewer where `proceeds` says no. The last is not fed: the next round does so, if accepted."""
         if length == 0:
             return empty_draft(self.device)
         logits = self._logits(context, empty_draft(self.device), rows=1)
         token, distribution = sampling.propose(logits, chance)
         tokens, q = [token], [distribution]
         for position in self._range(len(context), length - 1).view(-1, 1, 1).unbind():  # one row sees everything: no mask
+            if proceeds is not None and not proceeds(len(tokens), logits[0, 0], token[0, 0]):
+                break
             logits = self._forward(token, position, None, rows=1)
             token, distribution = sampling.propose(logits, chance)
             tokens.append(token)
             q.append(distribution)
         draft = Draft.chain(torch.cat(tokens, 1)[0], None if q[0] is None else torch.cat(q, 1)[0])
-        self._memo.draft, self._memo.nodes = draft, length - 1
+        self._memo.draft, self._memo.nodes = draft, len(tokens) - 1
         return draft
 
     def _logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
@@ -164,12 +166,15 @@ class StatelessRunner:
         texts = [torch.cat([context.tokens, draft.tokens[list(draft.path(node))]]) for node in wanted]
         return Scores(torch.cat([self._full(text, 1) for text in texts]))
 
-    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance) -> Draft:
+    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
         draft, q = empty_draft(self.device), []
-        for _ in range(length):
-            token, distribution = sampling.propose(self.logits(context, draft, rows=1).logits, chance)
+        while len(draft) < length:
+            logits = self.logits(context, draft, rows=1).logits
+            token, distribution = sampling.propose(logits, chance)
             draft = Draft.chain(torch.cat([draft.tokens, token]))
             q.append(distribution)
+            if proceeds is not None and len(draft) < length and not proceeds(len(draft), logits[0], token[0]):
+                break
         return Draft.chain(draft.tokens, None if not q or q[0] is None else torch.cat(q))
 
     def _full(self, tokens: Tensor, rows: int) -> Tensor:

@@ -71,6 +71,8 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
     )),
     ("speculation", (
         Row("mean acceptance length", "mean_acceptance_length", _plain(2)),
+        Row("mean draft length", "mean_gamma", _plain(2)),
+        Row("mean draft entropy", "mean_entropy", lambda nats: f"{nats:.3f} nats"),
         Row("draft acceptance rate", "draft_acceptance_rate", _percent),
         Row("alpha", "alpha", _plain(3)),
         Row("tokens per target call", "block_efficiency", _plain(2)),

@@ -1,15 +1,14 @@
-"""How long a draft should be. A policy decides before the token is drawn: dropping one after the draw would bias the text."""
+"""The same draft length every round. Looks at nothing, learns nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from specexp.decoding.protocols import Policy
 
 
 @dataclass(frozen=True)
-class FixedLength:
+class FixedLength(Policy):
     """gamma tokens every round (Leviathan et al. 2023, Algorithm 1). gamma 0 is autoregressive decoding."""
 
     gamma: int
@@ -18,8 +17,5 @@ class FixedLength:
         if self.gamma < 0:
             raise ValueError(f"gamma={self.gamma} is negative; give the number of tokens to draft per round, 0 for none.")
 
-    def length(self, look: Callable[[], Tensor]) -> int:
+    def length(self) -> int:
         return self.gamma
-
-    def observe(self, drafted: int, accepted: int) -> None:
-        pass
