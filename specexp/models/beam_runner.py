@@ -15,6 +15,7 @@ from specexp.decoding.beam import BeamRunner
 from specexp.errors import UserError
 from specexp.models.architecture import Architecture
 from specexp.models.caches import BeamCache, BeamSourceCache, FullCache
+from specexp.models.encoder_decoder import decoder_start
 from specexp.models.runner import KnownIds, ModelRunner, StatelessRunner, fit_vocabulary
 
 
@@ -97,7 +98,7 @@ class SourceBeamRunner(CachedBeamRunner):
         source = self._known_ids(torch.tensor([list(prompt)], device=self.device))
         self._encoded = self.model.get_encoder()(input_ids=source).last_hidden_state  # [1, source tokens, d_model]
         self._source_cache = BeamSourceCache(self.cache)
-        return [_start_token(self.model)]
+        return [decoder_start(self.model)]
 
     def _pass(self, tokens: Tensor) -> Tensor:
         rows = tokens.shape[0]
@@ -149,14 +150,8 @@ class StatelessSourceBeamRunner(StatelessBeamRunner):
 
     def _open(self, prompt: Sequence[int]) -> list[int]:
         self._source = self._known_ids(torch.tensor([list(prompt)], device=self.device))
-        return [_start_token(self.model)]
+        return [decoder_start(self.model)]
 
     def _pass(self, texts: Tensor) -> Tensor:
         source = self._source.expand(texts.shape[0], -1)
         return self.model(input_ids=source, decoder_input_ids=texts, use_cache=False).logits
-
-
-def _start_token(model: torch.nn.Module) -> int:
-    """The id that every decoded text begins with and that is no part of it."""
-    given = model.generation_config.decoder_start_token_id
-    return model.config.decoder_start_token_id if given is None else given
