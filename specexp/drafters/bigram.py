@@ -14,7 +14,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Policy, Scores, Verdict
-from specexp.drafters.copying import no_logits
+from specexp.drafters.copying import without_logits
 from specexp.drafters.tables import files
 from specexp.drafters.tables.counting import NgramCounts
 
@@ -62,13 +62,13 @@ class BigramDrafter:
 
     def __init__(self, table: BigramTable, policy: Policy, vocabulary: files.Vocabulary):
         files.check_vocabulary(table.facts, vocabulary)
-        self.table, self.policy, self.vocabulary = table, policy, vocabulary
+        self.table, self.policy, self.vocabulary = table, without_logits(policy), vocabulary
 
     def start(self, prompt: Sequence[int], capacity: int) -> None:
-        pass
+        self.policy.start()
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
-        length = min(self.policy.length(no_logits), limit) if limit else 0
+        length = min(self.policy.length(), limit) if limit else 0
         ids, token = [], context.ids[-1]
         while len(ids) < length and token < len(self.table.next):
             token = self.table.next[token]

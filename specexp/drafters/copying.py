@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
@@ -27,14 +25,15 @@ class CopyDrafter:
     kv_bytes = 0
 
     def __init__(self, policy: Policy, match: Match):
-        self.policy, self.match, self._material = policy, match, Material()
+        self.policy, self.match, self._material = without_logits(policy), match, Material()
 
     def start(self, prompt: Sequence[int], capacity: int) -> None:
+        self.policy.start()
         self._material.start(prompt)
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
         self._take_in(context)
-        length = min(self.policy.length(no_logits), limit) if limit else 0
+        length = min(self.policy.length(), limit) if limit else 0
         loose = self._material.loose(context)
         behind = self.match.find(loose) if length else None
         if behind is None:
@@ -59,5 +58,9 @@ def copied(ids: list[int], loose: list[int], behind: int, length: int) -> list[i
     return text
 
 
-def no_logits() -> Tensor:
-    raise UserError("this drafter has no model, so a draft-length policy that reads its logits cannot steer it; use policy=fixed.")
+def without_logits(policy: Policy) -> Policy:
+    """That very policy, for a drafter that is no model. Raises UserError where it wants to look at a drafter's logits."""
+    if policy.proceeds is not None:
+        looks = type(policy).__name__
+        raise UserError(f"{looks} looks at a draft model's logits, and this drafter is no model; use policy=fixed or cost_model.")
+    return policy

@@ -19,7 +19,7 @@ from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Policy, Scores, Verdict
 from specexp.decoding.sampling import Sampling
-from specexp.drafters.copying import no_logits
+from specexp.drafters.copying import without_logits
 from specexp.drafters.tables import files
 from specexp.drafters.tables.counting import NgramCounts
 
@@ -142,14 +142,15 @@ class KatzDrafter:
 
     def __init__(self, table: KatzTable, policy: Policy, sampling: Sampling, vocabulary: files.Vocabulary):
         files.check_vocabulary(table.facts, vocabulary)
-        self.table, self.policy, self.sampling, self.vocabulary = table, policy, sampling, vocabulary
+        self.table, self.policy, self.sampling, self.vocabulary = table, without_logits(policy), sampling, vocabulary
         self._best: dict[tuple[int, ...], int] = {}  # argmax behind two ids, since asked for
 
     def start(self, prompt: Sequence[int], capacity: int) -> None:
+        self.policy.start()
         self._best.clear()
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
-        length = min(self.policy.length(no_logits), limit) if limit else 0
+        length = min(self.policy.length(), limit) if limit else 0
         if length == 0:
             return empty_draft(context.device)
         return self._greedy(context, length) if self.sampling.is_greedy else self._drawn(context, length, chance)

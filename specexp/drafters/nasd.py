@@ -16,7 +16,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, empty_draft
 from specexp.decoding.protocols import Policy, Scores, Verdict
-from specexp.drafters.copying import no_logits
+from specexp.drafters.copying import without_logits
 from specexp.drafters.material import Material
 from specexp.drafters.ngram_storage import NgramStorage
 from specexp.errors import UserError
@@ -44,7 +44,7 @@ class NasdDrafter:
     ):
         if top_k_filler < 1:
             raise UserError(f"top_k_filler={top_k_filler} does not fit; give 1 to count emitted tokens alone, or more.")
-        self.storage, self.policy, self.top_k_filler = storage, policy, top_k_filler
+        self.storage, self.policy, self.top_k_filler = storage, without_logits(policy), top_k_filler
         self.stop_if_unknown, self.reset_in_between = stop_if_unknown, reset_in_between
         self._material = Material()
         self._last: list[int] = []  # the last order - 1 ids that were counted
@@ -53,6 +53,7 @@ class NasdDrafter:
         self._ids: torch.Tensor | None = None  # [V] ones: to draw an id uniformly
 
     def start(self, prompt: Sequence[int], capacity: int) -> None:
+        self.policy.start()
         self._material.start(prompt)
         self._last, self._ahead, self._drafted = [], [], None
         if self.reset_in_between:
@@ -60,7 +61,7 @@ class NasdDrafter:
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
         self._take_in(context)
-        length = min(self.policy.length(no_logits), limit) if limit else 0
+        length = min(self.policy.length(), limit) if limit else 0
         draft = self._chain(context, length, chance)
         self._drafted = draft if context.permanent == len(context) else None
         return draft
