@@ -48,7 +48,7 @@ class Stopping:
         return next(end for end in range(since + 1, len(ids) + 1) if end == len(ids) or self._stops(ids[start:end]))
 
     def _may_complete(self, token: int) -> bool:
-        """False only if no stop string can end inside this token. Decoded alone it may lose a leading space; half a character may be any."""
+        """False only if no stop string can end inside this token. Alone it may lose a leading space; half a character may be any."""
         if token not in self._completing:
             text = self._decode([token])
             self._completing[token] = "\ufffd" in text or any(ends_inside(s, t) for s in self.stop_strings for t in (text, " " + text))

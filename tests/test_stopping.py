@@ -80,3 +80,41 @@ class Pieces:
 
 def test_leading_spaces_survive():
     assert Stopping(Pieces()).text([0], [1, 2]) == "   b c"
+
+
+class Fragments:
+    """Ids are pieces of text; as sentencepiece does, the first piece of a text loses its leading space."""
+
+    pieces = ("\n", "de", "f", "def", " def", "x", "\ndef g", "e", "d", " ", "def x", "ef")
+    decoded = 0
+
+    def decode(self, ids, **_):
+        self.decoded += 1
+        return "".join(self.pieces[i] for i in ids).removeprefix(" ")
+
+
+@pytest.mark.parametrize("stop", ["\ndef", "def ", " def", "f", "x\n"])
+def test_a_stop_is_found_wherever_the_tokens_break(stop):
+    """Against decoding all of the text after every token."""
+    rng = random.Random(stop)
+    for _ in range(300):
+        ids = [5, *(rng.randrange(len(Fragments.pieces)) for _ in range(12))]
+        text = lambda n: Fragments().decode(ids[:n])  # noqa: E731
+        first = next((n for n in range(1, len(ids) + 1) if stop in text(n)), None)
+        stopping, found, at = Stopping(Fragments(), (), (stop,)), None, 0
+        while found is None and at < len(ids):
+            size = rng.randrange(1, 4)
+            found = stopping(ids[: at + size], at)
+            at += size
+        assert (found and found.keep) == first
+
+
+def test_nothing_is_decoded_again_where_no_stop_can_end():
+    tokenizer = Fragments()
+    stopping = Stopping(tokenizer, (), ("\ndef",))
+    ids = [5, 9, 5, 9] * 50
+    stopping(ids, 0)
+    known = tokenizer.decoded
+    for since in range(0, len(ids), 4):
+        assert stopping(ids, since) is None
+    assert tokenizer.decoded == known == 2
