@@ -62,8 +62,7 @@ def _check(config: DictConfig) -> str:
     from specexp.signatures import check_signatures
 
     _check_handles(config)
-    if not _uses_draft(config):
-        config.model_pair.draft = config.runners.draft = None
+    _drop_unused_drafts(config)
     if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
         raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
     check_signatures(config)
@@ -86,9 +85,16 @@ def _check_handles(config: DictConfig) -> None:
         raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
 
 
-def _uses_draft(config: DictConfig) -> bool:
-    """Whether any side's drafter is a model of the pair; else the pair's draft is neither asked for nor loaded."""
-    return any("${runners.draft}" in OmegaConf.to_yaml(node) for node in (config.method, *config.baselines.values()))
+def _drop_unused_drafts(config: DictConfig) -> None:
+    """Draft models that no side's drafter runs are neither asked for nor loaded. Several drafts stand in for the one where they are used."""
+    sides = "".join(OmegaConf.to_yaml(node) for node in (config.method, *config.baselines.values()))
+    cascades = "${runners.drafts}" in sides
+    if not cascades:
+        config.model_pair.drafts, config.runners.drafts = {}, None
+    if "${runners.draft}" not in sides and not (cascades and not config.model_pair.drafts):
+        config.model_pair.draft = None
+    if "${runners.draft}" not in sides:
+        config.runners.draft = None
 
 
 def _samples(config: DictConfig) -> bool:

@@ -7,9 +7,12 @@ Knows nothing of tokenizers or of limits on its length.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
+
+FORK_ROOM = 64  # tokens a fork usually grows by
 
 
 class Context:
@@ -68,6 +71,10 @@ class Context:
 
     def fork(self) -> Context:
         """A context that goes on from here without touching this one (a cascade's inner decoder writes into it)."""
-        branch = Context(self.ids, self.device, capacity=len(self.ids) + 64)
-        branch.lineage, branch._fork_point = self.lineage, self.permanent
+        branch, length = copy(self), len(self.ids)
+        branch.ids, branch._fork_point = self.ids.copy(), self.permanent
+        branch._allocate(length + FORK_ROOM)
+        branch._buffer[:length] = self.tokens
+        if branch._buffer is not branch._host:
+            branch._array[:length] = self._array[:length]
         return branch

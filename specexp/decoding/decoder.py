@@ -15,7 +15,7 @@ import torch
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft
-from specexp.decoding.protocols import Drafter, Runner, Stop, Verdict, Verifier
+from specexp.decoding.protocols import Drafter, Runner, Scores, Stop, Verdict, Verifier
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,28 @@ class Step:
         return replace(self, tokens=self.tokens[:keep], origins=self.origins[:keep], finish=finish)
 
 
+@dataclass(frozen=True)
+class Round:
+    """What was drafted, how the target scored it and what became of it; times as in `Step`."""
+
+    draft: Draft
+    scores: Scores
+    verdict: Verdict
+    draft_seconds: float
+    target_seconds: float
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What the round emits: the accepted path and the target's own token."""
+        return (*(self.draft.ids[node] for node in self.verdict.path), self.verdict.token)
+
+    def step(self) -> Step:
+        draft, kept = self.draft, len(self.verdict.path)
+        depth = len(draft) if draft.is_chain else max(draft.depths)
+        times = (self.draft_seconds, self.target_seconds)
+        return Step(self.tokens, origins(draft, self.verdict), len(draft), kept, *times, depth, draft.entropy)
+
+
 @dataclass
 class Decoder:
     """first_target: round 0 is the target's prefill alone; false lets even the first token be drafted."""
@@ -69,8 +91,8 @@ class Decoder:
         return self.verifier.lossless
 
     @torch.inference_mode()
-    def step(self, context: Context, limit: int, chance: Chance) -> Step:
-        """One round that emits at most `limit` tokens. The context is not touched."""
+    def round(self, context: Context, limit: int, chance: Chance) -> Round:
+        """Draft, score, verify: at most `limit` tokens. The context is not touched."""
         began = perf_counter()
         draft = self.drafter.propose(context, limit - 1, chance)  # x_1 .. x_γ ~ q
         drafted = perf_counter()
@@ -78,9 +100,7 @@ class Decoder:
         scored = perf_counter()
         verdict = self.verifier(draft, scores.logits, chance)  # longest accepted path, then x ~ p'
         self.drafter.observe(draft, verdict, scores)
-        tokens = (*(draft.ids[node] for node in verdict.path), verdict.token)
-        depth = len(draft) if draft.is_chain else max(draft.depths)
-        return Step(tokens, origins(draft, verdict), len(draft), len(verdict.path), drafted - began, scored - drafted, depth, draft.entropy)
+        return Round(draft, scores, verdict, drafted - began, scored - drafted)
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
         """Rounds until `stop` cuts or max_new_tokens is reached; exactly as many tokens, never one more."""
@@ -90,7 +110,7 @@ class Decoder:
         generated: list[int] = []
         while len(generated) < max_new_tokens:
             prefill = self.first_target and not generated
-            step = self.step(context, 1 if prefill else max_new_tokens - len(generated), chance)
+            step = self.round(context, 1 if prefill else max_new_tokens - len(generated), chance).step()
             since = len(generated)
             generated.extend(step.tokens)
             context.append(step.tokens)

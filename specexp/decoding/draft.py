@@ -7,7 +7,7 @@ Knows nothing of who drew the tokens, nor how logits for them are computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import torch
@@ -108,6 +108,10 @@ class Draft:
             steps.append(node)
             node = self.parents[node]
         return tuple(reversed(steps))
+
+    def with_q(self, q: Tensor) -> Draft:
+        """The same nodes, as if they had been drawn from these [N, V] weights."""
+        return replace(self, q=q)
 
     def distributions(self, p: Tensor) -> Tensor:
         """[N, V] q shaped like the rows of p: point masses written out as one-hot rows."""

@@ -5,8 +5,8 @@ Knows nothing of methods. Promises the same tokenizer, or refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from specexp.errors import UserError
 from specexp.models.spec import ModelSpec
@@ -14,13 +14,24 @@ from specexp.models.spec import ModelSpec
 
 @dataclass(frozen=True)
 class ModelPair:
-    """name: for records. tokenizer: one for both, unchecked, or None. dtype: the default of both models (the top-level key reads it)."""
+    """name: for records. tokenizer: one for all, unchecked, or None. dtype: the default of all models (the top-level key reads it).
+
+    drafts: several draft models by name, biggest first, for methods that cascade; where there are none, `draft` is the only one.
+    costs: named tables of what a pass of each model costs ("target" and the drafts' names), in any unit: for cost metrics.
+    """
 
     name: str
     target: ModelSpec
     draft: ModelSpec | None = None
     tokenizer: str | None = None
     dtype: str = "auto"
+    drafts: Mapping[str, ModelSpec] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def all_drafts(self) -> dict[str, ModelSpec]:
+        """By name, biggest first."""
+        return dict(self.drafts) if self.drafts else {} if self.draft is None else {"draft": self.draft}
 
     def check(self) -> None:
         """Every model can be had, and the one device for both exists: seconds, no weights. Raises UserError."""
@@ -33,7 +44,7 @@ class ModelPair:
             devices[key] = resolved(spec, key).device
         if len(set(devices.values())) > 1:
             told = " and ".join(f"{key}.device={device}" for key, device in devices.items())
-            raise UserError(f"{told} differ: target and draft exchange tokens every round; give both one device (device=cpu).")
+            raise UserError(f"{told} differ: target and draft exchange tokens every round; give all of them one device (device=cpu).")
         if self.tokenizer is not None:
             preflight_tokenizer(self.tokenizer)
         self._check_families()
@@ -60,8 +71,8 @@ class ModelPair:
         if self.tokenizer is not None:
             return load_tokenizer(self.tokenizer)
         loaded = [load_tokenizer(s.name, s.revision, s.trust_remote_code, key=f"{key}.name") for key, s in self._models()]
-        if len(loaded) == 2:
-            check_same_tokenizer(*loaded, names=(self.target.name, self.draft.name))
+        for (_, spec), tokenizer in zip(self._models()[1:], loaded[1:], strict=True):
+            check_same_tokenizer(loaded[0], tokenizer, names=(self.target.name, spec.name))
         return loaded[0]
 
     def context_length(self) -> int | None:
@@ -73,11 +84,8 @@ class ModelPair:
 
     def _models(self) -> list[tuple[str, ModelSpec]]:
         models = [("model_pair.target", self.target)]
-        return models if self.draft is None else [*models, ("model_pair.draft", self.draft)]
-
-    def without_draft(self) -> ModelPair:
-        """For methods that have no draft model: it is neither checked nor loaded."""
-        return replace(self, draft=None)
+        models += [] if self.draft is None else [("model_pair.draft", self.draft)]
+        return models + [(f"model_pair.drafts.{name}", spec) for name, spec in self.drafts.items()]
 
 
 def runner(model: ModelSpec, target: ModelSpec, cache: Callable):
@@ -87,6 +95,15 @@ def runner(model: ModelSpec, target: ModelSpec, cache: Callable):
     key = "model_pair.target" if model == target else "model_pair.draft"
     vocab_size = output_rows(load_model(target))
     return cache(load_model(model, key), vocab_size=vocab_size)
+
+
+def draft_runners(pair: ModelPair, cache: Callable) -> dict:
+    """A runner for each of the pair's draft models, by name."""
+    from specexp.models.loading import load_model
+
+    rows = output_rows(load_model(pair.target))
+    keys = {spec: key for key, spec in pair._models()}
+    return {name: cache(load_model(spec, keys[spec]), vocab_size=rows) for name, spec in pair.all_drafts.items()}
 
 
 def output_rows(model) -> int:

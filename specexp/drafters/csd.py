@@ -1,0 +1,64 @@
+"""Cascade Speculative Drafting (Chen et al. 2023, arXiv:2312.11462, Algorithm 1): vertical and horizontal cascades by one matrix.
+
+Draft models are ordered from the biggest to the smallest, and a drafter without a model comes last. Row 0 of K says how many tokens each
+of them adds to the target's draft; rows and columns behind model i's own say how many each smaller one adds to what model i reviews.
+Knows nothing of caches or of how reviewers judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.protocols import Drafter, Runner, Verifier
+from specexp.drafters.cascade import CascadeDrafter
+from specexp.drafters.relay import RelayDrafter
+
+
+class KMatrix:
+    """rows: n x n whole numbers for n drafters, of which the upper triangle is used. pair: the models whose number it has to fit."""
+
+    def __init__(self, rows: Sequence[Sequence[int]], pair):
+        self.rows = tuple(tuple(row) for row in rows)
+        names, n = [*pair.all_drafts, "the statistical drafter"], len(self.rows)
+        if any(len(row) != n for row in self.rows) or n != len(names):
+            shape = f"{len(names)} x {len(names)}, a row and a column for each of {', '.join(names)}"
+            raise ValueError(f"k_matrix={[list(row) for row in self.rows]} does not fit; give {shape} ({pair.name} has {len(names) - 1} draft models).")
+        upper = [k for i, row in enumerate(self.rows) for k in row[i:]]
+        if any(type(k) is not int or k < 0 for k in upper) or not any(self.rows[0]):
+            raise ValueError(f"k_matrix={[list(row) for row in self.rows]} is no plan; give whole numbers of tokens, not all 0 in the first row.")
+
+
+class CascadeSpeculativeDrafter(RelayDrafter):
+    """runners: the draft models, biggest first. statistical: the last drafter, `name` its stage.
+
+    reviewer: how each draft model judges what smaller drafters propose to it.
+    """
+
+    def __init__(self, runners: Mapping[str, Runner], statistical: Drafter, name: str, k_matrix: KMatrix, reviewer: Verifier):
+        relay = _relay([*runners.items()], statistical, name, k_matrix.rows, reviewer)
+        super().__init__(relay.drafters, relay.lengths)
+        self.runners = dict(runners)
+
+    @property
+    def forwards(self) -> int:
+        return sum(self.forwards_by_model.values())
+
+    @property
+    def forwards_by_model(self) -> dict[str, int]:
+        """A model may review at several levels; its passes count once."""
+        return {name: runner.forwards for name, runner in self.runners.items()}
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(runner.kv_bytes for runner in self.runners.values())
+
+
+def _relay(models: list[tuple[str, Runner]], statistical: Drafter, name: str, rows: Sequence[Sequence[int]], reviewer: Verifier) -> RelayDrafter:
+    """One level: K's first row relays over the models, each of which reviews a relay over the smaller ones by the rest of K."""
+    stages: dict[str, Drafter] = {}
+    for place, (model, runner) in enumerate(models, start=1):
+        rest = [row[place:] for row in rows[place:]]
+        inner = _relay(models[place:], statistical, name, rest, reviewer)
+        stages[model] = CascadeDrafter(Decoder(runner, inner, reviewer))
+    return RelayDrafter(stages | {name: statistical}, rows[0])
