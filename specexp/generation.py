@@ -16,7 +16,9 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder, Step
 from specexp.decoding.draft import Draft
-from specexp.decoding.protocols import Stop
+from specexp.decoding.protocols import Drafter, Runner, Stop
+from specexp.drafters.csd import CascadeSpeculativeDrafter
+from specexp.drafters.model import ModelDrafter
 from specexp.models.runner import StatelessRunner
 
 
@@ -27,7 +29,7 @@ class Generation:
     steps: tuple[Step, ...]
     times: tuple[float, ...]
     target_forwards: int
-    draft_forwards: int
+    draft_forwards: dict[str, int]  # by draft model
     kv_bytes_target: int
     kv_bytes_draft: int
     peak_memory_bytes: int | None
@@ -55,7 +57,8 @@ class Generation:
             "entropies": _entropies(rounds),
             "origins": [origin for step in self.steps for origin in step.origins],
             "target_forwards": self.target_forwards,
-            "draft_forwards": self.draft_forwards,
+            "draft_forwards": sum(self.draft_forwards.values()),
+            "draft_forwards_by_model": self.draft_forwards,
             "target_seconds": sum(step.target_seconds for step in timed) if self.on_cpu else None,
             "draft_seconds": sum(step.draft_seconds for step in timed) if self.on_cpu else None,
             "kv_bytes_target": self.kv_bytes_target,
@@ -74,7 +77,8 @@ def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop:
     """Run the decoder to its end, the clock read at every emission and the device idle at both ends."""
     device = torch.device(decoder.target.device)
     chance = Chance(*seed, device=device)
-    target_before, draft_before = decoder.target.forwards, decoder.drafter.forwards
+    drafts = draft_models(decoder.drafter)
+    target_before, drafts_before = decoder.target.forwards, {name: runner.forwards for name, runner in drafts.items()}
     memory_before = _begin_memory(device)
     steps, times = [], []
     started = perf_counter()
@@ -85,12 +89,19 @@ def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop:
         steps=tuple(steps),
         times=tuple(times),
         target_forwards=decoder.target.forwards - target_before,
-        draft_forwards=decoder.drafter.forwards - draft_before,
+        draft_forwards={name: runner.forwards - drafts_before[name] for name, runner in drafts.items()},
         kv_bytes_target=decoder.target.kv_bytes,
         kv_bytes_draft=decoder.drafter.kv_bytes,
         peak_memory_bytes=None if memory_before is None else torch.cuda.max_memory_allocated(device) - memory_before,
         on_cpu=device.type == "cpu",
     )
+
+
+def draft_models(drafter: Drafter) -> dict[str, Runner]:
+    """The runners that a drafter asks, by name; none for drafters without a model."""
+    if isinstance(drafter, CascadeSpeculativeDrafter):
+        return drafter.runners
+    return {"draft": drafter.runner} if isinstance(drafter, ModelDrafter) else {}
 
 
 def _begin_memory(device: torch.device) -> int | None:

@@ -86,7 +86,7 @@ def _check_handles(config: DictConfig) -> None:
 
 
 def _drop_unused_drafts(config: DictConfig) -> None:
-    """Draft models that no side's drafter runs are neither asked for nor loaded. Several drafts stand in for the one where they are used."""
+    """Draft models that no side's drafter runs are neither asked for nor loaded; several drafts stand in for the one where used."""
     sides = "".join(OmegaConf.to_yaml(node) for node in (config.method, *config.baselines.values()))
     cascades = "${runners.drafts}" in sides
     if not cascades:
@@ -196,14 +196,26 @@ def _decode(experiment, examples: list, prompts: dict, run_directory, config: Di
 
 def _finish(experiment, examples: list, records: list[dict], run_directory, config: DictConfig) -> dict:
     from specexp.evaluation.speed import summarise_speed
+    from specexp.evaluation.swi import swi_figures
     from specexp.experiment import claims, quality_figures
 
     names = {key: config[key].name for key in ("model_pair", "method")} | {"dataset": experiment.dataset.name}
     summary = names | claims(experiment.sides["method"]) | quality_figures(experiment.dataset, records)
     summary |= summarise_speed(records, seed=config.seed).figures
+    summary |= swi_figures([record["method"] for record in records], _costs(experiment, config))
     run_directory.write_samples(*(_sample_lines(experiment.dataset, examples, records, side) for side in ("method", "baseline")))
     run_directory.write_summary(summary)
     return summary
+
+
+def _costs(experiment, config: DictConfig) -> dict[str, dict[str, float]]:
+    """What a pass of each model costs: by number of parameters, and as the pair's own tables say."""
+    from specexp.generation import draft_models
+
+    method = experiment.sides["method"]
+    models = {"target": method.target} | draft_models(method.drafter)
+    parameters = {name: runner.model.num_parameters() for name, runner in models.items()}
+    return {"model_parameters": parameters} | OmegaConf.to_container(config.model_pair.costs, resolve=True)
 
 
 def _facts(experiment, config: DictConfig) -> dict:
@@ -214,6 +226,7 @@ def _facts(experiment, config: DictConfig) -> dict:
         "attention": model.config._attn_implementation,
         "cache": config.cache["_target_"].rpartition(".")[2],
         "baselines": {name: node.name for name, node in config.baselines.items()},
+        "costs": _costs(experiment, config),
         "sandbox": getattr(getattr(experiment.dataset, "sandbox", None), "level", None),
     }
 

@@ -40,7 +40,7 @@ def deviation(verifier_class, drafter, sampling, target, draft, length=4):
 
     def one_round(chance):
         decoder.drafter.start(PROMPT, 0)
-        return decoder.step(Context(PROMPT), length, chance).tokens
+        return decoder.round(Context(PROMPT), length, chance).tokens
 
     emitted = completed(law_of(one_round), target, sampling, PROMPT, length)
     return total_variation(emitted, completed({(): 1.0}, target, sampling, PROMPT, length))

@@ -99,8 +99,7 @@ def test_a_stop_is_found_wherever_the_tokens_break(stop):
     rng = random.Random(stop)
     for _ in range(300):
         ids = [5, *(rng.randrange(len(Fragments.pieces)) for _ in range(12))]
-        text = lambda n: Fragments().decode(ids[:n])  # noqa: E731
-        first = next((n for n in range(1, len(ids) + 1) if stop in text(n)), None)
+        first = next((n for n in range(1, len(ids) + 1) if stop in Fragments().decode(ids[:n])), None)
         stopping, found, at = Stopping(Fragments(), (), (stop,)), None, 0
         while found is None and at < len(ids):
             size = rng.randrange(1, 4)

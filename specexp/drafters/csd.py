@@ -20,13 +20,14 @@ class KMatrix:
 
     def __init__(self, rows: Sequence[Sequence[int]], pair):
         self.rows = tuple(tuple(row) for row in rows)
-        names, n = [*pair.all_drafts, "the statistical drafter"], len(self.rows)
-        if any(len(row) != n for row in self.rows) or n != len(names):
+        given = f"k_matrix={[list(row) for row in self.rows]}"
+        names = [*pair.all_drafts, "the drafter without a model"]
+        if {len(self.rows), *(len(row) for row in self.rows)} != {len(names)}:
             shape = f"{len(names)} x {len(names)}, a row and a column for each of {', '.join(names)}"
-            raise ValueError(f"k_matrix={[list(row) for row in self.rows]} does not fit; give {shape} ({pair.name} has {len(names) - 1} draft models).")
+            raise ValueError(f"{given} does not fit {pair.name}; give {shape}.")
         upper = [k for i, row in enumerate(self.rows) for k in row[i:]]
         if any(type(k) is not int or k < 0 for k in upper) or not any(self.rows[0]):
-            raise ValueError(f"k_matrix={[list(row) for row in self.rows]} is no plan; give whole numbers of tokens, not all 0 in the first row.")
+            raise ValueError(f"{given} is no plan; give whole numbers of tokens, not all 0 in the first row.")
 
 
 class CascadeSpeculativeDrafter(RelayDrafter):
@@ -54,7 +55,9 @@ class CascadeSpeculativeDrafter(RelayDrafter):
         return sum(runner.kv_bytes for runner in self.runners.values())
 
 
-def _relay(models: list[tuple[str, Runner]], statistical: Drafter, name: str, rows: Sequence[Sequence[int]], reviewer: Verifier) -> RelayDrafter:
+def _relay(
+    models: list[tuple[str, Runner]], statistical: Drafter, name: str, rows: Sequence[Sequence[int]], reviewer: Verifier
+) -> RelayDrafter:
     """One level: K's first row relays over the models, each of which reviews a relay over the smaller ones by the rest of K."""
     stages: dict[str, Drafter] = {}
     for place, (model, runner) in enumerate(models, start=1):

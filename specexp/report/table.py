@@ -76,6 +76,8 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
         Row("draft acceptance rate", "draft_acceptance_rate", _percent),
         Row("alpha", "alpha", _plain(3)),
         Row("tokens per target call", "block_efficiency", _plain(2)),
+        Row("SWI, costs by parameters", "swi_model_parameters", _times),
+        Row("SWI, costs of previous work", "swi_previous_work", _times),
         Row("draft cost c", "cost_ratio_c", _plain(3)),
         Row("verification cost v", "verify_ratio_v", _plain(2)),
         Row("overhead per round", "overhead_ms_per_round", lambda value: f"{value:.2f} ms"),
