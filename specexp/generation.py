@@ -73,6 +73,7 @@ def _entropies(steps: Sequence[Step]) -> list[float | None] | None:
     return entropies if any(value is not None for value in entropies) else None
 
 
+@torch.inference_mode()
 def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop: Stop, seed: tuple) -> Generation:
     """Run the decoder to its end, the clock read at every emission and the device idle at both ends."""
     device = torch.device(decoder.target.device)

@@ -24,7 +24,7 @@ BRIEF = ["tracker=none", "threads=1", "warmup=1", "dataset.limit=2", "max_new_to
 TIMES = {"ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"}
 SIDE = TIMES | {
     "token_ids", "text", "score", "finish", "first_tokens", "rounds", "entropies", "origins", "nll_sum", "nll_count",
-    "lossless", "cache_exact", "repeats_agree", "target_forwards", "draft_forwards", "kv_bytes_target", "kv_bytes_draft", "peak_memory_bytes",
+    "lossless", "cache_exact", "repeats_agree", "target_forwards", "draft_forwards", "draft_forwards_by_model", "kv_bytes_target", "kv_bytes_draft", "peak_memory_bytes",
 }  # fmt: skip
 SUMMARY = {
     "model_pair", "method", "dataset", "num_examples", "num_samples", "num_tokens", "lossless", "cache_exact", "equal_texts",

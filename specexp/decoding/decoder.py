@@ -90,9 +90,11 @@ class Decoder:
         """The text has the target's own law."""
         return self.verifier.lossless
 
-    @torch.inference_mode()
     def round(self, context: Context, limit: int, chance: Chance) -> Round:
-        """Draft, score, verify: at most `limit` tokens. The context is not touched."""
+        """Draft, score, verify: at most `limit` tokens. The context is not touched. Works in inference mode, which is entered if need be."""
+        if not torch.is_inference_mode_enabled():
+            with torch.inference_mode():
+                return self.round(context, limit, chance)
         began = perf_counter()
         draft = self.drafter.propose(context, limit - 1, chance)  # x_1 .. x_γ ~ q
         drafted = perf_counter()

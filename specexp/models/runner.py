@@ -61,7 +61,7 @@ class ModelRunner:
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """[rows, V] for the last `rows` rows of [context's last token, nodes...]; feeds only what the cache lacks."""
-        return Scores(self._logits(context, draft, rows)[0])
+        return Scores(self._logits(context, draft, rows).squeeze(0))
 
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
         """x_1 .. x_length from this model, fewer where `proceeds` says no. The last is not fed: the next round does so, if accepted."""
@@ -77,7 +77,7 @@ class ModelRunner:
             token, distribution = sampling.propose(logits, chance)
             tokens.append(token)
             q.append(distribution)
-        draft = Draft.chain(torch.cat(tokens, 1)[0], None if q[0] is None else torch.cat(q, 1)[0])
+        draft = Draft.chain(torch.cat(tokens, 1).squeeze(0), None if q[0] is None else torch.cat(q, 1).squeeze(0))
         self._memo.draft, self._memo.nodes = draft, len(tokens) - 1
         return draft
 

@@ -49,6 +49,7 @@ def rounds(decoder, prompt, tokens, stop, forwards):
             yield perf_counter() - started, forwards.seconds - inside
 
 
+@torch.inference_mode()  # as a run does: once, not in every round
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gamma", type=int, default=4)
