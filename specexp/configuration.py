@@ -79,13 +79,13 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 
 def _meant_key(key: str) -> str:
-    """Nearest in the same place; else the same name elsewhere (gamma for method.gamma); else the nearest of all."""
+    """Nearest in the same place; else the same name elsewhere, a handle first (gamma for method.gamma); else the nearest of all."""
     parent, _, leaf = key.rpartition(".")
     keys = {known: known.rpartition(".") for known in _keys()}
     siblings = {name: known for known, (place, _, name) in keys.items() if place == parent}
     if near := difflib.get_close_matches(leaf, siblings, n=1):
         return f" (did you mean {siblings[near[0]]}?)"
-    elsewhere = [known for known, (_, _, name) in keys.items() if name == leaf]
+    elsewhere = sorted((known for known, (_, _, name) in keys.items() if name == leaf), key=lambda known: known.count("."))
     return f" (did you mean {elsewhere[0]}?)" if elsewhere else "" if parent in keys else _meant(key, list(keys))
 
 
