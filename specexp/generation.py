@@ -16,9 +16,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder, Step
 from specexp.decoding.draft import Draft
-from specexp.decoding.protocols import Drafter, Runner, Stop
-from specexp.drafters.csd import CascadeSpeculativeDrafter
-from specexp.drafters.model import ModelDrafter
+from specexp.decoding.protocols import Stop
 from specexp.models.runner import StatelessRunner
 
 
@@ -78,7 +76,7 @@ def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop:
     """Run the decoder to its end, the clock read at every emission and the device idle at both ends."""
     device = torch.device(decoder.target.device)
     chance = Chance(*seed, device=device)
-    drafts = draft_models(decoder.drafter)
+    drafts = decoder.drafter.models
     target_before, drafts_before = decoder.target.forwards, {name: runner.forwards for name, runner in drafts.items()}
     memory_before = _begin_memory(device)
     steps, times = [], []
@@ -92,17 +90,10 @@ def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop:
         target_forwards=decoder.target.forwards - target_before,
         draft_forwards={name: runner.forwards - drafts_before[name] for name, runner in drafts.items()},
         kv_bytes_target=decoder.target.kv_bytes,
-        kv_bytes_draft=decoder.drafter.kv_bytes,
+        kv_bytes_draft=sum(runner.kv_bytes for runner in drafts.values()),
         peak_memory_bytes=None if memory_before is None else torch.cuda.max_memory_allocated(device) - memory_before,
         on_cpu=device.type == "cpu",
     )
-
-
-def draft_models(drafter: Drafter) -> dict[str, Runner]:
-    """The runners that a drafter asks, by name; none for drafters without a model."""
-    if isinstance(drafter, CascadeSpeculativeDrafter):
-        return drafter.runners
-    return {"draft": drafter.runner} if isinstance(drafter, ModelDrafter) else {}
 
 
 def _begin_memory(device: torch.device) -> int | None:

@@ -106,7 +106,8 @@ def _inputs(config: DictConfig, build: Callable) -> Inputs:
     from specexp.experiment import QUICK_EXAMPLES
 
     dataset, tracker, pair = build(config.dataset), build(config.tracker), build(config.model_pair)
-    for node in (config.sampling, config.method.decoder, *(side.decoder for side in config.baselines.values())):
+    parts = [node for node in config.method.values() if isinstance(node, DictConfig) and "_target_" in node]
+    for node in (config.sampling, *parts, *(side.decoder for side in config.baselines.values())):
         _try_parts(node, build)
     return Inputs(pair, dataset, dataset.examples()[: QUICK_EXAMPLES if config.quick else None], tracker)
 
@@ -210,10 +211,8 @@ def _finish(experiment, examples: list, records: list[dict], run_directory, conf
 
 def _costs(experiment, config: DictConfig) -> dict[str, dict[str, float]]:
     """What a pass of each model costs: by number of parameters, and as the pair's own tables say."""
-    from specexp.generation import draft_models
-
     method = experiment.sides["method"]
-    models = {"target": method.target} | draft_models(method.drafter)
+    models = {"target": method.target} | dict(method.drafter.models)
     parameters = {name: runner.model.num_parameters() for name, runner in models.items()}
     return {"model_parameters": parameters} | OmegaConf.to_container(config.model_pair.costs, resolve=True)
 

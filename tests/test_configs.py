@@ -60,6 +60,22 @@ def test_every_option_composes_and_fits_its_signature(group, option):
     refuse_misfits(config)  # values of the right types, as the command line checks them
 
 
+@pytest.mark.parametrize("policy", [option for group, option in OPTIONS if group == "policy" and "heuristic" not in option and option != "fixed"])
+@pytest.mark.parametrize("method", ["speculative", "nasd", "max_gram", "katz", "prompt_lookup"])
+def test_another_policy_is_chosen_with_the_fixed_ones_handle_taken_out(method, policy):
+    config = composed(f"method={method}", f"policy@method.decoder.drafter.policy={policy}", "~method.decoder.drafter.policy.gamma")
+    refuse_misfits(config)
+
+
+@pytest.mark.parametrize("reviewer", ["lenient_argmax", "rejection", "lenient"])
+@pytest.mark.parametrize("pair", ["tiny", "flan_t5_xxl", "llama7b_160m"])
+def test_a_tuned_cascade_takes_any_reviewer(pair, reviewer):
+    config = composed("method=csd", f"model_pair={pair}", f"verifier@method.reviewer={reviewer}")
+    refuse_misfits(config)
+    if reviewer == "lenient_argmax":
+        assert config.method.decoder.drafter.reviewer.leniency == {"flan_t5_xxl": 2.0}.get(pair, 3.0)
+
+
 def test_a_wrong_key_would_be_noticed():
     config = composed("+method.decoder.drafter.gama=3")
     with pytest.raises(pytest.fail.Exception, match="gama"):

@@ -11,6 +11,7 @@ from test_resume import composed, run
 
 from specexp.assets import asset_path
 from specexp.configuration import conf_directory
+from specexp.errors import UserError
 from specexp.tracking.records import read_records
 
 METHODS = sorted(file.stem for file in (Path(conf_directory()) / "method").glob("*.yaml") if not file.stem.startswith("_"))
@@ -31,8 +32,7 @@ def finished(directory, *overrides):
 )
 def test_runs_on_the_shipped_pairs(pair, method, sampling, tmp_path):
     chosen = PART.get(method, (f"method={method}",))
-    tables = ("method.decoder.drafter.table.path=asset:tables/tiny_trigram.safetensors",) if method == "katz" else ()  # of the same tokenizer
-    summary, records = finished(tmp_path, *PAIRS[pair], *chosen, *tables, f"sampling={sampling}")
+    summary, records = finished(tmp_path, *PAIRS[pair], *chosen, f"sampling={sampling}")
     assert len(records) == 2 and summary["lossless"] is (method not in ("beam", "lenient"))
     if sampling == "greedy" and summary["lossless"]:
         assert summary["equal_texts"] == 1.0
@@ -52,6 +52,24 @@ def llamas(tmp_path_factory):
         transformers.LlamaForCausalLM(config).save_pretrained(places[name])
         transformers.AutoTokenizer.from_pretrained(asset_path("asset:tiny/target")).save_pretrained(places[name])
     return places
+
+
+def test_a_cascade_takes_several_drafts_by_name(llamas, tmp_path):
+    chosen = [f"+model_pair@model_pair.drafts.{name}=_model" for name in ("big", "small")]
+    names = [f"model_pair.target.name={llamas['target']}", f"model_pair.drafts.big.name={llamas['target']}", f"model_pair.drafts.small.name={llamas['draft']}"]
+    matrix = "method.k_matrix=[[2,3,4],[0,2,2],[0,0,3]]"
+    summary, records = finished(tmp_path, "method=csd", "model_pair=llama13b_7b", *chosen, *names, matrix, "dtype=float32")
+    assert summary["equal_texts"] == 1.0 and summary["swi_model_parameters"] > 0
+    assert all(set(record["method"]["draft_forwards_by_model"]) == {"big", "small"} for record in records)
+    assert {origin for record in records for origin in record["method"]["origins"]} & {"draft:big", "draft:small", "draft:max_gram"}
+
+
+@pytest.mark.parametrize(("override", "words"), [("method.leniency=0.5", "leniency=0.5"), ("method.k_matrix=[5,10]", "k_matrix=[5, 10]"), ("method.k_matrix=[[3]]", "2 x 2"), ("method.min_match=0", "min_match=0")])
+def test_what_a_cascade_cannot_do_is_told_before_weights_are_loaded(override, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("specexp.job._with_decoders", lambda *_: pytest.fail("too late"))
+    with pytest.raises(UserError) as refused:
+        run(composed("method=csd", override), tmp_path)
+    assert words in str(refused.value)
 
 
 @pytest.mark.parametrize("overrides", [(), ("method.k_matrix=[[2,3],[0,4]]",), ("verifier@method.reviewer=rejection", "sampling=nucleus")])

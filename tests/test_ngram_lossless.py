@@ -12,7 +12,7 @@ from tiny_models import VOCAB, build
 from specexp.decoding.chance import Chance
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.policies import FixedLength
-from specexp.decoding.protocols import Cut
+from specexp.decoding.protocols import Cut, Policy
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.bigram import BigramDrafter, bigrams
@@ -94,3 +94,26 @@ def test_repetition_is_copied_whole(match):
     decoder = Decoder(TabularRunner(1, vocab=5), MaxGramDrafter(FixedLength(8), match(), NoDraft()), RejectionVerifier(Sampling(0.0)))
     steps = list(decoder.generate([0, 1], 300, never, Chance(0)))
     assert [step.accepted for step in steps[-6:-1]] == [8] * 5
+
+
+class Told(Policy):
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.rounds = []
+
+    def length(self):
+        return 3
+
+    def observe(self, drafted, accepted):
+        self.rounds.append((drafted, accepted))
+
+
+def test_max_gram_tells_its_policy_of_every_round_and_its_fallback_of_its_own():
+    counts, vocabulary = corpus(VOCAB)
+    own, fallback = Told(), Told()
+    drafter = MaxGramDrafter(own, LatestMatch(2), BigramDrafter(bigrams(counts, "t"), fallback, vocabulary))
+    steps = decode(ModelRunner(build("llama")), drafter)
+    assert len(own.rounds) == len(steps)
+    assert sum(drafted for drafted, _ in own.rounds + fallback.rounds) == sum(step.drafted for step in steps)
+    assert any(drafted for drafted, _ in fallback.rounds)

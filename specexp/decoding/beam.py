@@ -69,8 +69,7 @@ class BeamRule(Protocol):
 class NothingDrafted:
     """What a record tells of a drafter, where there is none."""
 
-    forwards = 0
-    kv_bytes = 0
+    models: ClassVar[dict] = {}
 
 
 @dataclass

@@ -91,7 +91,7 @@ class Decoder:
         return self.verifier.lossless
 
     def round(self, context: Context, limit: int, chance: Chance) -> Round:
-        """Draft, score, verify: at most `limit` tokens. The context is not touched. Works in inference mode, which is entered if need be."""
+        """Draft, score, verify: at most `limit` tokens. The context is not touched. In inference mode, entered if need be."""
         if not torch.is_inference_mode_enabled():
             with torch.inference_mode():
                 return self.round(context, limit, chance)

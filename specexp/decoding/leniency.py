@@ -16,16 +16,16 @@ from specexp.decoding.verifiers import RejectionVerifier
 
 
 class LenientVerifier(RejectionVerifier):
-    """Keep x if it is what the model draws, or if p(x) > q(x) / leniency.
+    """Keep x if it is what the model draws, or if p(x) > q(x) / leniency; leniency 1 is as strict as the lossless rule.
 
-    p and q are the models' own probabilities (softmax, temperature 1) in a greedy or deterministic draft; q is 1 where the draft
-    does not say (`Draft.confidence`). Drafts with a law q of their own are judged with q / leniency in place of q (their p and q after
-    temperature, top-k and nucleus).
+    p and q are the models' own probabilities (softmax, temperature 1) in a greedy or deterministic draft; q is 1 where the draft does not
+    say (`Draft.confidence`): leniency 2 or less then changes nothing, since p > 1/2 is the argmax anyway. Drafts with a law q of their own
+    are judged with q / leniency in place of q (their p and q after temperature, top-k and nucleus).
     """
 
     lossless = False
 
-    def __init__(self, sampling: Sampling, leniency: float = 2.0):
+    def __init__(self, sampling: Sampling, leniency: float = 4.0):
         if leniency < 1:
             raise ValueError(f"leniency={leniency} would refuse more than the lossless rule; give 1 (as strict as it) or more.")
         super().__init__(sampling)
@@ -35,7 +35,9 @@ class LenientVerifier(RejectionVerifier):
         n, drawn = len(draft), self.sampling.propose(logits, chance)[0]
         p = logits[:n].float().softmax(-1).gather(1, draft.tokens[:, None])[:, 0]
         q = torch.ones_like(p) if draft.confidence is None else draft.confidence
-        kept = (drawn[:n] == draft.tokens) | (p * self.leniency > q)
+        kept = drawn[:n] == draft.tokens
+        if self.leniency > 1:
+            kept |= p * self.leniency > q
         accepted = kept.cumprod(0).sum(0, keepdim=True)  # [1]
         count, token = draft.fetch(accepted, drawn.index_select(0, accepted))
         return Verdict(draft.path(count - 1), token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,13 +72,13 @@ class Runner(Protocol):
         """x_1 .. x_length drawn one after another from this model, on the device, without a host sync.
 
         `proceeds` ends it early; it is asked between two tokens, where a no spares a pass.
+        The answer is a sync, which costs less than the pass.
         """
 
 
 class Drafter(Protocol):
     needs_trees: bool
-    forwards: int
-    kv_bytes: int
+    models: Mapping[str, Runner]  # the models it asks, by name; none for drafters without a model
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         """Forget everything. An encoder-decoder model's contexts do not contain the prompt; who copies, copies from both."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Policy, Scores, Verdict
+from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
 from specexp.drafters.copying import without_logits
 from specexp.drafters.tables import files
 from specexp.drafters.tables.counting import NgramCounts
@@ -57,14 +58,13 @@ class BigramDrafter:
     """A chain of likeliest successors: point masses."""
 
     needs_trees = False
-    forwards = 0
-    kv_bytes = 0
+    models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(self, table: BigramTable, policy: Policy, vocabulary: files.Vocabulary):
         files.check_vocabulary(table.facts, vocabulary)
         self.table, self.policy, self.vocabulary = table, without_logits(policy), vocabulary
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None:
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.policy.start()
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:

@@ -15,28 +15,25 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Scores, Verdict
+from specexp.decoding.protocols import Runner, Scores, Verdict
 
 
 class CascadeDrafter:
-    """Each draft is one round of `decoder`: accepted tokens and the one its target adds.
+    """Each draft is one round of `decoder`: accepted tokens and the one its target adds. name: of that target.
 
     An exact decoder's tokens have its target's law, which is handed up as q. Those of a lenient one have no law that anybody knows, so
     they are point masses. Either way whoever reviews them stays exact. (A round's length depends on draws that were made before its
     last token's, never on that token's own, so q holds for every token there is.)
     """
 
-    def __init__(self, decoder: Decoder):
-        self.decoder = decoder
-        self.needs_trees = decoder.drafter.needs_trees
+    needs_trees = False
+
+    def __init__(self, decoder: Decoder, name: str = "draft"):
+        self.decoder, self.name = decoder, name
 
     @property
-    def forwards(self) -> int:
-        return self.decoder.target.forwards + self.decoder.drafter.forwards
-
-    @property
-    def kv_bytes(self) -> int:
-        return self.decoder.target.kv_bytes + self.decoder.drafter.kv_bytes
+    def models(self) -> dict[str, Runner]:
+        return {self.name: self.decoder.target, **self.decoder.drafter.models}
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.decoder.target.start(prompt, max_new_tokens)

@@ -6,12 +6,13 @@ exact. A round costs the same however long the text is. What a fork holds beyond
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Policy, Scores, Verdict
+from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
 from specexp.drafters.matching import Match
 from specexp.drafters.material import Material
 from specexp.errors import UserError
@@ -21,13 +22,12 @@ class CopyDrafter:
     """At most as many ids as `policy` says, from where `match` finds the text's end earlier in prompt and text."""
 
     needs_trees = False
-    forwards = 0
-    kv_bytes = 0
+    models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(self, policy: Policy, match: Match):
         self.policy, self.match, self._material = without_logits(policy), match, Material()
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None:
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.policy.start()
         self._material.start(prompt)
 
@@ -62,5 +62,5 @@ def without_logits(policy: Policy) -> Policy:
     """That very policy, for a drafter that is no model. Raises UserError where it wants to look at a drafter's logits."""
     if policy.proceeds is not None:
         looks = type(policy).__name__
-        raise UserError(f"{looks} looks at a draft model's logits, and this drafter is no model; use policy=fixed or cost_model.")
+        raise UserError(f"{looks} looks at a draft model's logits, and this drafter is no model; choose the policy fixed or cost_model.")
     return policy

@@ -19,40 +19,27 @@ class KMatrix:
     """rows: n x n whole numbers for n drafters, of which the upper triangle is used. pair: the models whose number it has to fit."""
 
     def __init__(self, rows: Sequence[Sequence[int]], pair):
-        self.rows = tuple(tuple(row) for row in rows)
-        given = f"k_matrix={[list(row) for row in self.rows]}"
+        given = f"k_matrix={shown(rows)}"
         names = [*pair.all_drafts, "the drafter without a model"]
-        if {len(self.rows), *(len(row) for row in self.rows)} != {len(names)}:
+        if not all(isinstance(row, Sequence) for row in rows) or {len(rows), *map(len, rows)} != {len(names)}:
             shape = f"{len(names)} x {len(names)}, a row and a column for each of {', '.join(names)}"
             raise ValueError(f"{given} does not fit {pair.name}; give {shape}.")
+        self.rows = tuple(tuple(row) for row in rows)
         upper = [k for i, row in enumerate(self.rows) for k in row[i:]]
         if any(type(k) is not int or k < 0 for k in upper) or not any(self.rows[0]):
             raise ValueError(f"{given} is no plan; give whole numbers of tokens, not all 0 in the first row.")
 
 
-class CascadeSpeculativeDrafter(RelayDrafter):
-    """runners: the draft models, biggest first. statistical: the last drafter, `name` its stage.
+def shown(rows: Sequence) -> str:
+    return str([list(row) if isinstance(row, Sequence) else row for row in rows])
+
+
+def cascade(runners: Mapping[str, Runner], statistical: Drafter, name: str, k_matrix: KMatrix, reviewer: Verifier) -> RelayDrafter:
+    """What drafts for the target. runners: the draft models, biggest first. statistical: the last drafter, `name` its stage.
 
     reviewer: how each draft model judges what smaller drafters propose to it.
     """
-
-    def __init__(self, runners: Mapping[str, Runner], statistical: Drafter, name: str, k_matrix: KMatrix, reviewer: Verifier):
-        relay = _relay([*runners.items()], statistical, name, k_matrix.rows, reviewer)
-        super().__init__(relay.drafters, relay.lengths)
-        self.runners = dict(runners)
-
-    @property
-    def forwards(self) -> int:
-        return sum(self.forwards_by_model.values())
-
-    @property
-    def forwards_by_model(self) -> dict[str, int]:
-        """A model may review at several levels; its passes count once."""
-        return {name: runner.forwards for name, runner in self.runners.items()}
-
-    @property
-    def kv_bytes(self) -> int:
-        return sum(runner.kv_bytes for runner in self.runners.values())
+    return _relay([*runners.items()], statistical, name, k_matrix.rows, reviewer)
 
 
 def _relay(
@@ -63,5 +50,5 @@ def _relay(
     for place, (model, runner) in enumerate(models, start=1):
         rest = [row[place:] for row in rows[place:]]
         inner = _relay(models[place:], statistical, name, rest, reviewer)
-        stages[model] = CascadeDrafter(Decoder(runner, inner, reviewer))
+        stages[model] = CascadeDrafter(Decoder(runner, inner, reviewer), model)
     return RelayDrafter(stages | {name: statistical}, rows[0])

@@ -7,9 +7,10 @@ after rare n-grams were dropped. A distribution over all V ids, computed when it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Policy, Scores, Verdict
+from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
 from specexp.decoding.sampling import Sampling
 from specexp.drafters.copying import without_logits
 from specexp.drafters.tables import files
@@ -137,15 +138,14 @@ class KatzDrafter:
     """Chains by the target's own sampling rule: argmax at temperature 0, else real draws, which hand up the law they came from."""
 
     needs_trees = False
-    forwards = 0
-    kv_bytes = 0
+    models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(self, table: KatzTable, policy: Policy, sampling: Sampling, vocabulary: files.Vocabulary):
         files.check_vocabulary(table.facts, vocabulary)
         self.table, self.policy, self.sampling, self.vocabulary = table, without_logits(policy), sampling, vocabulary
         self._best: dict[tuple[int, ...], int] = {}  # argmax behind two ids, since asked for
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None:
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.policy.start()
         self._best.clear()
 

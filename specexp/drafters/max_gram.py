@@ -6,12 +6,12 @@ The original takes the earliest occurrence and ends in a chain of bigrams; here 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft
-from specexp.decoding.protocols import Drafter, Policy, Scores, Verdict
+from specexp.decoding.protocols import Drafter, Policy, Runner, Scores, Verdict
 from specexp.drafters.copying import CopyDrafter
 from specexp.drafters.matching import Match
 
@@ -25,12 +25,8 @@ class MaxGramDrafter(CopyDrafter):
         self.needs_trees = fallback.needs_trees
 
     @property
-    def forwards(self) -> int:
-        return self.fallback.forwards
-
-    @property
-    def kv_bytes(self) -> int:
-        return self.fallback.kv_bytes
+    def models(self) -> Mapping[str, Runner]:
+        return self.fallback.models
 
     def start(self, prompt: Sequence[int], capacity: int) -> None:
         super().start(prompt, capacity)
@@ -42,5 +38,9 @@ class MaxGramDrafter(CopyDrafter):
         return self.fallback.propose(context, limit, chance) if self._asked else draft
 
     def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
-        """Each learns from its own drafts only."""
-        (self.fallback if self._asked else super()).observe(draft, verdict, scores)
+        """The copying policy is told of every round, with nothing drafted where the fallback did; the fallback of its own drafts."""
+        if self._asked:
+            self.policy.observe(0, 0)
+            self.fallback.observe(draft, verdict, scores)
+        else:
+            super().observe(draft, verdict, scores)

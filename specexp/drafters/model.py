@@ -27,12 +27,8 @@ class ModelDrafter:
         self.runner, self.policy, self.sampling = runner, policy, sampling
 
     @property
-    def forwards(self) -> int:
-        return self.runner.forwards
-
-    @property
-    def kv_bytes(self) -> int:
-        return self.runner.kv_bytes
+    def models(self) -> dict[str, Runner]:
+        return {"draft": self.runner}
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.runner.start(prompt, max_new_tokens)

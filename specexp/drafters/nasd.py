@@ -8,14 +8,15 @@ the order of the prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, empty_draft
-from specexp.decoding.protocols import Policy, Scores, Verdict
+from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
 from specexp.drafters.copying import without_logits
 from specexp.drafters.material import Material
 from specexp.drafters.ngram_storage import NgramStorage
@@ -31,8 +32,7 @@ class NasdDrafter:
     """
 
     needs_trees = False
-    forwards = 0
-    kv_bytes = 0
+    models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class NasdDrafter:
         self._drafted: Draft | None = None  # for a trunk: its verdict says what becomes of the text
         self._ids: torch.Tensor | None = None  # [V] ones: to draw an id uniformly
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None:
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.policy.start()
         self._material.start(prompt)
         self._last, self._ahead, self._drafted = [], [], None

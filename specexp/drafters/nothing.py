@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Scores, Verdict
+from specexp.decoding.protocols import Runner, Scores, Verdict
 
 
 class NoDraft:
     needs_trees = False
-    forwards = 0
-    kv_bytes = 0
+    models: ClassVar[Mapping[str, Runner]] = {}
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         pass

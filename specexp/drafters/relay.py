@@ -13,7 +13,7 @@ import torch
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Drafter, Scores, Verdict
+from specexp.decoding.protocols import Drafter, Runner, Scores, Verdict
 
 
 class RelayDrafter:
@@ -31,12 +31,9 @@ class RelayDrafter:
         self.drafters, self.lengths = dict(drafters), tuple(lengths)
 
     @property
-    def forwards(self) -> int:
-        return sum(drafter.forwards for drafter in self.drafters.values())
-
-    @property
-    def kv_bytes(self) -> int:
-        return sum(drafter.kv_bytes for drafter in self.drafters.values())
+    def models(self) -> dict[str, Runner]:
+        """One that works at several levels is one model: it has one name."""
+        return {name: runner for drafter in self.drafters.values() for name, runner in drafter.models.items()}
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         for drafter in self.drafters.values():

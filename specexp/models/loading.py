@@ -62,7 +62,7 @@ def _relative(config) -> bool:
     return bool(biased) or config.model_type == "bloom"
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _load(spec: ModelSpec):
     import torch
 

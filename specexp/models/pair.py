@@ -17,6 +17,7 @@ class ModelPair:
     """name: for records. tokenizer: one for all, unchecked, or None. dtype: the default of all models (the top-level key reads it).
 
     drafts: several draft models by name, biggest first, for methods that cascade; where there are none, `draft` is the only one.
+    tables: the name of the pair's n-gram tables (of its tokenizer, so pairs may share them).
     costs: named tables of what a pass of each model costs ("target" and the drafts' names), in any unit: for cost metrics.
     """
 
@@ -26,6 +27,7 @@ class ModelPair:
     tokenizer: str | None = None
     dtype: str = "auto"
     drafts: Mapping[str, ModelSpec] = field(default_factory=dict)
+    tables: str | None = None
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property

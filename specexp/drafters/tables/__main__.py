@@ -91,7 +91,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("paths", nargs="*", type=Path, help="text files, .jsonl files, directories; none: the generated corpus")
     parser.add_argument("--tokenizer", required=True, help="a directory, a Hub id, or asset:NAME")
     parser.add_argument("--out", type=Path, required=True, help="directory of NAME_bigram.safetensors and NAME_trigram.safetensors")
-    parser.add_argument("--name", default="tables", help="the model pair's name lets the methods find its tables by themselves")
+    parser.add_argument("--name", default="tables", help="first part of the files' names")
     parser.add_argument("--source", choices=SOURCES, help="where documents come from (default: files where paths are given)")
     parser.add_argument("--key", default="text", help="the field of .jsonl lines that holds the text")
     parser.add_argument("--documents", type=int, default=40000, help="how many the generated corpus has")

@@ -53,7 +53,7 @@ def load(path: str, kind: str) -> tuple[dict[str, Tensor], Facts]:
     """The tensors, integers as int64, and the facts. `path` may be asset:NAME. UserError if there is no table of this kind."""
     place = asset_path(path)
     if not place.is_file():
-        raise UserError(f"there is no {kind} table {place}; {BUILD}, and give its path.")
+        raise UserError(f"there is no {kind} table {place}; {BUILD}, and give its path (method.table=FILE for method=katz).")
     try:
         with safe_open(place, "pt") as file:
             meta, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -70,7 +70,7 @@ def check_vocabulary(facts: Facts, vocabulary: Vocabulary) -> None:
     if facts.vocab_size != vocabulary.entries:
         raise UserError(
             f"the {facts.kind} table was built for {facts.tokenizer} with {facts.vocab_size} ids, but this pair's tokenizer has "
-            f"{vocabulary.entries}; {BUILD}, and give its path."
+            f"{vocabulary.entries}; {BUILD}, and give its path (method.table=FILE for method=katz)."
         )
 
 
