@@ -156,11 +156,21 @@ def test_tables_of_another_kind_or_tokenizer_are_refused(tmp_path):
     (tmp_path / "junk").write_bytes(b"junk")
     with pytest.raises(UserError, match="cannot be read"):
         load_katz(str(tmp_path / "junk"))
-    other = SimpleNamespace(entries=7, rows=7)
-    with pytest.raises(UserError, match="built for gpt2 with 6 ids, but this pair's tokenizer has 7"):
-        BigramDrafter(load_bigrams(str(pairs)), FixedLength(1), other)
-    with pytest.raises(UserError, match="built for gpt2 with 6 ids"):
-        KatzDrafter(load_katz(str(triples)), FixedLength(1), Sampling(0.0), other)
+    for entries in (5, 6 + 65):
+        other = SimpleNamespace(entries=entries, rows=entries)
+        with pytest.raises(UserError, match=f"built for gpt2 with 6 ids, but this pair's tokenizer has {entries};"):
+            BigramDrafter(load_bigrams(str(pairs)), FixedLength(1), other)
+        with pytest.raises(UserError, match="built for gpt2 with 6 ids"):
+            KatzDrafter(load_katz(str(triples)), FixedLength(1), Sampling(0.0), other)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(1.0)], ids=["greedy", "multinomial"])
+def test_ids_added_behind_a_tables_own_are_never_drafted_and_no_context(sampling):
+    counts, longer = counted([[0, 1, 2, 3, 4, 5] * 3], 6), SimpleNamespace(entries=8, rows=10)
+    for drafter in (KatzDrafter(katz(counts, "t"), FixedLength(4), sampling, longer), BigramDrafter(bigrams(counts, "t"), FixedLength(4), longer)):
+        for last in (2, 7):
+            draft = drafter.propose(Context([1, last]), 4, Chance(0))
+            assert all(token < 6 for token in draft.ids) and (draft.q is None or draft.q.shape[1] == 10)
 
 
 def test_the_command_builds_from_files_and_from_the_generator(tmp_path, capsys):

@@ -37,6 +37,9 @@ class Facts:
     tokens: int
 
 
+ADDED = 64  # ids that a tokenizer may have more than the one its table was built with: no draft says them
+
+
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
     """Integers are stored in the smallest type that holds them. Replaces `path` at once."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -66,8 +69,8 @@ def load(path: str, kind: str) -> tuple[dict[str, Tensor], Facts]:
 
 
 def check_vocabulary(facts: Facts, vocabulary: Vocabulary) -> None:
-    """UserError unless the table is for as many ids as the pair's tokenizer has."""
-    if facts.vocab_size != vocabulary.entries:
+    """UserError unless the table is for as many ids as the pair's tokenizer has, but for a few added behind (padding, roles of a chat)."""
+    if not 0 <= vocabulary.entries - facts.vocab_size <= ADDED:
         raise UserError(
             f"the {facts.kind} table was built for {facts.tokenizer} with {facts.vocab_size} ids, but this pair's tokenizer has "
             f"{vocabulary.entries}; {BUILD}, and give its path (method.table=FILE for method=katz)."
