@@ -7,6 +7,7 @@ done with a match. The loose end of a fork (`Material`) is read and never indexe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -31,7 +32,7 @@ class Match(Protocol):
         """The text is `ids` and `loose` behind them: the index of what followed the match, or None. It is below the text's length."""
 
 
-class _Match:
+class _Match(ABC):
     """What all indexes share: the settled part is asked, the loose end scanned, the better of the two answers wins."""
 
     def __init__(self, min_match: int, max_match: int):
@@ -54,12 +55,13 @@ class _Match:
                 best = found
         return best[1] if best[0] >= self.min_match else None
 
+    @abstractmethod
     def _append(self, token: int) -> None:
-        raise NotImplementedError
+        """Take one settled id into the index and `ids`."""
 
+    @abstractmethod
     def _settled(self, loose: Sequence[int]) -> Found:
         """The best match whose earlier occurrence ends before the last of `ids`."""
-        raise NotImplementedError
 
     def _better(self, found: Found, best: Found) -> bool:
         """Whether a match found further on in the text is to be preferred."""
@@ -125,9 +127,9 @@ class _AutomatonMatch(_Match):
             length = automaton.length[state]
         return (length, self._end(state)) if state != START else NOTHING
 
+    @abstractmethod
     def _end(self, state: int) -> int:
         """The earlier end to copy from; 0 if there is none before the last of `ids`."""
-        raise NotImplementedError
 
 
 class EarliestMatch(_AutomatonMatch):
