@@ -89,6 +89,8 @@ class Experiment:
             values = [record[key] for record in records]
             side[key] = None if None in values else sum(values) / len(values)
         side["text"] = self.stopping.text(opening(self.sides["method"].target.model, prompt), side["token_ids"])
+        if side["tree"] is not None:
+            side["tree"]["texts"] = {part: [self.tokenizer.decode([id]) for id in side["tree"][part]] for part in ("nodes", "own")}
         side["score"] = self.dataset.score(example, side["text"])
         side["nll_sum"], side["nll_count"] = self._likelihood(prompt, side["token_ids"])
         return side

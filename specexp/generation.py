@@ -53,6 +53,7 @@ class Generation:
             "first_tokens": len(self.steps[0].tokens),
             "rounds": [step.counts for step in rounds],
             "entropies": _entropies(rounds),
+            "tree": _tree(rounds),
             "origins": [origin for step in self.steps for origin in step.origins],
             "target_forwards": self.target_forwards,
             "draft_forwards": sum(self.draft_forwards.values()),
@@ -69,6 +70,12 @@ def _entropies(steps: Sequence[Step]) -> list[float | None] | None:
     """Of each round, where a draft-length policy looked at it; None where none ever did."""
     entropies = [None if step.entropy is None else round(step.entropy, 6) for step in steps]
     return entropies if any(value is not None for value in entropies) else None
+
+
+def _tree(steps: Sequence[Step]) -> dict[str, tuple[int, ...]] | None:
+    """The first draft that was no chain, to be looked at, and `own`, what the target added behind its path; None where all were chains."""
+    step = next((step for step in steps if not step.is_chain), None)
+    return None if step is None else {"nodes": step.nodes, "parents": step.parents, "path": step.path, "own": step.tokens[step.accepted :]}
 
 
 @torch.inference_mode()

@@ -17,9 +17,11 @@ from specexp.decoding.draft import ROOT, Draft, empty_draft
 from specexp.decoding.policies import FixedLength
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier
-from specexp.drafters.model import ModelDrafter, TreeDrafter
+from specexp.drafters.model import ModelDrafter
 from specexp.drafters.nothing import NoDraft
 from specexp.drafters.prompt_lookup import PromptLookupDrafter
+from specexp.drafters.trees.drawn import DrawnTreeDrafter
+from specexp.drafters.trees.shape import FixedShape
 from specexp.errors import UserError
 from specexp.generation import continuation_nll, opening
 from specexp.models import loading
@@ -209,9 +211,9 @@ def test_token_trees_are_refused():
     with pytest.raises(ValueError, match="a t5 model .* cannot score token trees"):
         runner.logits(Context([0]), Draft(torch.tensor([4, 5]), (ROOT, ROOT)), 3)
     with pytest.raises(ValueError, match="a t5 model .* cannot grow token trees; choose a method that drafts chains"):
-        TreeDrafter(runner, [2], GREEDY)
+        DrawnTreeDrafter(runner, FixedShape([2]), GREEDY)
     with pytest.raises(ValueError, match="a t5 model .* cannot verify token trees; choose a method that drafts chains"):
-        Decoder(runner, TreeDrafter(ModelRunner(build("llama")), [2], GREEDY), RejectionVerifier(GREEDY))
+        Decoder(runner, DrawnTreeDrafter(ModelRunner(build("llama")), FixedShape([2]), GREEDY), RejectionVerifier(GREEDY))
 
 
 def test_a_pair_of_two_kinds_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from hydra.utils import get_object
 from test_resume import composed, run
 
 from specexp.assets import asset_path
@@ -15,7 +16,14 @@ from specexp.errors import UserError
 from specexp.tracking.records import read_records
 
 METHODS = sorted(file.stem for file in (Path(conf_directory()) / "method").glob("*.yaml") if not file.stem.startswith("_"))
-CHAINS = [method for method in METHODS if method != "tree"]  # T5's relative positions know no trees
+
+
+def drafts_trees(method):
+    decoder = composed(f"method={method}").method.decoder
+    return "drafter" in decoder and getattr(get_object(decoder.drafter["_target_"]), "needs_trees", False)
+
+
+CHAINS = [method for method in METHODS if not drafts_trees(method)]  # T5's relative positions know no trees
 PART = {"csd-exact": ("method=csd", "verifier@method.reviewer=rejection"), "lenient": ("verifier@method.decoder.verifier=lenient",)}
 PAIRS = {"tiny": ("dataset=microeval",), "tiny_t5": ("model_pair=tiny_t5", "dataset=microsum")}
 

@@ -12,9 +12,11 @@ from specexp.decoding.policies import FixedLength
 from specexp.decoding.protocols import Verdict
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
-from specexp.drafters.model import ModelDrafter, TreeDrafter
+from specexp.drafters.model import ModelDrafter
 from specexp.drafters.nothing import NoDraft
 from specexp.drafters.prompt_lookup import PromptLookupDrafter
+from specexp.drafters.trees.drawn import DrawnTreeDrafter
+from specexp.drafters.trees.shape import FixedShape
 
 PROMPT = [0, 1, 2, 0, 1]
 SAMPLINGS = {
@@ -29,8 +31,8 @@ DRAFTERS = {
     "nothing": lambda draft, sampling: NoDraft(),
     "chain1": lambda draft, sampling: ModelDrafter(draft, FixedLength(1), sampling),
     "chain3": lambda draft, sampling: ModelDrafter(draft, FixedLength(3), sampling),
-    "tree2": lambda draft, sampling: TreeDrafter(draft, [2], sampling),
-    "tree32": lambda draft, sampling: TreeDrafter(draft, [3, 2], sampling),
+    "tree2": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([2]), sampling),
+    "tree32": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([3, 2]), sampling),
     "lookup": lambda draft, sampling: PromptLookupDrafter(FixedLength(3)),
 }
 

@@ -10,9 +10,11 @@ from specexp.decoding.policies import FixedLength
 from specexp.decoding.protocols import Cut
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier
-from specexp.drafters.model import ModelDrafter, TreeDrafter
+from specexp.drafters.model import ModelDrafter
 from specexp.drafters.nothing import NoDraft
 from specexp.drafters.prompt_lookup import PromptLookupDrafter
+from specexp.drafters.trees.drawn import DrawnTreeDrafter
+from specexp.drafters.trees.shape import FixedShape
 from specexp.models.runner import ModelRunner, StatelessRunner
 
 GREEDY = Sampling(0.0)
@@ -54,7 +56,7 @@ def test_methods_give_the_oracles_and_transformers_text(kind):
     assert text(decode(ModelRunner(model), PromptLookupDrafter(FixedLength(5)))) == expected
     if kind in TREES:
         for branching in ([1, 1, 1], [3, 2, 1], [2, 2, 2, 1]):
-            assert text(decode(ModelRunner(model), TreeDrafter(ModelRunner(near), branching, GREEDY))) == expected
+            assert text(decode(ModelRunner(model), DrawnTreeDrafter(ModelRunner(near), FixedShape(branching), GREEDY))) == expected
 
 
 @pytest.mark.parametrize("first_target", [True, False])
@@ -69,7 +71,7 @@ def test_drafter_equal_to_target_accepts_everything(first_target):
 
 def test_tree_of_the_target_itself_accepts_a_full_path_each_round():
     model = build("llama")
-    steps = decode(ModelRunner(model), TreeDrafter(ModelRunner(model), [3, 2, 2], GREEDY), 41)
+    steps = decode(ModelRunner(model), DrawnTreeDrafter(ModelRunner(model), FixedShape([3, 2, 2]), GREEDY), 41)
     assert [step.accepted for step in steps[1:-1]] == [3] * (len(steps) - 2)
 
 

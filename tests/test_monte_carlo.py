@@ -17,8 +17,10 @@ from specexp.decoding.draft import Draft
 from specexp.decoding.policies import FixedLength
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
-from specexp.drafters.model import ModelDrafter, TreeDrafter
+from specexp.drafters.model import ModelDrafter
 from specexp.drafters.prompt_lookup import PromptLookupDrafter
+from specexp.drafters.trees.drawn import DrawnTreeDrafter
+from specexp.drafters.trees.shape import FixedShape
 
 SAMPLES, LENGTH, ALPHA = 5000, 3, 1e-4
 PROMPT = [0, 1, 2, 0, 1]
@@ -48,7 +50,7 @@ def sampled(drafter, verifier):
 
 DRAFTERS = {
     "chain": ModelDrafter(DRAFT, FixedLength(2), SAMPLING),
-    "tree": TreeDrafter(DRAFT, [2, 2], SAMPLING),
+    "tree": DrawnTreeDrafter(DRAFT, FixedShape([2, 2]), SAMPLING),
     "lookup": PromptLookupDrafter(FixedLength(2)),
 }
 

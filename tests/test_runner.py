@@ -12,7 +12,8 @@ from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import ROOT, Draft, empty_draft
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier
-from specexp.drafters.model import TreeDrafter
+from specexp.drafters.trees.drawn import DrawnTreeDrafter
+from specexp.drafters.trees.shape import FixedShape
 from specexp.models.masks import ChainMasks
 from specexp.models.runner import ModelRunner, StatelessRunner
 
@@ -167,9 +168,9 @@ def test_trees_are_refused_where_they_would_be_wrong(kind):
     with pytest.raises(ValueError, match=f"a {CONFIGS[kind]().model_type} model .* cannot score token trees"):
         runner.logits(Context([1, 2, 3]), Draft(torch.tensor([4, 5]), (ROOT, ROOT)), 3)
     with pytest.raises(ValueError, match="cannot grow token trees"):
-        TreeDrafter(runner, [2], Sampling(0.0))
+        DrawnTreeDrafter(runner, FixedShape([2]), Sampling(0.0))
     with pytest.raises(ValueError, match="cannot verify token trees"):
-        Decoder(runner, TreeDrafter(ModelRunner(build("llama")), [2], Sampling(0.0)), RejectionVerifier(Sampling(0.0)))
+        Decoder(runner, DrawnTreeDrafter(ModelRunner(build("llama")), FixedShape([2]), Sampling(0.0)), RejectionVerifier(Sampling(0.0)))
 
 
 def test_narrower_and_wider_vocabularies_meet_the_targets():

@@ -189,9 +189,9 @@ def test_the_command_builds_from_files_and_from_the_generator(tmp_path, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("arguments", [["nowhere"], ["empty"], ["--source", "files"]])
+@pytest.mark.parametrize("arguments", [["nowhere"], ["empty"], ["empty", "--written", "asset:tiny/draft"], ["--written", "asset:tiny/draft", "--temperature", "0"]])
 def test_the_command_refuses_in_one_sentence(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit, match=r"^error: (nowhere does not exist|there is no text to count)"):
+    with pytest.raises(SystemExit, match=r"^error: (nowhere does not exist|there is no text to count|.* are two sources|--temperature 0 draws nothing)"):
         command.main([*arguments, "--tokenizer", "asset:tiny/target", "--out", "."])

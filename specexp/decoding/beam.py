@@ -87,7 +87,7 @@ class BeamDecoder:
         self._seconds = 0.0
         [last] = deque(self.search(prompt, max_new_tokens, stop), maxlen=1)
         best = last.done[0]
-        yield Step(best.ids, ("target",) * len(best.ids), 0, 0, 0.0, self._seconds, finish=best.finish)
+        yield Step(best.ids, target_seconds=self._seconds, finish=best.finish)
 
     def search(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop) -> Iterator[Beams]:
         """The beams after each token; the last ones are all done, best first."""

@@ -14,40 +14,63 @@ import torch
 
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
-from specexp.decoding.draft import ROOT, Draft
+from specexp.decoding.draft import ROOT, Draft, chain_parents, depths
 from specexp.decoding.protocols import Drafter, Runner, Scores, Stop, Verdict, Verifier
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One round. tokens: emitted ids. origins, one for each: "target" (nothing was drafted), "draft" or "draft:STAGE", "bonus", "resample".
+    """One round. tokens: emitted ids, those of the draft's accepted path and the target's own.
 
-    drafted: nodes proposed, on paths of at most `depth`; accepted: nodes on the kept path, before any cut at a stop.
+    nodes, parents, stages: the draft, as in `Draft`; path: the accepted ones of its nodes, before any cut at a stop.
     draft_seconds and target_seconds: host time inside the drafter and the target's pass.
     entropy: nats, of the law behind the first drafted token, where the draft-length policy looked at it.
     finish: None until the last round, then "eos", "stop" or "length".
     """
 
     tokens: tuple[int, ...]
-    origins: tuple[str, ...]
-    drafted: int
-    accepted: int
-    draft_seconds: float
-    target_seconds: float
-    depth: int = 0
+    nodes: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+    path: tuple[int, ...] = ()
+    stages: tuple[str, ...] = ()
+    draft_seconds: float = 0.0
+    target_seconds: float = 0.0
     entropy: float | None = None
     finish: str | None = None
 
     @property
+    def drafted(self) -> int:
+        return len(self.parents)
+
+    @property
+    def accepted(self) -> int:
+        return len(self.path)
+
+    @property
+    def is_chain(self) -> bool:
+        return self.parents == chain_parents(len(self.parents))
+
+    @property
     def counts(self) -> list[int]:
-        """[drafted, accepted] of a chain, [drafted, accepted, depth] of a tree."""
-        return [self.drafted, self.accepted] + ([self.depth] if self.depth != self.drafted else [])
+        """[drafted, accepted] of a chain, [drafted, accepted, depth, leaves] of a tree."""
+        shape = [] if self.is_chain else [max(depths(self.parents)), self.drafted - len(set(self.parents) - {ROOT})]
+        return [self.drafted, self.accepted, *shape]
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Of each token: "draft" or "draft:STAGE"; the last one's "bonus" behind a whole path, "resample" after a refusal; "target" where
+        nothing was drafted."""
+        if not self.parents:
+            return ("target",) * len(self.tokens)
+        own = "resample" if (self.path[-1] if self.path else ROOT) in self.parents else "bonus"
+        kept = [f"draft:{self.stages[node]}" for node in self.path] if self.stages else ["draft"] * len(self.path)
+        return (*kept, own)[: len(self.tokens)]
 
     def cut(self, keep: int, finish: str) -> Step:
-        return replace(self, tokens=self.tokens[:keep], origins=self.origins[:keep], finish=finish)
+        return replace(self, tokens=self.tokens[:keep], finish=finish)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Round:
     """What was drafted, how the target scored it and what became of it; times as in `Step`."""
 
@@ -63,10 +86,8 @@ class Round:
         return (*(self.draft.ids[node] for node in self.verdict.path), self.verdict.token)
 
     def step(self) -> Step:
-        draft, kept = self.draft, len(self.verdict.path)
-        depth = len(draft) if draft.is_chain else max(draft.depths)
-        times = (self.draft_seconds, self.target_seconds)
-        return Step(self.tokens, origins(draft, self.verdict), len(draft), kept, *times, depth, draft.entropy)
+        draft, path = self.draft, self.verdict.path
+        return Step(self.tokens, draft.ids, draft.parents, path, draft.stages, self.draft_seconds, self.target_seconds, draft.entropy)
 
 
 @dataclass
@@ -120,12 +141,3 @@ class Decoder:
                 yield step.cut(cut.keep - since, cut.finish)
                 return
             yield step if len(generated) < max_new_tokens else replace(step, finish="length")
-
-
-def origins(draft: Draft, verdict: Verdict) -> tuple[str, ...]:
-    """Where each token of a round comes from: accepted draft nodes, then the target's own."""
-    last = verdict.path[-1] if verdict.path else ROOT
-    own = "target" if len(draft) == 0 else "resample" if draft.children(last) else "bonus"
-    if not draft.stages:
-        return ("draft",) * len(verdict.path) + (own,)
-    return (*(f"draft:{draft.stages[node]}" for node in verdict.path), own)

@@ -48,12 +48,19 @@ class Draft:
     @classmethod
     def of_ids(cls, ids: Sequence[int], device: torch.device | str = "cpu") -> Draft:
         """A chain of point masses whose ids are already on the host (n-gram drafters)."""
-        draft = cls.chain(torch.tensor(ids, dtype=torch.int64, device=device))
+        return cls.of_nodes(ids, chain_parents(len(ids)), device)
+
+    @classmethod
+    def of_nodes(cls, ids: Sequence[int], parents: tuple[int, ...], device: torch.device | str = "cpu", base: Draft | None = None) -> Draft:
+        """A tree of point masses whose ids are already on the host; `base` as above."""
+        draft = cls(torch.tensor(ids, dtype=torch.int64, device=device), parents, base=base)
         draft.__dict__["ids"] = tuple(ids)
         return draft
 
     def grow(self, tokens: Tensor, parents: tuple[int, ...], q: Tensor | None = None) -> Draft:
         """This draft with further nodes behind it; q is given for all drafts of a tree or for none."""
+        if not len(self):
+            return Draft(tokens, parents, q)
         rows = q if self.q is None else torch.cat([self.q, q])
         return Draft(torch.cat([self.tokens, tokens]), self.parents + parents, rows, base=self)
 
@@ -75,9 +82,11 @@ class Draft:
         return tuple(self.tokens.tolist())
 
     def fetch(self, *values: Tensor) -> list[int]:
-        """All int64 `values` ([k] each) on the host, and our ids with them: one device-to-host copy for all."""
+        """All int64 `values` ([k] each) on the host, one after another, and our ids with them: one device-to-host copy for all."""
+        if self.tokens.device.type == "cpu":  # everything is on the host: nothing to gather
+            return [value for tensor in values for value in tensor.tolist()]
         if "ids" in self.__dict__:
-            return (torch.cat(values) if len(values) > 1 else values[0]).tolist()
+            return torch.cat(values).tolist()
         host = torch.cat([*values, self.tokens]).tolist()
         self.__dict__["ids"] = tuple(host[len(host) - len(self) :])
         return host[: len(host) - len(self)]
@@ -90,10 +99,7 @@ class Draft:
     @cached_property
     def depths(self) -> tuple[int, ...]:
         """1 for children of the root, 2 for theirs, ..."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(1 if parent == ROOT else depths[parent] + 1)
-        return tuple(depths)
+        return depths(self.parents)
 
     def children(self, node: int) -> list[int]:
         """Nodes directly behind `node` (or ROOT), in the order in which they were drawn."""
@@ -124,6 +130,14 @@ class Draft:
 def chain_parents(length: int) -> tuple[int, ...]:
     """(-1, 0, 1, ...): one shared tuple per length, so that recognising a chain is an identity check."""
     return tuple(range(ROOT, length - 1))
+
+
+def depths(parents: Sequence[int]) -> tuple[int, ...]:
+    """Of each node: 1 for children of the root, 2 for theirs, ..."""
+    found: list[int] = []
+    for parent in parents:
+        found.append(1 if parent == ROOT else found[parent] + 1)
+    return tuple(found)
 
 
 @lru_cache(maxsize=8)

@@ -42,6 +42,9 @@ class LenientVerifier(RejectionVerifier):
         count, token = draft.fetch(accepted, drawn.index_select(0, accepted))
         return Verdict(draft.path(count - 1), token)
 
+    def tree_of_point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        return self.tree(draft, self.sampling(logits), chance)
+
     def chain(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
         return super().chain(draft.with_q(draft.q / self.leniency), p, chance)
 

@@ -28,8 +28,8 @@ class RejectionVerifier:
         self.sampling = sampling
 
     def __call__(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
-        if draft.is_chain and (draft.q is None or len(draft) == 0):
-            return self.point_masses(draft, logits, chance)
+        if draft.q is None or len(draft) == 0:
+            return self.point_masses(draft, logits, chance) if draft.is_chain else self.tree_of_point_masses(draft, logits, chance)
         p = self.sampling(logits)
         return self.chain(draft, p, chance) if draft.is_chain else self.tree(draft, p, chance)
 
@@ -42,6 +42,15 @@ class RejectionVerifier:
         drawn = draft.fetch(self.sampling.propose(logits, chance)[0])
         count = next((i for i, x in enumerate(draft.ids) if x != drawn[i]), len(draft))
         return Verdict(draft.path(count - 1), drawn[count])
+
+    def tree_of_point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        """As above behind every node: draw y ~ p and go on at the child that is y (staged speculative decoding, arXiv:2308.04623)."""
+        drawn, path, node = draft.fetch(self.sampling.propose(logits, chance)[0]), [], ROOT
+        child_of = dict(reversed([*zip(zip(draft.parents, draft.ids, strict=True), range(len(draft)), strict=True)]))
+        while (child := child_of.get((node, drawn[node + 1]))) is not None:
+            path.append(child)
+            node = child
+        return Verdict(tuple(path), drawn[node + 1])
 
     def chain(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
         """p: [N + 1, V]. No host sync but the one copy at the end, which brings the drafted ids along."""
@@ -86,6 +95,9 @@ class SkipSampleAdjustment(RejectionVerifier):
 
     def point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
         return self.chain(draft, self.sampling(logits), chance) if len(draft) else super().point_masses(draft, logits, chance)
+
+    def tree_of_point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        return self.tree(draft, self.sampling(logits), chance)
 
     def residual(self, p: Tensor, q: Tensor) -> Tensor:
         return p

@@ -1,9 +1,9 @@
 """What became of the drafted tokens: acceptance length, rates by position, histograms, tokens by origin. Pure functions on records.
 
-A round is [drafted, accepted], or [drafted, accepted, depth] where the draft was a tree: `drafted` then counts its nodes and `depth` its
-longest path (a chain's depth is `drafted`). Rounds that drafted nothing are not speculation steps, nor is the prefill, which is in no
-record's rounds. Names and definitions are those of vLLM and Spec-Bench where they agree; the bonus token counts in acceptance lengths
-and in nothing else.
+A round is [drafted, accepted], or [drafted, accepted, depth, leaves] where the draft was a tree: `drafted` then counts its nodes,
+`depth` is the length of its longest path (a chain's depth is `drafted`) and `leaves` the number of its paths. Rounds that drafted nothing
+are not speculation steps, nor is the prefill, which is in no record's rounds. Names and definitions are those of vLLM and Spec-Bench where
+they agree; the bonus token counts in acceptance lengths and in nothing else.
 """
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,14 +18,19 @@ class Step:
     drafted: int
     accepted: int
     depth: int
+    leaves: int
 
 
 def steps_of(side: dict) -> list[Step]:
     """The speculation steps of one record's side. Raises ValueError for a round that accepts more than it drafted: a decoder's defect."""
-    steps = [Step(r[0], r[1], r[2] if len(r) > 2 else r[0]) for r in side["rounds"] if r[0]]
+    steps = [_step(*counts) for counts in side["rounds"] if counts[0]]
     if broken := [step for step in steps if not 0 <= step.accepted <= step.depth <= step.drafted]:
         raise ValueError(f"a round cannot accept {broken[0].accepted} of {broken[0].drafted} drafted tokens in a path of {broken[0].depth}")
     return steps
+
+
+def _step(drafted: int, accepted: int, depth: int | None = None, leaves: int = 1) -> Step:
+    return Step(drafted, accepted, drafted if depth is None else depth, leaves)
 
 
 def acceptance_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
@@ -50,6 +55,20 @@ def acceptance_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
         "alpha": quotient(accepted, accepted + rejections),
         **{f"conditional_acceptance_rate_{k}": rate for k, rate in enumerate(conditional_rates(steps), 1)},
         **{f"joint_acceptance_rate_{k}": rate for k, rate in enumerate(joint_rates(steps), 1)},
+    }
+
+
+def tree_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+    """DynaTree's statistics, where any draft was a tree; nothing elsewhere. The rates by depth are `conditional_acceptance_rate_K`."""
+    steps = [step for side in sides for step in steps_of(side)]
+    if all(step.depth == step.drafted for step in steps):
+        return {}
+    return {
+        "total_tree_nodes": sum(s.drafted for s in steps),
+        "total_paths_explored": sum(s.leaves for s in steps),
+        "avg_accepted_path_length": quotient(sum(s.accepted for s in steps), len(steps)),
+        "max_path_length_achieved": max(s.accepted for s in steps),
+        "mean_tree_nodes": quotient(sum(s.drafted for s in steps), len(steps)),
     }
 
 

@@ -14,6 +14,7 @@ from specexp.evaluation.acceptance import (
     length_figures,
     origin_figures,
     steps_of,
+    tree_figures,
 )
 from specexp.evaluation.cost import cost_figures
 from specexp.evaluation.quotient import quotient
@@ -39,7 +40,7 @@ def summarise_speed(records: Sequence[dict], seed: int = 0, resamples: int = 400
     """
     ids, method = [r["id"] for r in records], [r["method"] for r in records]
     figures: Figures = {"num_examples": len(set(ids)), "num_samples": len(ids)}
-    figures |= side_figures(method) | acceptance_figures(method) | length_figures(method) | origin_figures(method)
+    figures |= side_figures(method) | acceptance_figures(method) | tree_figures(method) | length_figures(method) | origin_figures(method)
     for name in baseline_names(records):
         baseline = [r[name] for r in records]
         figures |= {f"{name}_{key}": value for key, value in side_figures(baseline).items()}

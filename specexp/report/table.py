@@ -73,6 +73,7 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
         Row("mean acceptance length", "mean_acceptance_length", _plain(2)),
         Row("mean draft length", "mean_gamma", _plain(2)),
         Row("mean draft entropy", "mean_entropy", lambda nats: f"{nats:.3f} nats"),
+        Row("nodes per tree", "mean_tree_nodes", _plain(1)),
         Row("draft acceptance rate", "draft_acceptance_rate", _percent),
         Row("alpha", "alpha", _plain(3)),
         Row("tokens per target call", "block_efficiency", _plain(2)),

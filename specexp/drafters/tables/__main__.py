@@ -1,7 +1,8 @@
 """Builds the bigram and the Katz trigram table of a tokenizer: `python -m specexp.drafters.tables --tokenizer NAME --out DIR`.
 
-From text files, .jsonl files or directories of them; without any, from the project's own training corpus (functions and articles as
-the tiny models saw them, evaluation tasks left out). Wires rooms together; the counting and the tables are elsewhere.
+From text files, .jsonl files or directories of them; or, with `--written MODEL`, from text that a model writes (its draft's, for the
+trigram of method=staged); or else from the project's own training corpus (functions and articles as the tiny models saw them, evaluation
+tasks left out). Wires rooms together; the counting and the tables are elsewhere.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ def files(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
                 yield encode([text])
 
 
-SOURCES = {"generated": generated, "files": files}  # where documents come from
+def samples(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
+    """Texts of the model `--written`, sampled at `--temperature`."""
+    from specexp.models.writing import written
+
+    return written(options.written, options.temperature, options.documents, options.seed)
 
 
 def _texts(file: Path, key: str) -> Iterator[str]:
@@ -67,6 +72,13 @@ def watched(documents: Iterator[list[int]]) -> Iterator[list[int]]:
         raise UserError(f"there is no text to count; give files ending in {', '.join(SUFFIXES)}.")
 
 
+def source(options: argparse.Namespace) -> Callable[[argparse.Namespace, Encode], Iterator[list[int]]]:
+    """Where documents come from."""
+    if options.paths and options.written:
+        raise UserError(f"--written {options.written} and {options.paths[0]} are two sources; give one of them.")
+    return files if options.paths else samples if options.written else generated
+
+
 def build(options: argparse.Namespace) -> list[Path]:
     """Count, work out both tables, write them; gives their paths."""
     from specexp.drafters.bigram import bigrams
@@ -77,7 +89,7 @@ def build(options: argparse.Namespace) -> list[Path]:
 
     tokenizer = load_tokenizer(options.tokenizer, key="--tokenizer")
     counts = NgramCounts(entries(tokenizer))
-    counts.read(watched(SOURCES[options.source](options, encoder(tokenizer))))
+    counts.read(watched(source(options)(options, encoder(tokenizer))))
     tables = {"bigram": bigrams(counts, options.tokenizer), "trigram": katz(counts, options.tokenizer, options.min_count)}
     paths = [options.out / f"{options.name}_{kind}.safetensors" for kind in tables]
     for path, table in zip(paths, tables.values(), strict=True):
@@ -92,14 +104,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokenizer", required=True, help="a directory, a Hub id, or asset:NAME")
     parser.add_argument("--out", type=Path, required=True, help="directory of NAME_bigram.safetensors and NAME_trigram.safetensors")
     parser.add_argument("--name", default="tables", help="first part of the files' names")
-    parser.add_argument("--source", choices=SOURCES, help="where documents come from (default: files where paths are given)")
+    parser.add_argument("--written", metavar="MODEL", help="count text that this model writes: a directory, a Hub id, or asset:NAME")
+    parser.add_argument("--temperature", type=float, default=1.5, help="of that text")
     parser.add_argument("--key", default="text", help="the field of .jsonl lines that holds the text")
-    parser.add_argument("--documents", type=int, default=40000, help="how many the generated corpus has")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated corpus")
+    parser.add_argument("--documents", type=int, default=40000, help="how many are generated or written")
+    parser.add_argument("--seed", type=int, default=0, help="of what is generated or written")
     parser.add_argument("--min-count", type=int, default=2, help="drop bigrams and trigrams of the Katz table that occur less often")
-    options = parser.parse_args(arguments)
-    options.source = options.source or ("files" if options.paths else "generated")
-    return options
+    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,0 +1,132 @@
+"""The shape of a token tree, decided before a token of it is drawn; so siblings may be drawn at random without biasing the text.
+
+Nodes with children are numbered first, level by level, then all leaves: a draft model is fed a prefix of the nodes, never a leaf.
+Knows nothing of tokens or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from specexp.decoding.draft import ROOT, Draft
+from specexp.decoding.protocols import Verdict
+
+
+@dataclass(frozen=True)
+class Level:
+    """The children of the nodes that one draft pass scores. rows: that many nodes; width: most children of any of them.
+
+    inner and leaves: for each such child, row * width + rank, in node order; inner_parents and leaf_parents: the nodes they hang from.
+    """
+
+    rows: int
+    width: int
+    inner: tuple[int, ...]
+    inner_parents: tuple[int, ...]
+    leaves: tuple[int, ...]
+    leaf_parents: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """children[n][r] is the r-th child of node n, for nodes in any order in which parents come first; node 0 is the root.
+
+    Children with children of their own come before their siblings without: the best guesses go deepest.
+    """
+
+    children: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        for siblings in self.children:
+            inner = [bool(self.children[child]) for child in siblings]
+            if inner != sorted(inner, reverse=True):
+                raise ValueError(f"of the siblings {list(siblings)} one without children comes before one with children.")
+
+    @cached_property
+    def depth(self) -> int:
+        """Levels below the root."""
+        return len(self.levels)
+
+    @property
+    def nodes(self) -> int:
+        """How many tokens are drafted."""
+        return len(self.children) - 1
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        found, level, number = [], [0] if self.children[0] else [], {0: ROOT}
+        while level:
+            width = max(len(self.children[node]) for node in level)
+            placed = [(row * width + rank, node, child) for row, node in enumerate(level) for rank, child in enumerate(self.children[node])]
+            inner = [(place, node, child) for place, node, child in placed if self.children[child]]
+            leaves = [(place, node, child) for place, node, child in placed if not self.children[child]]
+            for _, _, child in inner:
+                number[child] = len(number) - 1
+            parents = [tuple(number[node] for _, node, _ in part) for part in (inner, leaves)]
+            found.append(Level(len(level), width, tuple(p for p, _, _ in inner), parents[0], tuple(p for p, _, _ in leaves), parents[1]))
+            level = [child for _, _, child in inner]
+        return tuple(found)
+
+    def cut(self, depth: int) -> Shape:
+        """No path longer than `depth`."""
+        if depth >= self.depth:
+            return self
+        kept, level = [0], [0]
+        for _ in range(depth):
+            level = [child for node in level for child in self.children[node]]
+            kept += level
+        number, below = {node: i for i, node in enumerate(kept)}, set(level)
+        return Shape(tuple(() if node in below else tuple(number[child] for child in self.children[node]) for node in kept))
+
+
+class Shapes(Protocol):
+    """Gives the shape of each round's tree."""
+
+    def shape(self) -> Shape:
+        """From the past alone."""
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        """What became of a tree of that shape, perhaps cut."""
+
+
+class FixedShape(Shapes):
+    """The same tree every round, built breadth first: `branching` children per node down to `depth`, at most max_nodes in all.
+
+    branching: one number for all levels, or one per level ([3, 2, 1]; `depth` then follows from it).
+    """
+
+    def __init__(self, branching: int | Sequence[int], depth: int | None = None, max_nodes: int | None = None):
+        widths = [branching] * (depth or 0) if isinstance(branching, int) else list(branching)
+        if not widths or min(widths) < 1 or (depth is not None and depth != len(widths)):
+            raise ValueError(
+                f"branching={branching} with depth={depth} is no tree; give children per level ([2,2,1]), or one number and a depth."
+            )
+        if max_nodes is not None and max_nodes < 1:
+            raise ValueError(f"max_nodes={max_nodes} leaves no node; give 1 or more, or null for no bound.")
+        self._shape = breadth_first(widths, max_nodes)
+
+    def shape(self) -> Shape:
+        return self._shape
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        pass
+
+
+def breadth_first(widths: Sequence[int], max_nodes: int | None = None) -> Shape:
+    """widths[d] children for every node of level d, until max_nodes are reached."""
+    children: list[list[int]] = [[]]
+    level = [0]
+    for width in widths:
+        below: list[int] = []
+        for node in level:
+            for _ in range(width):
+                if max_nodes is not None and len(children) > max_nodes:
+                    break
+                children[node].append(len(children))
+                below.append(len(children))
+                children.append([])
+        level = below
+    return Shape(tuple(tuple(nodes) for nodes in children))
