@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import hydra
@@ -31,12 +32,21 @@ refused: list[int] | None = None  # numbers of the sweep's jobs; None in a launc
 @hydra.main(version_base="1.3", config_path=conf_directory(), config_name="config")
 def main(config: DictConfig) -> float | None:
     """One job. Returns its speedup: the sweepers' objective."""
-    try:
+
+    def work(build: Callable) -> float | None:
         from specexp.job import run
 
-        return run(config, Path(HydraConfig.get().runtime.output_dir), _sweep(), _built)
+        return run(config, Path(HydraConfig.get().runtime.output_dir), _sweep(), build)
+
+    return attempted(work, f"interrupted; the same command with {_way_back()} goes on where it stopped.")
+
+
+def attempted(work: Callable[[Callable], float | None], interrupted: str) -> float | None:
+    """work(build), its mistakes told in a sentence: the end of a single run, one line of a sweep. build: instantiates a node."""
+    try:
+        return work(_built)
     except KeyboardInterrupt:
-        _leave(f"interrupted; the same command with {_way_back()} goes on where it stopped.", INTERRUPTED)
+        _leave(interrupted, INTERRUPTED)
     except (UserError, OmegaConfBaseException) as error:
         sentence = _sentence(error)
     if _sweep() is None:
@@ -51,20 +61,25 @@ def main(config: DictConfig) -> float | None:
 
 def cli() -> None:
     """The console script."""
+    launch(main, lambda: manual(Path(conf_directory())))
+
+
+def launch(task: Callable, helped: Callable[[], str], primary: str = "config") -> None:
+    """A command: `task` is what hydra.main made of its job, `helped` gives its manual, `primary` names its configuration."""
     global refused
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(manual(Path(conf_directory())))
+        print(helped())
         return
     refused = []
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
     try:
-        main()
+        task()
     except KeyboardInterrupt:
         _leave("interrupted before anything was begun.", INTERRUPTED)
     except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        if _inside_job(error) and not isinstance(error, UserError):
+        if _inside_job(error, task) and not isinstance(error, UserError):
             raise
-        _leave(_sentence(error))
+        _leave(_sentence(error, primary))
     if refused:
         _leave(f"jobs {', '.join(map(str, refused))} of the sweep could not run, as told above; the others are finished.")
 
@@ -97,12 +112,12 @@ def _built(node: DictConfig):
         raise
 
 
-def _inside_job(error: Exception) -> bool:
-    """Whether it was raised below `main`, else by Hydra on the way there."""
-    return any(frame.f_code is main.__wrapped__.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+def _inside_job(error: Exception, task: Callable) -> bool:
+    """Whether it was raised below `task`, else by Hydra on the way there."""
+    return any(frame.f_code is task.__wrapped__.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, primary: str = "config") -> str:
     disk = error if isinstance(error, OSError) and not isinstance(error, HydraException) else error.__cause__
     if isinstance(error, UserError):
         return str(error)
@@ -114,7 +129,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(disk, OSError):  # Hydra was making the run directory, or its log in there
         way_out = "choose another directory with hydra.run.dir=DIR (a sweep: hydra.sweep.dir=DIR)"
         return f"cannot write to {disk.filename or 'the run directory'} ({disk.strerror}); {way_out}."
-    return not_a_name(sys.argv[1:]) if "Config group override must be" in str(error) else explained(error)
+    return not_a_name(sys.argv[1:]) if "Config group override must be" in str(error) else explained(error, primary)
 
 
 if __name__ == "__main__":

@@ -42,18 +42,22 @@ def not_a_name(arguments: Sequence[str]) -> str:
     return unparsable(next((argument for argument in arguments if argument.startswith("=")), arguments[-1]))
 
 
-def explained(error: Exception) -> str:
-    """Any other message of Hydra or OmegaConf."""
+def explained(error: Exception, primary: str = "config") -> str:
+    """Any other message of Hydra or OmegaConf, about the configuration that conf/PRIMARY.yaml begins."""
     text = f"{error}\n{error.__cause__ or ''}".strip()
     for pattern, sentence in SENTENCES:
         if match := re.search(pattern, text):
             return sentence(*match.groups())
+    if unknown := re.search(UNKNOWN_KEY, text):
+        return _unknown_key(unknown[1], primary)
     first, key = " ".join(text.split("\n")[0].split()), re.search(r"full_key: (\S+)", text)
     return f"{key[1]}: {first}; give it another value." if key else first
 
 
-def _unknown_key(key: str) -> str:
-    return f"the configuration has no key {key}{_meant_key(key)}; `python -m specexp --cfg job` shows all keys, +{key}=... would add it."
+def _unknown_key(key: str, primary: str) -> str:
+    command = "specexp" if primary == "config" else f"specexp.{primary}"
+    shown = f"`python -m {command} --cfg job` shows all keys"
+    return f"the configuration has no key {key}{_meant_key(key, primary)}; {shown}, +{key}=... would add it."
 
 
 def _misplaced(group: str, places: str) -> str:
@@ -64,9 +68,9 @@ def _several(key: str, values: str) -> str:
     return f"{key}={values} is more than one value; add -m to sweep over them, or write {key}=[{values}] for one list."
 
 
+UNKNOWN_KEY = r"Could not (?:override|delete from config\.) '([^'@]+)'"
 SENTENCES: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"Could not override '([^']+)'\.\nDid you mean to override (.+)\?\n", _misplaced),
-    (r"Could not (?:override|delete from config\.) '([^'@]+)'", _unknown_key),
     (r"An item is already at '([^']+)'", lambda key: f"{key} is there already; leave out the + before it."),
     (r"Ambiguous value for argument '([^=]+)=(.*)'", _several),
     (r"Error merging override (.+)\n(.+)", lambda override, reason: f"{override} does not fit; {reason}."),
@@ -78,10 +82,10 @@ def _meant(name: str, known: Sequence[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _meant_key(key: str) -> str:
+def _meant_key(key: str, primary: str) -> str:
     """Nearest in the same place; else the same name elsewhere, a handle first (gamma for method.gamma); else the nearest of all."""
     parent, _, leaf = key.rpartition(".")
-    keys = {known: known.rpartition(".") for known in _keys()}
+    keys = {known: known.rpartition(".") for known in _keys(primary)}
     siblings = {name: known for known, (place, _, name) in keys.items() if place == parent}
     if near := difflib.get_close_matches(leaf, siblings, n=1):
         return f" (did you mean {siblings[near[0]]}?)"
@@ -89,12 +93,12 @@ def _meant_key(key: str) -> str:
     return f" (did you mean {elsewhere[0]}?)" if elsewhere else "" if parent in keys else _meant(key, list(keys))
 
 
-def _keys() -> list[str]:
+def _keys(primary: str) -> list[str]:
     """The groups, and the dotted keys of all files whose group has a place of its own, each under its group's name."""
     root = Path(conf_directory())
-    choices = [entry for default in _load(root / "config.yaml")["defaults"] if isinstance(default, dict) for entry in default]
+    choices = [entry for default in _load(root / f"{primary}.yaml")["defaults"] if isinstance(default, dict) for entry in default]
     groups = [choice.partition("@")[0].removeprefix("optional ") for choice in choices]
-    files = [root / "config.yaml", *(file for group in groups for file in sorted((root / group).glob("*.yaml")))]
+    files = [root / f"{primary}.yaml", *(file for group in groups for file in sorted((root / group).glob("*.yaml")))]
     found = [key for file in files for key in _dotted(_load(file), file.parent.name if file.parent != root else "")]
     return list(dict.fromkeys(groups + found))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 
 import torch
@@ -17,6 +18,7 @@ from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder, Step
 from specexp.decoding.draft import Draft
 from specexp.decoding.protocols import Stop
+from specexp.models.loading import context_length
 from specexp.models.runner import StatelessRunner
 
 
@@ -30,6 +32,7 @@ class Generation:
     draft_forwards: dict[str, int]  # by draft model
     kv_bytes_target: int
     kv_bytes_draft: int
+    evicted: tuple[int, ...]  # tokens that the target's cache had dropped by then, at each emission
     peak_memory_bytes: int | None
     on_cpu: bool
 
@@ -62,6 +65,8 @@ class Generation:
             "draft_seconds": sum(step.draft_seconds for step in timed) if self.on_cpu else None,
             "kv_bytes_target": self.kv_bytes_target,
             "kv_bytes_draft": self.kv_bytes_draft,
+            "compression_count": sum(now > before for before, now in pairwise((0, *self.evicted))),  # rounds in which it evicted
+            "tokens_evicted": self.evicted[-1],
             "peak_memory_bytes": self.peak_memory_bytes,
         }
 
@@ -86,11 +91,12 @@ def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop:
     drafts = decoder.drafter.models
     target_before, drafts_before = decoder.target.forwards, {name: runner.forwards for name, runner in drafts.items()}
     memory_before = _begin_memory(device)
-    steps, times = [], []
+    steps, times, evicted = [], [], []
     started = perf_counter()
     for step in decoder.generate(prompt, max_new_tokens, stop, chance):
         steps.append(step)
         times.append(perf_counter() - started)
+        evicted.append(decoder.target.tokens_evicted)
     return Generation(
         steps=tuple(steps),
         times=tuple(times),
@@ -98,6 +104,7 @@ def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop:
         draft_forwards={name: runner.forwards - drafts_before[name] for name, runner in drafts.items()},
         kv_bytes_target=decoder.target.kv_bytes,
         kv_bytes_draft=sum(runner.kv_bytes for runner in drafts.values()),
+        evicted=tuple(evicted),
         peak_memory_bytes=None if memory_before is None else torch.cuda.max_memory_allocated(device) - memory_before,
         on_cpu=device.type == "cpu",
     )
@@ -119,9 +126,22 @@ def opening(model: torch.nn.Module, prompt: Sequence[int]) -> list[int]:
 
 @torch.inference_mode()
 def continuation_nll(model: torch.nn.Module, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[float, int]:
-    """(sum of -log p(token), number of tokens) of a continuation, teacher-forced in one pass at temperature 1, without a cache."""
+    """(sum of -log p(token), number of tokens) of a continuation, teacher-forced in one pass at temperature 1, without a cache.
+
+    A text longer than the model's context (a streaming cache writes such) is read in windows of that length that overlap by half.
+    """
     runner = StatelessRunner(model)
-    context = Context(runner.start(prompt), runner.device)
-    logits = runner.logits(context, Draft.of_ids(token_ids, runner.device), rows=len(token_ids) + 1).logits[:-1]
-    chosen = torch.tensor(token_ids, device=runner.device)[:, None]
-    return -float(logits.float().log_softmax(-1).gather(1, chosen).cpu().double().sum()), len(token_ids)
+    ids = [*runner.start(prompt), *token_ids]
+    longest = context_length(model.config) or len(ids)
+    nll, done = 0.0, len(ids) - len(token_ids)
+    while done < len(ids):
+        end = min(len(ids), max(longest, done + -(-longest // 2)))
+        nll += _window_nll(runner, ids[max(0, end - longest) : done], ids[done:end])
+        done = end
+    return nll, len(token_ids)
+
+
+def _window_nll(runner: StatelessRunner, before: Sequence[int], token_ids: Sequence[int]) -> float:
+    draft = Draft.of_ids(token_ids, runner.device)
+    logits = runner.logits(Context(before, runner.device), draft, rows=len(token_ids) + 1).logits[:-1]
+    return -float(logits.float().log_softmax(-1).gather(1, draft.tokens[:, None]).cpu().double().sum())

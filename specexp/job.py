@@ -27,6 +27,7 @@ class Inputs:
     dataset: object
     examples: list
     tracker: object
+    cache: object
 
 
 def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable) -> float | None:
@@ -109,7 +110,7 @@ def _inputs(config: DictConfig, build: Callable) -> Inputs:
     parts = [node for node in config.method.values() if isinstance(node, DictConfig) and "_target_" in node]
     for node in (config.sampling, *parts, *(side.decoder for side in config.baselines.values())):
         _try_parts(node, build)
-    return Inputs(pair, dataset, dataset.examples()[: QUICK_EXAMPLES if config.quick else None], tracker)
+    return Inputs(pair, dataset, dataset.examples()[: QUICK_EXAMPLES if config.quick else None], tracker, build(config.cache))
 
 
 def _try_parts(node: DictConfig, build: Callable) -> None:
@@ -150,7 +151,7 @@ def _planned(config: DictConfig, inputs: Inputs):
     tokenizer = inputs.pair.load_tokenizer()
     handles = {key: config[key] for key in ("max_new_tokens", "samples", "repeats", "warmup", "seed")}
     never = Stopping(tokenizer, (), ())
-    return Experiment({}, inputs.dataset, tokenizer, never, context_length=inputs.pair.context_length(), **handles)
+    return Experiment({}, inputs.dataset, tokenizer, never, context_length=inputs.pair.longest_text(inputs.cache), **handles)
 
 
 def _with_decoders(planned, config: DictConfig, build: Callable):

@@ -16,7 +16,7 @@ class TabularRunner:
     def __init__(self, seed, vocab=3, scale=1.5, zeros=0.0):
         generator = torch.Generator().manual_seed(seed)
         self.trees = self.cache_exact = True
-        self.vocab, self.device, self.forwards, self.kv_bytes = vocab, torch.device("cpu"), 0, 0
+        self.vocab, self.device, self.forwards, self.kv_bytes, self.tokens_evicted = vocab, torch.device("cpu"), 0, 0, 0
         self.table = scale * torch.randn(vocab + 1, vocab, vocab, generator=generator, dtype=torch.float64)
         self.table[torch.rand(self.table.shape, generator=generator) < zeros] = float("-inf")
         self.table[..., 0].nan_to_num_(neginf=0.0)
@@ -26,6 +26,9 @@ class TabularRunner:
 
     def describe(self):
         return "a table"
+
+    def room(self, context):
+        return None
 
     def at(self, ids):
         return self.table[ids[-2] if len(ids) > 1 else self.vocab, ids[-1]]

@@ -153,7 +153,7 @@ def test_one_beam_is_greedy_decoding(rule):
 class Table:
     """A BeamRunner whose logits depend on the last id alone."""
 
-    device, cache_exact, forwards, kv_bytes = "cpu", True, 0, 0
+    device, cache_exact, forwards, kv_bytes, tokens_evicted = "cpu", True, 0, 0, 0
 
     def __init__(self, seed, vocab=3):
         self.table = torch.randn(vocab + 1, vocab, generator=torch.Generator().manual_seed(seed))

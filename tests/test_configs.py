@@ -48,7 +48,7 @@ def check_signatures(config):
 
 def overrides_for(group, option):
     """How a user would choose this option; a part of a method is put beside the run by itself."""
-    part = group in ("drafter", "length_penalty", "match", "policy", "storage", "verifier", "shape", "growth")
+    part = group in ("drafter", "length_penalty", "match", "policy", "storage", "text", "verifier", "shape", "growth")
     return [f"+{group}@part={option}" if part else f"{group}={option}"] + (CUSTOM if option == "custom" else [])
 
 

@@ -8,24 +8,29 @@ from pathlib import Path
 from specexp.errors import UserError
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number from 1, text) of every line that is not blank; `.gz` is unpacked."""
+def read_text(path: Path, option: str = "dataset.path") -> str:
+    """The whole file, which is not blank; `.gz` is unpacked. option: where the user names another file."""
     if not path.is_file():
-        raise UserError(f"data file {path} does not exist: give dataset.path= the name of a file that does.")
+        raise UserError(f"data file {path} does not exist: give {option}= the name of a file that does.")
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as file:
-            lines = [(number, line.rstrip("\r\n")) for number, line in enumerate(file, 1) if line.strip()]
+            text = file.read()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"data file {path} cannot be read ({error}): give dataset.path= a readable UTF-8 file.") from error
-    if not lines:
-        raise UserError(f"data file {path} is empty: give dataset.path= a file with at least one example.")
-    return lines
+        raise UserError(f"data file {path} cannot be read ({error}): give {option}= a readable UTF-8 file.") from error
+    if not text.strip():
+        raise UserError(f"data file {path} is empty: give {option}= a file with at least one example.")
+    return text
 
 
-def read_jsonl(path: Path, required: tuple[str, ...]) -> list[dict]:
+def read_lines(path: Path, option: str = "dataset.path") -> list[tuple[int, str]]:
+    """(line number from 1, text) of every line that is not blank."""
+    return [(number, line) for number, line in enumerate(read_text(path, option).split("\n"), 1) if line.strip()]
+
+
+def read_jsonl(path: Path, required: tuple[str, ...], option: str = "dataset.path") -> list[dict]:
     """One object a line, each with texts under all the required keys."""
-    return [check_row(_parse(path, number, line), required, f"{path} line {number}") for number, line in read_lines(path)]
+    return [check_row(_parse(path, number, line), required, f"{path} line {number}") for number, line in read_lines(path, option)]
 
 
 def _parse(path: Path, number: int, line: str) -> object:

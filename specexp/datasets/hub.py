@@ -10,8 +10,12 @@ from specexp.errors import UserError
 PROBE_SECONDS = 3.0
 
 
-def hub_rows(hub_id: str, revision: str, split: str) -> list[dict]:
-    """All rows of a split; from the local cache where the Hub is out of reach or HF_HUB_OFFLINE is set."""
+def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
+             instead: str = "give dataset.path= a jsonl or parquet file with the same columns") -> list[dict]:
+    """All rows of a split, from the local cache where the Hub is out of reach or HF_HUB_OFFLINE is set.
+
+    subset: the data set's configuration, where it has several. instead: what the user can do without the Hub.
+    """
     import datasets
     import huggingface_hub
 
@@ -19,11 +23,11 @@ def hub_rows(hub_id: str, revision: str, split: str) -> list[dict]:
     if not constants.HF_HUB_OFFLINE and not answers(constants.ENDPOINT):
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True  # else the libraries try again for a minute
     try:
-        return datasets.load_dataset(hub_id, revision=revision, split=split).to_list()
+        return datasets.load_dataset(hub_id, subset, revision=revision, split=split).to_list()
     except (OSError, ValueError, RuntimeError) as error:
         reason = "there is no network, or HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else " ".join(str(error).split())[:200]
         raise UserError(f"data set {hub_id} ({split}) is neither in the local cache nor to be had from the Hub ({reason}): "
-                        "connect to the network, or give dataset.path= a jsonl or parquet file with the same columns.") from error
+                        f"connect to the network, or {instead}.") from error
 
 
 def answers(endpoint: str) -> bool:

@@ -50,6 +50,7 @@ class BeamRunner(Protocol):
     cache_exact: bool  # the cache changes nothing about the model
     forwards: int  # model passes since construction, each over all rows
     kv_bytes: int  # largest size of the filled cache since `start`, all rows together
+    tokens_evicted: int  # removed from the cache since `start`
 
     def start(self, prompt: Sequence[int], max_new_tokens: int, num_beams: int) -> Tensor:
         """Forget everything, make room for `num_beams` rows of `max_new_tokens` behind the prompt -> [1, V]: logits of the first token."""

@@ -16,6 +16,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, chain_parents, depths
 from specexp.decoding.protocols import Drafter, Runner, Scores, Stop, Verdict, Verifier
+from specexp.decoding.room import within
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class Decoder:
             with torch.inference_mode():
                 return self.round(context, limit, chance)
         began = perf_counter()
-        draft = self.drafter.propose(context, limit - 1, chance)  # x_1 .. x_γ ~ q
+        draft = self.drafter.propose(context, within(limit - 1, self.target.room(context)), chance)  # x_1 .. x_γ ~ q
         drafted = perf_counter()
         scores = self.target.logits(context, draft, rows=len(draft) + 1)  # p_1 .. p_γ+1, one pass
         scored = perf_counter()

@@ -56,6 +56,7 @@ class Runner(Protocol):
     cache_exact: bool  # the cache changes nothing about the model
     forwards: int  # model passes since construction
     kv_bytes: int  # largest size of the filled cache since `start`
+    tokens_evicted: int  # removed from the cache since `start`; 0 where it forgets nothing
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """Forget everything (a repeated prompt must not skip its prefill) and make room for as many tokens more.
@@ -64,6 +65,9 @@ class Runner(Protocol):
 
     def describe(self) -> str:
         """What it runs, for a message to the user."""
+
+    def room(self, context: Context) -> int | None:
+        """How many tokens behind the context's last one may be fed together with it, on any path; None: no bound."""
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """The last `rows` rows of [context's last token, node 0, .., node N-1], in one pass."""

@@ -8,6 +8,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
+from specexp.decoding.room import within
 from specexp.decoding.sampling import Sampling
 
 
@@ -30,7 +31,7 @@ class ModelDrafter:
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
         if limit == 0:  # round 0: the draft model's own prefill waits until it is needed
             return empty_draft(context.device)
-        length = min(self.policy.length(), limit)
+        length = min(self.policy.length(), within(limit, self.runner.room(context)))
         draft = self.runner.rollout(context, length, self.sampling, chance, self.policy.proceeds)
         return draft if self.policy.entropy is None else draft.note(float(self.policy.entropy))
 

@@ -65,6 +65,7 @@ def side_figures(sides: Sequence[dict]) -> Figures:
     """What every side has, baseline or method: timing, forwards, memory (the largest of any example, bytes) and perplexity.
 
     `block_efficiency` = emitted tokens per target call, the prefill among the calls: 1 for autoregressive decoding.
+    `compression_count` = rounds in which the target's cache evicted, `tokens_evicted` = the tokens it dropped; sums.
     """
     forwards = sum(s["target_forwards"] for s in sides)
     return timing_figures(sides) | {
@@ -73,6 +74,8 @@ def side_figures(sides: Sequence[dict]) -> Figures:
         "block_efficiency": quotient(sum(len(s["token_ids"]) for s in sides), forwards),
         "kv_bytes_target": _largest(sides, "kv_bytes_target"),
         "kv_bytes_draft": _largest(sides, "kv_bytes_draft"),
+        "compression_count": sum(s.get("compression_count", 0) for s in sides),  # absent from records of older runs
+        "tokens_evicted": sum(s.get("tokens_evicted", 0) for s in sides),
         "peak_mem_allocated": _largest(sides, "peak_memory_bytes"),
         "perplexity": perplexity(sides),
     }

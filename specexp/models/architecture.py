@@ -30,7 +30,7 @@ class Architecture:
     def of(cls, model: object) -> Architecture:
         config = model.config
         parameters = inspect.signature(model.forward).parameters
-        plain = config._attn_implementation in ("sdpa", "eager") and not _slides(config)
+        plain = config._attn_implementation in ("sdpa", "eager") and not slides(config)
         return cls(
             model_type=config.model_type,
             own_masks=config.model_type in _OWN_MASKS and plain,
@@ -39,7 +39,7 @@ class Architecture:
         )
 
 
-def _slides(config: object) -> bool:
+def slides(config: object) -> bool:
     """Some layer sees only a window: a full causal mask of ours would show it too much."""
     layers = set(getattr(config, "layer_types", None) or ())
     return bool(layers & _SLIDING) or (not layers and getattr(config, "sliding_window", None) is not None)

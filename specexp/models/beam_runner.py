@@ -36,6 +36,7 @@ class CachedBeamRunner:
     """model: in eval mode, with logits brought to the width `vocab_size`. One pass per token over [beams, 1] ids."""
 
     cache_exact = True
+    tokens_evicted = 0
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
         self.model = model
@@ -115,6 +116,7 @@ class StatelessBeamRunner:
     """The same without any memory: every beam's whole text in each pass (`cache=none`)."""
 
     cache_exact = True
+    tokens_evicted = 0
     kv_bytes = 0
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):

@@ -1,7 +1,7 @@
 """Keys and values, preallocated and addressed by position: appending writes in place, rolling back moves a length.
 
 The only file that touches transformers' cache classes. Knows nothing of tokens: what the slots spell is the memo's business.
-Positions equal slots; evicting and captured caches are other classes.
+Positions equal slots; evicting (sink_cache.py) and captured caches are other classes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class FullCache(Cache):
 
     is_sliding = is_linear = is_dummy = (False,)  # asked by transformers per pass; the base class would ask every layer
     is_compileable = False
+    evicted = 0  # tokens of the text that have no slot any more, all from before those that moved up
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -46,12 +47,16 @@ class FullCache(Cache):
             self.keys.append(_buffer(key_states, max(end, self._capacity)))
             self.values.append(_buffer(value_states, max(end, self._capacity)))
         elif end > self.keys[layer_idx].shape[2]:
-            self.keys[layer_idx] = _grown(self.keys[layer_idx], self.length, end)
-            self.values[layer_idx] = _grown(self.values[layer_idx], self.length, end)
+            self.keys[layer_idx] = _grown(self.keys[layer_idx], self.length, self._enough(end))
+            self.values[layer_idx] = _grown(self.values[layer_idx], self.length, self._enough(end))
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         keys.narrow(2, self.length, count).copy_(key_states)
         values.narrow(2, self.length, count).copy_(value_states)
         return keys.narrow(2, 0, end), values.narrow(2, 0, end)
+
+    def _enough(self, needed: int) -> int:
+        """Slots to have once `needed` are more than there are."""
+        return 2 * needed
 
     def gather(self, slots: list[int], start: int) -> None:
         """Move the rows in `slots` (ascending, all >= start) to start, start + 1, ...: an accepted tree path becomes a chain."""
@@ -154,8 +159,8 @@ def _buffer(states: Tensor, capacity: int, rows: int = 1) -> Tensor:
     return states.new_empty(rows, heads, capacity, width)
 
 
-def _grown(buffer: Tensor, length: int, needed: int) -> Tensor:
+def _grown(buffer: Tensor, length: int, capacity: int) -> Tensor:
     batch, heads, _, width = buffer.shape
-    grown = buffer.new_empty(batch, heads, 2 * needed, width)
+    grown = buffer.new_empty(batch, heads, capacity, width)
     grown.narrow(2, 0, length).copy_(buffer.narrow(2, 0, length))
     return grown

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from specexp.errors import UserError
 from specexp.models.spec import ModelSpec
@@ -77,11 +78,14 @@ class ModelPair:
             check_same_tokenizer(loaded[0], tokenizer, names=(self.target.name, spec.name))
         return loaded[0]
 
-    def context_length(self) -> int | None:
-        """Positions that every model of the pair has; None where there is no limit."""
-        from specexp.models.loading import context_length, load_config
+    def longest_text(self, cache: partial) -> int | None:
+        """Tokens that a text may have with every model of the pair; None where there is no limit. No weights.
 
-        lengths = [context_length(load_config(spec, key)) for key, spec in self._models()]
+        cache: a runner class with its settings. UserError where that cache does not fit one of the models.
+        """
+        from specexp.models.loading import load_config
+
+        lengths = [cache.func.longest_text(load_config(spec, key), spec.name, **cache.keywords) for key, spec in self._models()]
         return min((length for length in lengths if length is not None), default=None)
 
     def _models(self) -> list[tuple[str, ModelSpec]]:

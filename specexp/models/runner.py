@@ -19,6 +19,7 @@ from specexp.models.architecture import Architecture
 from specexp.models.caches import FullCache
 from specexp.models.decoder_only import DecoderOnlyPass
 from specexp.models.encoder_decoder import EncoderDecoderPass
+from specexp.models.loading import context_length
 from specexp.models.masks import ChainMasks, tree_mask
 from specexp.models.memo import Memo
 
@@ -27,6 +28,7 @@ class ModelRunner:
     """model: a causal LM or a T5, in eval mode. vocab_size: logits are brought to this width (the target's): cut, or padded with -inf."""
 
     cache_exact = True  # the cache changes nothing about the model
+    tokens_evicted = 0
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, cache: FullCache | None = None):
         self.model = model
@@ -52,6 +54,14 @@ class ModelRunner:
     def describe(self) -> str:
         return f"a {self.architecture.model_type} model with {self.model.config._attn_implementation} attention"
 
+    @classmethod
+    def longest_text(cls, config, name: str) -> int | None:
+        """Tokens that a text may have with a model of this configuration; None for no limit. UserError where this cache does not fit it."""
+        return context_length(config)
+
+    def room(self, context: Context) -> int | None:
+        return None
+
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
         opening = self._pass.start(prompt)
         self._memo.clear()
@@ -70,7 +80,8 @@ class ModelRunner:
         logits = self._logits(context, empty_draft(self.device), rows=1)
         token, distribution = sampling.propose(logits, chance)
         tokens, q = [token], [distribution]
-        for position in self._range(len(context), length - 1).view(-1, 1, 1).unbind():  # one row sees everything: no mask
+        positions = self._range(len(context) - self.cache.evicted, length - 1)
+        for position in positions.view(-1, 1, 1).unbind():  # one row sees everything: no mask
             if proceeds is not None and not proceeds(len(tokens), logits[0, 0], token[0, 0]):
                 break
             logits = self._forward(token, position, None, rows=1)
@@ -86,35 +97,36 @@ class ModelRunner:
         if not held or rows > len(draft) - held:
             held = 0
             self._rewind(context)
-        lead = len(context) - self.cache.length if not held else 0
+        slots = len(context) - self.cache.evicted  # of the context, its last token's among them
+        lead = slots - self.cache.length if not held else 0
         tokens = context.tail(len(context) - lead)
         if len(draft):
             tokens = torch.cat([tokens, draft.tokens[held:] if held else draft.tokens])
-        scores = self._forward(tokens[None], *self._geometry(len(context), lead, draft, held), rows)
+        scores = self._forward(tokens[None], *self._geometry(slots, lead, draft, held), rows)
         self._commit(context, draft)
         return scores
 
     def _rewind(self, context: Context) -> None:
         """Keep what spells the context, but for its last token: its logits are always wanted."""
-        slots = len(self._memo.ids)
+        slots = len(self._memo.ids) - self.cache.evicted
         path = self._memo.rewind(context)
         if path != list(range(len(path))):
             self.cache.gather([slots + node for node in path], slots)
         self._memo.truncate(len(context) - 1)
-        self.cache.length = len(self._memo.ids)
+        self.cache.length = len(self._memo.ids) - self.cache.evicted
 
     def _commit(self, context: Context, draft: Draft) -> None:
         self._memo.ids.extend(context.ids[len(self._memo.ids) :])
         self._memo.draft, self._memo.nodes = (draft, len(draft)) if len(draft) else (None, 0)
 
-    def _geometry(self, length: int, lead: int, draft: Draft, held: int) -> tuple[Tensor, Tensor | None]:
-        """Positions and mask of a pass over `lead` context tokens and the draft's nodes from `held` on."""
+    def _geometry(self, slots: int, lead: int, draft: Draft, held: int) -> tuple[Tensor, Tensor | None]:
+        """Positions and mask of a pass over the last `lead` of `slots` context tokens and the draft's nodes from `held` on."""
         if draft.is_chain:
             return self._chain_geometry(self.cache.length, lead + len(draft) - held)
         if not self.trees:
             raise ValueError(f"{self.describe()} cannot score token trees.")
         depths = torch.tensor(draft.depths[held:], device=self.device)
-        positions = torch.cat([self._range(length - lead, lead), depths[None] + (length - 1)], dim=1)
+        positions = torch.cat([self._range(slots - lead, lead), depths[None] + (slots - 1)], dim=1)
         mask = tree_mask(self.cache.length, lead, draft.parents, len(draft) - held, self.model.dtype, self.device)
         return positions, mask
 
@@ -143,6 +155,7 @@ class StatelessRunner:
 
     cache_exact = True
     trees = True
+    tokens_evicted = 0
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
         self.model = model
@@ -154,6 +167,13 @@ class StatelessRunner:
 
     def describe(self) -> str:
         return f"a {self.model.config.model_type} model without a cache"
+
+    @classmethod
+    def longest_text(cls, config, name: str) -> int | None:
+        return context_length(config)
+
+    def room(self, context: Context) -> int | None:
+        return None
 
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
         return self._pass.start(prompt)

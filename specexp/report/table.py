@@ -86,9 +86,12 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
     ("memory", (
         Row("KV cache, target", "kv_bytes_target", _mebibytes),
         Row("KV cache, draft", "kv_bytes_draft", _mebibytes),
+        Row("rounds that evicted", "compression_count", _plain(0)),
+        Row("tokens evicted", "tokens_evicted", _plain(0)),
         Row("peak memory", "peak_mem_allocated", _mebibytes),
     )),
 )
+UNUSUAL = ("compression_count", "tokens_evicted")  # not shown where all are 0
 WARNINGS = {
     "lossless": "LOSSY: this method changes what the model says; its speedup is not that of lossless decoding.",
     "cache_exact": "CACHE NOT EXACT: both sides ran with a cache that changes the model; compare with cache=full.",
@@ -148,7 +151,7 @@ def _baselines(summary: dict) -> list[str]:
 def _cells(row: Row, summary: dict, baselines: list[str]) -> Iterator[tuple[str | Text, ...]]:
     """The table's rows for one figure: itself, the interval of a speedup, and the same over further baselines."""
     values = [summary.get(f"{name}_{row.key}") for name in baselines] + [summary.get(row.key)]
-    if any(value is not None for value in values):
+    if any(value is not None for value in values) and (any(values) or row.key not in UNUSUAL):
         yield (f"  {row.label}", *("" if value is None else _styled(row, value) for value in values))
     blank = [""] * len(baselines)
     if row.key == "speedup" and summary.get("speedup_low") is not None:

@@ -17,6 +17,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Runner, Scores, Verdict
+from specexp.decoding.room import within
 from specexp.decoding.sampling import Sampling
 from specexp.drafters.trees.shape import Shape, Shapes
 
@@ -48,6 +49,7 @@ class DrawnTreeDrafter:
         self.runner.start(prompt, max_new_tokens)
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+        limit = within(limit, self.runner.room(context))
         draft = empty_draft(context.device)
         if limit == 0:
             return draft

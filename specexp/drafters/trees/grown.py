@@ -16,6 +16,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, empty_draft
 from specexp.decoding.protocols import Runner, Scores, Verdict
+from specexp.decoding.room import within
 from specexp.decoding.sampling import Sampling
 from specexp.drafters.trees.drawn import growing
 from specexp.drafters.trees.growth import Growth
@@ -130,6 +131,7 @@ class GrownTreeDrafter:
         self.growth.start()
 
     def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+        limit = within(limit, self.runner.room(context))
         if limit == 0:
             return empty_draft(context.device)
         sprout, feeler = Sprout(self.growth, self.max_nodes, limit), self._feeler(context)
