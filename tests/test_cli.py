@@ -372,3 +372,10 @@ def test_hub_that_does_not_answer(tmp_path):
     silent = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://192.0.2.1", "HF_HOME": str(tmp_path)}
     ended = started("model_pair.target.name=nobody/nothing", "tracker=none", cwd=tmp_path, **silent)
     assert ended.returncode == 1 and "hf download nobody/nothing" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_a_streaming_cache_takes_texts_of_any_length_but_no_longer_cache(refused, run, monkeypatch):
+    assert "cache.max_length=20000 is more than the 16384 positions of asset:tiny" in refused("cache=sink", "cache.max_length=20000")
+    assert "cache.block=8 evicts too often" in refused("cache=sink", "cache.block=8")
+    monkeypatch.setattr("specexp.job._with_decoders", lambda *_: (_ for _ in ()).throw(UserError("as far as weights.")))
+    assert "as far as weights" in run("cache=sink", "max_new_tokens=100000")[1]

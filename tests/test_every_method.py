@@ -47,6 +47,28 @@ def test_runs_on_the_shipped_pairs(pair, method, sampling, tmp_path):
     assert all(record["method"]["token_ids"] and math.isfinite(record["method"]["nll_sum"]) for record in records)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["greedy", "nucleus"])
+@pytest.mark.parametrize(
+    ("pair", "method"),
+    [("tiny", method) for method in [*METHODS, *PART] if method != "beam"] + [("tiny_t5", method) for method in ("speculative", "csd", "prompt_lookup")],
+)
+def test_runs_with_a_streaming_cache(pair, method, sampling, tmp_path):
+    """Against autoregressive decoding under the same cache; lengths such that several evictions fall into the text."""
+    chosen = PART.get(method, (f"method={method}",))
+    overrides = (*PAIRS[pair], *chosen, f"sampling={sampling}", "cache=sink", "cache.max_length=68", "max_new_tokens=110", "ignore_eos=true")
+    summary, records = finished(tmp_path, *overrides)
+    assert summary["cache_exact"] is False and summary["lossless"] is (method != "lenient")
+    assert all(record[side]["tokens_evicted"] >= 32 for record in records for side in ("method", "baseline"))
+    if sampling == "greedy" and summary["lossless"]:
+        assert summary["equal_texts"] == 1.0 and summary["tokens_evicted"] == summary["baseline_tokens_evicted"]
+
+
+def test_beam_search_is_refused_with_a_streaming_cache(tmp_path):
+    with pytest.raises(UserError, match="SinkCache holds one text.*choose cache=full or cache=none"):
+        finished(tmp_path, "method=beam", "cache=sink")
+
+
 @pytest.fixture(scope="module")
 def llamas(tmp_path_factory):
     """Two random models of Llama-2's structure with the shipped tokenizer."""

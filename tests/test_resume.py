@@ -25,6 +25,7 @@ TIMES = {"ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"}
 SIDE = TIMES | {
     "token_ids", "text", "score", "finish", "first_tokens", "rounds", "entropies", "origins", "nll_sum", "nll_count",
     "lossless", "cache_exact", "repeats_agree", "target_forwards", "draft_forwards", "draft_forwards_by_model", "kv_bytes_target", "kv_bytes_draft", "peak_memory_bytes",
+    "compression_count", "tokens_evicted",
 }  # fmt: skip
 SUMMARY = {
     "model_pair", "method", "dataset", "num_examples", "num_samples", "num_tokens", "lossless", "cache_exact", "equal_texts",
@@ -34,6 +35,7 @@ SUMMARY = {
     "block_efficiency", "baseline_block_efficiency", "cost_ratio_c", "verify_ratio_v", "overhead_ms_per_round",
     "ttft", "baseline_ttft", "tpot", "baseline_tpot", "output_tps", "baseline_output_tps", "output_tps_per_user",
     "target_forwards", "baseline_target_forwards", "draft_forwards", "kv_bytes_target", "kv_bytes_draft", "peak_mem_allocated",
+    "compression_count", "tokens_evicted",
 }  # fmt: skip
 
 

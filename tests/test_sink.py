@@ -230,7 +230,7 @@ def test_room_ends_where_the_next_eviction_comes(settings):
     for length in range(1, 5 * max_length):
         room, gone = schedule.room(length), schedule.evicted(length - 1)
         assert gone == (0 if length <= max_length else block * math.ceil((length - max_length) / block))
-        assert 0 <= room and schedule.evicted(length - 1 + room) == gone < schedule.evicted(length + room)
+        assert room >= 0 and schedule.evicted(length - 1 + room) == gone < schedule.evicted(length + room)
         assert length - 1 + room - gone == max_length - 1 and length - 1 - gone >= (max_length - block if gone else 0)
 
 

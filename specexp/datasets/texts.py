@@ -31,7 +31,7 @@ class TextFile:
 
 
 class HubText:
-    """The first `limit` rows (None: all) of a split, column `key`, joined by `separator`. subset: the data set's configuration, if it has any."""
+    """The first `limit` rows (None: all) of a split, column `key`, joined by `separator`. subset: the data set's configuration."""
 
     def __init__(self, hub_id: str, revision: str, split: str, key: str, separator: str, name: str,
                  subset: str | None = None, limit: int | None = None):
