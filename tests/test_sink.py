@@ -260,17 +260,16 @@ def drafters(model, near, settings):
     }
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("prompt", [7, 200])
+@pytest.mark.parametrize(("settings", "prompt"), [(SETTINGS[0], 200), (SETTINGS[1], 7), (SETTINGS[2], 7), (SETTINGS[3], 200)])
 def test_every_kind_of_method_gives_the_text_of_ar_under_the_same_cache(settings, prompt):
     model, near = build("llama", 0), build("llama", 0)
     for parameter in near.parameters():
         parameter.mul_(1.0 + 0.05 * torch.randn_like(parameter))
     max_length, sinks, block = settings
     given, order = random_ids(random.Random(3), prompt), (sinks, max_length, block)
-    run = lambda drafter: text(decode(SinkRunner(model, None, *order), drafter, 160, given))
+    run = lambda drafter: text(decode(SinkRunner(model, None, *order), drafter, 130, given))
     expected = run(NoDraft())
-    assert expected != text(decode(ModelRunner(model), NoDraft(), 160, given)) and len(set(expected)) > 3
+    assert expected != text(decode(ModelRunner(model), NoDraft(), 130, given)) and len(set(expected)) > 3
     for name, drafter in drafters(model, near, order).items():
         assert run(drafter) == expected, name
         assert all(runner.tokens_evicted for runner in drafter.models.values() if isinstance(runner, SinkRunner)), name

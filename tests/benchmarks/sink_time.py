@@ -1,0 +1,97 @@
+"""Prints what a streaming cache costs and saves: `python tests/benchmarks/sink_time.py [--tokens 8000] [--short 2000] [--repeats 5]`.
+
+Nothing is asserted: run it on an idle machine. First a long text under cache=sink: KV bytes along the way, and the time per token of the
+second and of the last thousand. Then a shorter one under cache=full and cache=sink, interleaved: throughput and memory of both. The
+texts of the two caches differ, and with them what is accepted, so throughput per pass is told beside throughput per token.
+"""
+
+import argparse
+from statistics import median
+from time import perf_counter
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from specexp.configuration import conf_directory
+from specexp.decoding.chance import Chance
+from specexp.stopping import Stopping
+
+
+def decoder(method, *overrides):
+    """That method on the shipped pair, and its tokenizer."""
+    with initialize_config_dir(conf_directory(), version_base="1.3"):
+        config = compose("config", overrides=[f"method={method}", *overrides])
+    return instantiate(config.method.decoder), instantiate(config.model_pair).load_tokenizer()
+
+
+def prompt(tokenizer, index=0):
+    with initialize_config_dir(conf_directory(), version_base="1.3"):
+        config = compose("config")
+    return tokenizer(instantiate(config.dataset).examples()[index].prompt)["input_ids"]
+
+
+def decoded(decoder, ids, tokens, stop):
+    """For each emitted token (seconds since the prefill), the KV bytes of target and drafts at each emission, and the number of rounds."""
+    times, sizes, rounds, started = [], [], 0, None
+    for step in decoder.generate(ids, tokens, stop, Chance(0)):
+        now = perf_counter()
+        started = now if started is None else started
+        times += [now - started] * len(step.tokens)
+        sizes.append(decoder.target.kv_bytes + sum(runner.kv_bytes for runner in decoder.drafter.models.values()))
+        rounds += 1
+    return times, sizes, rounds
+
+
+def long_text(method, options):
+    sink, tokenizer = decoder(method, "cache=sink", f"cache.max_length={options.max_length}", f"cache.block={options.block}")
+    stop, ids = Stopping(tokenizer, (), ()), prompt(tokenizer)
+    decoded(sink, ids, 2 * options.max_length, stop)  # warm-up
+    times, sizes, _ = decoded(sink, ids, options.tokens, stop)
+    part = options.tokens // 8
+    second, last = times[2 * part - 1] - times[part - 1], times[-1] - times[-1 - part]
+    print(f"{method}, cache=sink max_length={options.max_length}, {options.tokens} tokens (ignore_eos):")
+    marks = [round(k * (len(sizes) - 1) / 8) for k in range(9)]
+    print("  KV MiB along the way: " + " ".join(f"{sizes[mark] / 2**20:.2f}" for mark in marks))
+    print(f"  ms per token: second {part} {1000 * second / part:.3f}, last {part} {1000 * last / part:.3f}, ratio {last / second:.3f}")
+    print(f"  evicted by the target: {sink.target.tokens_evicted} tokens")
+
+
+def against_full(method, options):
+    sink, tokenizer = decoder(method, "cache=sink", f"cache.max_length={options.max_length}", f"cache.block={options.block}")
+    sides = {"full": decoder(method, "cache=full")[0], "sink": sink}
+    stop, ids = Stopping(tokenizer, (), ()), prompt(tokenizer)
+    spent, memory, rounds = {"full": [], "sink": []}, {}, {}
+    for repeat in range(options.repeats + 1):
+        for name in sides if repeat % 2 else reversed(sides):
+            times, sizes, rounds[name] = decoded(sides[name], ids, options.short, stop)
+            memory[name] = sizes[-1]
+            spent[name] += [times[-1]] if repeat else []  # the first is warm-up
+    per_second = {name: (options.short - 1) / median(seconds) for name, seconds in spent.items()}
+    per_round = {name: 1000 * median(seconds) / (rounds[name] - 1) for name, seconds in spent.items()}
+    print(f"{method}, {options.short} tokens, median of {options.repeats} interleaved:")
+    print(f"  tokens/s: full {per_second['full']:.1f}, sink {per_second['sink']:.1f}, sink loses {100 * (1 - per_second['sink'] / per_second['full']):.1f} %")
+    print(f"  ms per round: full {per_round['full']:.3f}, sink {per_round['sink']:.3f}; rounds: full {rounds['full']}, sink {rounds['sink']}")
+    saved = 100 * (1 - memory["sink"] / memory["full"])
+    print(f"  KV MiB: full {memory['full'] / 2**20:.2f}, sink {memory['sink'] / 2**20:.2f}, saved {saved:.1f} %")
+
+
+@torch.inference_mode()  # as a run does
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=8000)
+    parser.add_argument("--short", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--block", type=int, default=32)
+    parser.add_argument("--methods", nargs="+", default=["autoregressive", "speculative"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for method in options.methods:
+        long_text(method, options)
+        against_full(method, options)
+
+
+if __name__ == "__main__":
+    main()
