@@ -19,9 +19,13 @@ from specexp.decoding.leniency import LenientVerifier
 from specexp.decoding.policies import FixedLength
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier
-from specexp.drafters.model import ModelDrafter, TreeDrafter
+from specexp.drafters.model import ModelDrafter
 from specexp.drafters.nothing import NoDraft
 from specexp.drafters.prompt_lookup import PromptLookupDrafter
+from specexp.drafters.trees.drawn import DrawnTreeDrafter
+from specexp.drafters.trees.grown import GrownTreeDrafter
+from specexp.drafters.trees.growth import BestFirst
+from specexp.drafters.trees.shape import FixedShape
 from specexp.errors import UserError
 from specexp.generation import continuation_nll, generate
 from specexp.models.eviction import EvictionSchedule
@@ -254,7 +258,8 @@ def drafters(model, near, settings):
         "long chain": ModelDrafter(sink(near), FixedLength(40), GREEDY),
         "itself": ModelDrafter(sink(model), FixedLength(5), GREEDY),
         "full draft": ModelDrafter(ModelRunner(near), FixedLength(3), GREEDY),
-        "tree": TreeDrafter(sink(near), [3, 2, 1, 1], GREEDY),
+        "tree": DrawnTreeDrafter(sink(near), FixedShape([3, 2, 1, 1]), GREEDY),
+        "grown tree": GrownTreeDrafter(sink(near), BestFirst(3, 6), 12, GREEDY),
         "prompt_lookup": PromptLookupDrafter(FixedLength(6)),
         "csd": csd({"near": sink(near), "small": sink(small)}, [[2, 3, 4], [0, 3, 2], [0, 0, 4]], LenientVerifier(GREEDY, 2.0)),
     }
