@@ -65,6 +65,9 @@ class Runner(Protocol):
     def describe(self) -> str:
         """What it runs, for a message to the user."""
 
+    def keep_hidden(self) -> None:
+        """From now on `Scores.hidden` holds what the output projection reads, row for row with `logits`. ValueError where impossible."""
+
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """The last `rows` rows of [context's last token, node 0, .., node N-1], in one pass."""
 
@@ -77,7 +80,8 @@ class Runner(Protocol):
 
 
 class Drafter(Protocol):
-    needs_trees: bool
+    needs_trees: bool  # proposes drafts that are no chains
+    needs_hidden: bool  # reads `Scores.hidden` when it observes
     models: Mapping[str, Runner]  # the models it asks, by name; none for drafters without a model
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
