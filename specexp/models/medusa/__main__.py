@@ -38,9 +38,10 @@ def documents(options: argparse.Namespace) -> Iterator[str]:
                 yield file.read_text(encoding="utf-8", errors="replace")
 
 
-def texts(options: argparse.Namespace, model, tokenizer) -> list:
-    """As they are, and a share of them as the target goes on with their beginnings; those are kept in DIR, as they take a while."""
-    from specexp.models.medusa.texts import beginnings, generated, places, read
+def texts(options: argparse.Namespace, model, tokenizer) -> tuple[list, list]:
+    """(what the target writes behind a share of them, the others as they are); the former are kept in DIR, as they take a while."""
+    from specexp.models.medusa.states import places
+    from specexp.models.medusa.texts import beginnings, generated, read
 
     if options.paths:
         plain = list(itertools.islice(read(tokenizer, documents(options), options.length), options.documents))
@@ -48,10 +49,11 @@ def texts(options: argparse.Namespace, model, tokenizer) -> list:
         plain = list(generated(tokenizer, options.documents, options.seed))
     count = round(options.written * len(plain))
     begun = beginnings(plain[:count], options.seed)
-    everything = [text for text in [*own_words(options, model, tokenizer, begun), *plain[count:]] if places(text)]
-    if len(everything) < 2:
+    own = [text for text in own_words(options, model, tokenizer, begun) if places(text)]
+    others = [text for text in plain[count:] if places(text)]
+    if len(own) + len(others) < 3:
         raise UserError(f"there is no text to learn from; give files ending in {', '.join(SUFFIXES)}.")
-    return everything
+    return own, others
 
 
 def own_words(options: argparse.Namespace, model, tokenizer, begun: list) -> list:
@@ -113,41 +115,47 @@ def build(options: argparse.Namespace) -> None:
     import torch
 
     from specexp.models.medusa.accuracy import accuracies, table
-    from specexp.models.medusa.files import HeadsFile, save
-    from specexp.models.medusa.heads import MedusaHeads
+    from specexp.models.medusa.files import save
     from specexp.models.medusa.states import States
-    from specexp.models.medusa.training import Plan, Trainer
 
     model, tokenizer = target(options)
-    projection, facts = model.get_output_embeddings().weight, {"base_model_name_or_path": options.target}
-    existing = HeadsFile(options.measure) if options.measure else None
-    if existing is not None:
-        existing.check(projection.shape[1], projection.shape[0], options.target)
-        heads = existing.load().to(projection.device, torch.float32)
-    else:
-        torch.manual_seed(options.seed)
-        heads = MedusaHeads.beginning(projection, options.heads, options.layers)
-    everything = texts(options, model, tokenizer)
-    held_out = States(model, everything[::HELD_OUT], len(heads))
-    if existing is None:
-        plan = Plan(options.epochs, options.batch, options.rate, seed=options.seed)
-        learnt = States(model, [text for number, text in enumerate(everything) if number % HELD_OUT], len(heads))
-        trainer = Trainer(heads, learnt, plan, options.out / "checkpoint.pt")
-        trainer.resume()
-        facts |= {"texts": len(learnt.texts), "tokens": sum(len(text.ids) for text in learnt.texts), "steps": trainer.steps}
-        trained(trainer, options, facts)
+    heads, facts = begun_with(options, model.get_output_embeddings().weight)
+    own, others = texts(options, model, tokenizer)
+    if not options.measure:
+        rest = [text for part in (own, others) for number, text in enumerate(part) if number % HELD_OUT]
+        facts |= trained(heads, States(model, rest, len(heads)), options)
     heads = heads.eval().requires_grad_(False).to(torch.bfloat16).to(torch.float32)  # as they are stored
-    measured, places = accuracies(heads, held_out)
+    held_out = (own or others)[::HELD_OUT]  # own words, where there are any: what decoding will be like
+    measured, places = accuracies(heads, States(model, held_out, len(heads)))
     print(table(measured))
-    save(heads, options.out, facts | {"written": options.written, "places_measured": places, "accuracies": measured})
+    save(heads, options.out, facts | {"places_measured": places, "accuracies": measured})
     print(f"{options.out}  python -m specexp method=medusa method.heads={options.out}")
 
 
-def trained(trainer, options: argparse.Namespace, facts: dict) -> None:
-    """To its end; the history is on disk before W&B hears of it."""
+def begun_with(options: argparse.Namespace, projection):
+    """(heads in float32, what their configuration tells): those to be measured, or new ones that begin as the target's own `projection`."""
+    import torch
+
+    from specexp.models.medusa.files import HeadsFile
+    from specexp.models.medusa.heads import MedusaHeads
+
+    facts = {"base_model_name_or_path": options.target}
+    if not options.measure:
+        return MedusaHeads.beginning(projection, options.heads, options.layers), facts
+    existing = HeadsFile(options.measure)
+    existing.check(projection.shape[1], projection.shape[0], options.target)
+    return existing.load().to(projection.device, torch.float32), existing.config | facts
+
+
+def trained(heads, states, options: argparse.Namespace) -> dict:
+    """The heads to the end of their training, and what is to be told of it; the history is on disk before W&B hears of it."""
+    from specexp.models.medusa.training import Plan, Trainer
     from specexp.tracking.jsonl import to_json, write_whole
     from specexp.tracking.wandb import WandbCurve
 
+    trainer = Trainer(heads, states, Plan(options.epochs, options.batch, options.rate, seed=options.seed), options.out / "checkpoint.pt")
+    trainer.resume()
+    facts = {"texts": len(states.texts), "tokens": sum(len(text.ids) for text in states.texts), "steps": trainer.steps, "written": options.written}
     try:
         trainer.run(lambda row: told(row, trainer.steps))
     finally:
@@ -156,6 +164,7 @@ def trained(trainer, options: argparse.Namespace, facts: dict) -> None:
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items() if key != "paths"}
     curve.start(settings, options.out)
     curve.finish(facts, trainer.curve)
+    return facts
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -98,7 +98,7 @@ def save(heads: MedusaHeads, directory: Path, facts: dict, dtype: torch.dtype = 
         save_file({name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}, draft, {"format": "pt"})
         os.replace(draft, directory / WEIGHTS)
         draft = directory / ".config.json.tmp"
-        draft.write_text(json.dumps(sizes | facts, indent=1) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(facts | sizes, indent=1) + "\n", encoding="utf-8")
         os.replace(draft, directory / "config.json")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the heads to {directory} ({error}); choose another directory with --out DIR.") from error
