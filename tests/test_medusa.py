@@ -125,6 +125,7 @@ class TabularHeads:
         return self.tables[:, before, last]
 
 
+LENGTH = 4  # the prefill's token and one round of drafts, or more rounds
 PAIRS = {
     "chain": [(0,), (0, 0), (0, 0, 0)],
     "wide": [(0,), (1,), (2,)],
@@ -143,13 +144,13 @@ def test_whole_texts_have_the_targets_law(tree, sampling):
     drafted = []
 
     def whole(chance):
-        steps = list(decoder.generate([0, 1, 2], 5, never, chance))
+        steps = list(decoder.generate([0, 1, 2], LENGTH, never, chance))
         drafted.append(max(step.drafted for step in steps))
         return tuple(token for step in steps for token in step.tokens)
 
     law = law_of(whole)
-    assert total_variation(law, completed({(): 1.0}, target, sampling, [0, 1, 2], 5)) < 1e-12
-    assert max(drafted) == len(tree)
+    assert total_variation(law, completed({(): 1.0}, target, sampling, [0, 1, 2], LENGTH)) < 1e-12
+    assert max(drafted) == sum(len(path) < LENGTH - 1 for path in tree)
 
 
 def test_shape_follows_the_tree_and_the_limit():
@@ -199,7 +200,7 @@ class Clairvoyant:
         return logits
 
 
-@pytest.mark.parametrize(("tree", "rank"), [(PAIRS["chain"], 0), (PAIRS["tree"], 0), ([(0,), (1,), (0, 0), (1, 0), (1, 1), (1, 1, 0), (1, 1, 1)], 1)])
+@pytest.mark.parametrize(("tree", "rank"), [(PAIRS["chain"], 0), ([(0,), (1,), (0, 0), (0, 1), (0, 0, 0)], 0), ([(0,), (1,), (0, 0), (1, 0), (1, 1), (1, 1, 0), (1, 1, 1)], 1)])
 def test_heads_that_are_right_are_kept_to_the_full_depth(tree, rank):
     model, prompt = build("llama"), [5, 17, 33, 17]
     expected = text(decode(StatelessRunner(model), NoDraft(), 60, prompt))
@@ -420,6 +421,19 @@ def test_heads_that_do_not_fit_are_refused_in_one_sentence(tmp_path, monkeypatch
         HeadsFile(str(tmp_path / "small"))
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_heads_of_a_hub_repository_load_from_its_cache_or_are_fetched(cached, tmp_path, monkeypatch):
+    save(random_heads(), tmp_path, {})
+    asked = []
+    found = lambda place, revision, file: tmp_path / file if cached and (tmp_path / file).exists() else None
+    monkeypatch.setattr("specexp.models.preflight._cached", found)
+    monkeypatch.setattr("specexp.models.preflight.offline", lambda: cached)
+    monkeypatch.setattr("specexp.models.preflight._on_hub", lambda place, revision, file, key: (tmp_path / file).exists())
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda place, file: asked.append((place, file)) or str(tmp_path / file))
+    assert HeadsFile("someone/heads").load().inner.shape == (2, 3, 6, 6)
+    assert asked == ([] if cached else [("someone/heads", "medusa_lm_head.safetensors"), ("someone/heads", "config.json")])
+
+
 def test_heads_with_a_piece_missing_are_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -457,7 +471,7 @@ def trainer(path, epochs=8.0, **settings):
     model = build("llama")
     texts = [Text(tuple((start + step) % VOCAB for step in range(20))) for start in range(0, VOCAB, 2)]
     heads = MedusaHeads.beginning(model.get_output_embeddings().weight, 3, 1)
-    made = Trainer(heads, States(model, texts, 3), Plan(epochs, batch=8, report_every=2, **settings), path / "checkpoint.pt")
+    made = Trainer(heads, States(model, texts, 3), Plan(epochs, batch=8, report_every=2, **{"rate": 0.03} | settings), path / "checkpoint.pt")
     made.resume()
     return made
 

@@ -14,12 +14,16 @@ from torch import Tensor
 
 
 class OutputStates:
-    """`with states: model(...)` catches one [B, n, D] per pass (B is 1 in decoding). Raises ValueError for a model without an output projection."""
+    """`with states: model(...)` catches one [B, n, D] per pass (B is 1 in decoding).
+
+    Raises ValueError for a model without an output projection.
+    """
 
     def __init__(self, model: torch.nn.Module):
         self._projection = model.get_output_embeddings()
         if self._projection is None:
-            raise ValueError(f"a {model.config.model_type} model has no output projection whose input could be read; choose another method.")
+            kind = model.config.model_type
+            raise ValueError(f"a {kind} model has no output projection to read the input of; choose another method.")
         self._caught: list[Tensor] = []
         self._hook = None
 

@@ -103,7 +103,8 @@ def target(options: argparse.Namespace):
     from specexp.models.spec import ModelSpec
     from specexp.models.tokenizer import load_tokenizer
 
-    spec = ModelSpec(options.target, options.dtype, options.device, trust_remote_code=options.trust_remote_code, allow_pickle=options.allow_pickle)
+    trusted = {"trust_remote_code": options.trust_remote_code, "allow_pickle": options.allow_pickle}
+    spec = ModelSpec(options.target, options.dtype, options.device, **trusted)
     model = load_model(spec, "--target")
     if model.config.is_encoder_decoder:
         raise UserError(f"{options.target} is an encoder-decoder model; heads are trained for decoder-only ones.")
@@ -155,7 +156,8 @@ def trained(heads, states, options: argparse.Namespace) -> dict:
 
     trainer = Trainer(heads, states, Plan(options.epochs, options.batch, options.rate, seed=options.seed), options.out / "checkpoint.pt")
     trainer.resume()
-    facts = {"texts": len(states.texts), "tokens": sum(len(text.ids) for text in states.texts), "steps": trainer.steps, "written": options.written}
+    tokens = sum(len(text.ids) for text in states.texts)
+    facts = {"texts": len(states.texts), "tokens": tokens, "steps": trainer.steps, "written": options.written}
     try:
         trainer.run(lambda row: told(row, trainer.steps))
     finally:

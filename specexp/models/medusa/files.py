@@ -57,8 +57,8 @@ class HeadsFile:
         """UserError unless they are for states of `hidden` numbers and `vocabulary` ids."""
         if (self.hidden, self.vocabulary) != (hidden, vocabulary):
             raise UserError(
-                f"the Medusa heads {self.path} are for states of {self.hidden} numbers and {self.vocabulary} ids, but {name} has {hidden} and "
-                f"{vocabulary}; give {KEY}=DIR with heads of this target, or train some: {TRAIN}."
+                f"the Medusa heads {self.path} are for states of {self.hidden} numbers and {self.vocabulary} ids, but {name} has "
+                f"{hidden} and {vocabulary}; give {KEY}=DIR with heads of this target, or train some: {TRAIN}."
             )
 
     def load(self) -> MedusaHeads:
@@ -88,7 +88,8 @@ def save(heads: MedusaHeads, directory: Path, facts: dict, dtype: torch.dtype = 
     tensors = {}
     for head in range(len(heads)):
         for block in range(heads.layers):
-            tensors[f"{head}.{block}.linear.weight"], tensors[f"{head}.{block}.linear.bias"] = heads.inner[block, head], heads.bias[block, head]
+            tensors[f"{head}.{block}.linear.weight"] = heads.inner[block, head]
+            tensors[f"{head}.{block}.linear.bias"] = heads.bias[block, head]
         tensors[f"{head}.{heads.layers}.weight"] = heads.output[head]
     _, vocabulary, hidden = heads.output.shape
     sizes = {"medusa_num_heads": len(heads), "medusa_num_layers": heads.layers, "hidden_size": hidden, "vocab_size": vocabulary}

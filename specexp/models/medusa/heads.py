@@ -1,4 +1,4 @@
-"""Medusa heads (Cai et al. 2024, arXiv:2401.10774, section 2.1): from one hidden state, a guess at each of the K tokens behind the next one.
+"""Medusa heads (Cai et al. 2024, arXiv:2401.10774, section 2.1): one hidden state, and a guess at each of K tokens behind the next.
 
 Head i: logits_i = W_i x, x = h + SiLU(U_i h + b_i), once for each residual block. From the state at position t, the one that the output
 projection reads for token t + 1, head i predicts token t + 2 + i. Heads do not see each other's guesses.

@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -56,9 +56,10 @@ def beginnings(texts: Sequence[Text], seed: int) -> list[Text]:
 
 
 def continued(model: torch.nn.Module, begun: Sequence[Text], max_new_tokens: int, ends: Sequence[int], file: Path, done) -> Iterator[Text]:
-    """Each of them with the model's greedy text behind it, to its end. What is in `file` need not be written again; the rest is added to it.
+    """Each of them with the model's greedy text behind it, to its end. What `file` holds is not written again; the rest is added to it.
 
-    done: is told how many there are. UserError if the file holds what other beginnings became."""
+    done: is told how many there are. UserError if the file holds what became of other beginnings.
+    """
     begun = sorted(begun, key=lambda text: len(text.ids))
     kept = _kept(file, begun)
     yield from kept
@@ -73,14 +74,16 @@ def continued(model: torch.nn.Module, begun: Sequence[Text], max_new_tokens: int
 
 @torch.inference_mode()
 def written(model: torch.nn.Module, begun: Sequence[Text], max_new_tokens: int, ends: Sequence[int]) -> Iterator[Text]:
-    """In their order. Neighbours of one length go through together, so that none is padded."""
+    """In their order; neighbours go through together, shorter ones padded before, where the attention mask hides it."""
     settings = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "max_new_tokens": max_new_tokens}
-    endings = {"pad_token_id": ends[0] if ends else 0, "eos_token_id": list(ends) or None}
-    for start, same in groupby(begun, key=lambda text: len(text.ids)):
-        for rows in batched(same, WIDEST):
-            prompts = torch.tensor([text.ids for text in rows], device=model.device)
-            whole = model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings, **endings)
-            yield from (Text(_to_its_end(row, start, ends), start) for row in whole.tolist())
+    settings |= {"pad_token_id": ends[0] if ends else 0, "eos_token_id": list(ends) or None}
+    for part in batched(begun, WIDEST):
+        longest = max(len(text.ids) for text in part)
+        padding = [longest - len(text.ids) for text in part]
+        ids = torch.tensor([[settings["pad_token_id"]] * pad + list(text.ids) for pad, text in zip(padding, part, strict=True)])
+        mask = (torch.arange(longest) >= torch.tensor(padding)[:, None]).long()
+        rows = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), **settings).tolist()
+        yield from (Text(_to_its_end(row[pad:], longest - pad, ends), longest - pad) for row, pad in zip(rows, padding, strict=True))
 
 
 def batched(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
