@@ -92,7 +92,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
 
 
-def told(row: dict, steps: int) -> None:
+def show(row: dict, steps: int) -> None:
     accuracies = " ".join(f"{value:.3f}" for key, value in row.items() if key.startswith("accuracy_"))
     print(f"step {row['step']}/{steps} loss {row['loss']:.3f} accuracy {accuracies}, {clock(row['seconds_left'])} left", flush=True)
 
@@ -122,15 +122,18 @@ def build(options: argparse.Namespace) -> None:
     model, tokenizer = target(options)
     heads, facts = begun_with(options, model.get_output_embeddings().weight)
     own, others = texts(options, model, tokenizer)
+    rows: list[dict] = []
     if not options.measure:
         rest = [text for part in (own, others) for number, text in enumerate(part) if number % HELD_OUT]
-        facts |= trained(heads, States(model, rest, len(heads)), options)
+        told, rows = trained(heads, States(model, rest, len(heads)), options)
+        facts |= told
     heads = heads.eval().requires_grad_(False).to(torch.bfloat16).to(torch.float32)  # as they are stored
     held_out = (own or others)[::HELD_OUT]  # own words, where there are any: what decoding will be like
     measured, places = accuracies(heads, States(model, held_out, len(heads)))
     print(table(measured))
     save(heads, options.out, facts | {"places_measured": places, "accuracies": measured})
     print(f"{options.out}  python -m specexp method=medusa method.heads={options.out}")
+    mirrored(rows, measured, options)
 
 
 def begun_with(options: argparse.Namespace, projection):
@@ -148,25 +151,31 @@ def begun_with(options: argparse.Namespace, projection):
     return existing.load().to(projection.device, torch.float32), existing.config | facts
 
 
-def trained(heads, states, options: argparse.Namespace) -> dict:
-    """The heads to the end of their training, and what is to be told of it; the history is on disk before W&B hears of it."""
+def trained(heads, states, options: argparse.Namespace) -> tuple[dict, list[dict]]:
+    """The heads to the end of their training -> what their configuration tells of it, and its history, which is on disk by then."""
     from specexp.models.medusa.training import Plan, Trainer
     from specexp.tracking.jsonl import to_json, write_whole
-    from specexp.tracking.wandb import WandbCurve
 
     trainer = Trainer(heads, states, Plan(options.epochs, options.batch, options.rate, seed=options.seed), options.out / "checkpoint.pt")
     trainer.resume()
     tokens = sum(len(text.ids) for text in states.texts)
     facts = {"texts": len(states.texts), "tokens": tokens, "steps": trainer.steps, "written": options.written}
     try:
-        trainer.run(lambda row: told(row, trainer.steps))
+        trainer.run(lambda row: show(row, trainer.steps))
     finally:
         write_whole(options.out / "curve.jsonl", "".join(to_json(row) + "\n" for row in trainer.curve))
+    return facts, trainer.curve
+
+
+def mirrored(rows: list[dict], measured: list[list[float]], options: argparse.Namespace) -> None:
+    """The history and the accuracies to W&B, when all is on disk."""
+    from specexp.tracking.wandb import WandbCurve
+
     curve = WandbCurve(mode=options.wandb, directory=os.environ.get("WANDB_DIR", "."), tags=("medusa",))
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items() if key != "paths"}
     curve.start(settings, options.out)
-    curve.finish(facts, trainer.curve)
-    return facts
+    accuracies = {f"head_{head}/top_{rank}": sum(row[:rank]) for head, row in enumerate(measured) for rank in range(1, len(row) + 1)}
+    curve.finish(accuracies, rows)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
