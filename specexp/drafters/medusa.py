@@ -23,11 +23,11 @@ from specexp.decoding.protocols import Runner, Scores, Verdict
 class MedusaDrafter:
     """heads: [n, D] -> [K, n, V] logits, head i about the token i + 2 places behind the state's. tree: paths of ranks, see medusa_tree.
 
-    needs_trees: only where the tree is none of width 1. Without a hidden state of the text so far (the first round, unless the target
+    A tree of width 1 is a chain, and does without trees. Without a hidden state of the text so far (the first round, unless the target
     makes it; a text that went on without this drafter) the draft is empty. Raises ValueError for a tree that its heads cannot fill.
     """
 
-    needs_hidden = True
+    needs_trees = needs_hidden = True
     models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(self, heads: Callable[[Tensor], Tensor], tree: Iterable[Sequence[int]]):
