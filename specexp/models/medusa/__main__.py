@@ -15,36 +15,21 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from specexp.errors import UserError
 
 HELD_OUT = 20  # one text in this many is measured on, and not learnt from
-SUFFIXES = (".txt", ".md", ".py", ".jsonl")
 
 
-def documents(options: argparse.Namespace) -> Iterator[str]:
-    """Each text file, or each line of a .jsonl file."""
-    from specexp.datasets.files import read_jsonl
-
-    for path in options.paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; give text files, .jsonl files or directories of them.")
-        for file in sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES) if path.is_dir() else [path]:
-            if file.suffix == ".jsonl":
-                yield from (row[options.key] for row in read_jsonl(file, (options.key,)))
-            else:
-                yield file.read_text(encoding="utf-8", errors="replace")
-
-
-def texts(options: argparse.Namespace, model, tokenizer) -> tuple[list, list]:
+def learnt_from(options: argparse.Namespace, model, tokenizer) -> tuple[list, list]:
     """(what the target writes behind a share of them, the others as they are); the former are kept in DIR, as they take a while."""
+    from specexp.datasets import files
     from specexp.models.medusa.states import places
     from specexp.models.medusa.texts import beginnings, generated, read
 
     if options.paths:
-        plain = list(itertools.islice(read(tokenizer, documents(options), options.length), options.documents))
+        plain = list(itertools.islice(read(tokenizer, files.texts(options.paths, options.key), options.length), options.documents))
     else:
         plain = list(generated(tokenizer, options.documents, options.seed))
     count = round(options.written * len(plain))
@@ -52,23 +37,18 @@ def texts(options: argparse.Namespace, model, tokenizer) -> tuple[list, list]:
     own = [text for text in own_words(options, model, tokenizer, begun) if places(text)]
     others = [text for text in plain[count:] if places(text)]
     if len(own) + len(others) < 3:
-        raise UserError(f"there is no text to learn from; give files ending in {', '.join(SUFFIXES)}.")
+        raise UserError(f"there is no text to learn from; give files ending in {', '.join(files.TEXT_SUFFIXES)}.")
     return own, others
 
 
 def own_words(options: argparse.Namespace, model, tokenizer, begun: list) -> list:
     """What the target writes behind them, from DIR/written.jsonl as far as that goes."""
     from specexp.models.medusa.texts import continued
+    from specexp.models.tokenizer import stop_ids
 
     options.out.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(begun), "texts written by the target")
-    return list(continued(model, begun, options.max_new_tokens, stop_tokens(model, tokenizer), options.out / "written.jsonl", progress))
-
-
-def stop_tokens(model, tokenizer) -> tuple[int, ...]:
-    from specexp.models.tokenizer import stop_ids
-
-    return stop_ids(model, tokenizer)
+    return list(continued(model, begun, options.max_new_tokens, stop_ids(model, tokenizer), options.out / "written.jsonl", progress))
 
 
 class Progress:
@@ -121,7 +101,7 @@ def build(options: argparse.Namespace) -> None:
 
     model, tokenizer = target(options)
     heads, facts = begun_with(options, model.get_output_embeddings().weight)
-    own, others = texts(options, model, tokenizer)
+    own, others = learnt_from(options, model, tokenizer)
     rows: list[dict] = []
     if not options.measure:
         rest = [text for part in (own, others) for number, text in enumerate(part) if number % HELD_OUT]
