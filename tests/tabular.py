@@ -16,13 +16,17 @@ class TabularRunner:
     def __init__(self, seed, vocab=3, scale=1.5, zeros=0.0):
         generator = torch.Generator().manual_seed(seed)
         self.trees = self.cache_exact = True
-        self.vocab, self.device, self.forwards, self.kv_bytes, self.tokens_evicted = vocab, torch.device("cpu"), 0, 0, 0
+        self.vocab, self.device, self.hidden = vocab, torch.device("cpu"), False
+        self.forwards = self.kv_bytes = self.tokens_evicted = 0
         self.table = scale * torch.randn(vocab + 1, vocab, vocab, generator=generator, dtype=torch.float64)
         self.table[torch.rand(self.table.shape, generator=generator) < zeros] = float("-inf")
         self.table[..., 0].nan_to_num_(neginf=0.0)
 
     def start(self, prompt, max_new_tokens):
         return list(prompt)
+
+    def keep_hidden(self):
+        self.hidden = True
 
     def describe(self):
         return "a table"
@@ -36,7 +40,9 @@ class TabularRunner:
     def logits(self, context, draft, rows):
         self.forwards += 1
         nodes = range(len(draft) - rows, len(draft))
-        return Scores(torch.stack([self.at(context.ids + [draft.ids[n] for n in draft.path(node)]) for node in nodes]))
+        texts = [context.ids + [draft.ids[n] for n in draft.path(node)] for node in nodes]
+        hidden = torch.tensor([[self.vocab, *ids][-2:] for ids in texts], dtype=torch.float64) if self.hidden else None
+        return Scores(torch.stack([self.at(ids) for ids in texts]), hidden)
 
     def rollout(self, context, length, sampling, chance, proceeds=None):
         draft, q = empty_draft(), []

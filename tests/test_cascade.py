@@ -87,7 +87,7 @@ def test_a_target_that_drafts_for_itself_through_a_cascade_is_always_right():
 class Counter:
     """Proposes `size` ids, counting up; remembers what it saw."""
 
-    needs_trees, models = False, {}
+    needs_trees, needs_hidden, models = False, False, {}
 
     def __init__(self, size):
         self.size, self.seen = size, []

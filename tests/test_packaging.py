@@ -31,6 +31,7 @@ def test_wheel_holds_conf_and_assets_and_runs_anywhere(tmp_path):
         wheel.extractall(tmp_path / "site")
     needed = ["conf/config.yaml", "conf/method/speculative.yaml", "assets/microeval.jsonl", "assets/microsum.jsonl"]
     models = [f"assets/{pair}/{model}" for pair in ("tiny", "tiny_t5") for model in ("target", "draft")]
+    needed += [f"assets/medusa/tiny/{file}" for file in ("config.json", "medusa_lm_head.safetensors")]
     needed += [f"{model}/{file}" for model in models for file in ("model.safetensors", "tokenizer.json")]
     assert not {f"specexp/{name}" for name in needed} - names
     assert sum((tmp_path / "site" / name).stat().st_size for name in names if "/assets/" in name) < 40e6

@@ -3,9 +3,12 @@
 import gzip
 import json
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from specexp.errors import UserError
+
+TEXT_SUFFIXES = (".txt", ".md", ".py", ".jsonl")
 
 
 def read_text(path: Path, option: str = "dataset.path") -> str:
@@ -65,3 +68,15 @@ def check_row(row: object, required: tuple[str, ...], where: str) -> dict:
         if not isinstance(row[key], str):
             raise UserError(f"{where} has {key!r} = {json.dumps(row[key], default=str)[:60]}, which is not a text: put it in quotes.")
     return row
+
+
+def texts(paths: Iterable[Path], key: str) -> Iterator[str]:
+    """Each text file, or what each line of a .jsonl file has under `key`; of directories all files with `TEXT_SUFFIXES`, by name."""
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist; give text files, .jsonl files or directories of them.")
+        for file in sorted(p for p in path.rglob("*") if p.suffix in TEXT_SUFFIXES) if path.is_dir() else [path]:
+            if file.suffix == ".jsonl":
+                yield from (row[key] for row in read_jsonl(file, (key,)))
+            else:
+                yield file.read_text(encoding="utf-8", errors="replace")

@@ -106,6 +106,8 @@ class Decoder:
                 f"{self.target.describe()} cannot verify token trees; choose a method that drafts chains (method=speculative), "
                 "or a model with absolute or rotary positions and model_pair.target.attn_implementation=sdpa."
             )
+        if self.drafter.needs_hidden:
+            self.target.keep_hidden()
 
     @property
     def lossless(self) -> bool:

@@ -69,6 +69,9 @@ class Runner(Protocol):
     def room(self, context: Context) -> int | None:
         """How many tokens behind the context's last one may be fed together with it, on any path; None: no bound."""
 
+    def keep_hidden(self) -> None:
+        """From now on `Scores.hidden` holds what the output projection reads, row for row with `logits`. ValueError where impossible."""
+
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """The last `rows` rows of [context's last token, node 0, .., node N-1], in one pass."""
 
@@ -81,7 +84,8 @@ class Runner(Protocol):
 
 
 class Drafter(Protocol):
-    needs_trees: bool
+    needs_trees: bool  # proposes drafts that are no chains
+    needs_hidden: bool  # reads `Scores.hidden` when it observes
     models: Mapping[str, Runner]  # the models it asks, by name; none for drafters without a model
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:

@@ -57,7 +57,7 @@ def bigrams(counts: NgramCounts, tokenizer: str) -> BigramTable:
 class BigramDrafter:
     """A chain of likeliest successors: point masses."""
 
-    needs_trees = False
+    needs_trees = needs_hidden = False
     models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(self, table: BigramTable, policy: Policy, vocabulary: files.Vocabulary):

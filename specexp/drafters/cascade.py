@@ -26,7 +26,7 @@ class CascadeDrafter:
     last token's, never on that token's own, so q holds for every token there is.)
     """
 
-    needs_trees = False
+    needs_trees = needs_hidden = False
 
     def __init__(self, decoder: Decoder, name: str = "draft"):
         self.decoder, self.name = decoder, name

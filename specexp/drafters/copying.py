@@ -21,7 +21,7 @@ from specexp.errors import UserError
 class CopyDrafter:
     """At most as many ids as `policy` says, from where `match` finds the text's end earlier in prompt and text."""
 
-    needs_trees = False
+    needs_trees = needs_hidden = False
     models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(self, policy: Policy, match: Match):

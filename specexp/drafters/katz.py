@@ -137,7 +137,7 @@ def _counted(counts: NgramCounts, order: int, min_count: int) -> dict[str, Tenso
 class KatzDrafter:
     """Chains by the target's own sampling rule: argmax at temperature 0, else real draws, which hand up the law they came from."""
 
-    needs_trees = False
+    needs_trees = needs_hidden = False
     models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(self, table: KatzTable, policy: Policy, sampling: Sampling, vocabulary: files.Vocabulary):

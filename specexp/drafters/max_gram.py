@@ -22,7 +22,7 @@ class MaxGramDrafter(CopyDrafter):
     def __init__(self, policy: Policy, match: Match, fallback: Drafter):
         super().__init__(policy, match)
         self.fallback, self._asked = fallback, False
-        self.needs_trees = fallback.needs_trees
+        self.needs_trees, self.needs_hidden = fallback.needs_trees, fallback.needs_hidden
 
     @property
     def models(self) -> Mapping[str, Runner]:

@@ -15,7 +15,7 @@ from specexp.decoding.sampling import Sampling
 class ModelDrafter:
     """Chains of the length the policy asks for, drawn by the same sampling rule as the target's."""
 
-    needs_trees = False
+    needs_trees = needs_hidden = False
 
     def __init__(self, runner: Runner, policy: Policy, sampling: Sampling):
         self.runner, self.policy, self.sampling = runner, policy, sampling

@@ -31,7 +31,7 @@ class NasdDrafter:
     accepted may still be refused, so it is looked up and not counted.
     """
 
-    needs_trees = False
+    needs_trees = needs_hidden = False
     models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(

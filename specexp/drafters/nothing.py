@@ -12,7 +12,7 @@ from specexp.decoding.protocols import Runner, Scores, Verdict
 
 
 class NoDraft:
-    needs_trees = False
+    needs_trees = needs_hidden = False
     models: ClassVar[Mapping[str, Runner]] = {}
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:

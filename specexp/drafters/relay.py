@@ -23,7 +23,7 @@ class RelayDrafter:
     Each token's stage is the name of the drafter that proposed it.
     """
 
-    needs_trees = False
+    needs_trees = needs_hidden = False
 
     def __init__(self, drafters: Mapping[str, Drafter], lengths: Sequence[int]):
         if len(drafters) != len(lengths):

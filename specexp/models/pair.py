@@ -19,6 +19,7 @@ class ModelPair:
 
     drafts: several draft models by name, biggest first, for methods that cascade; where there are none, `draft` is the only one.
     tables: the name of the pair's n-gram tables (of its tokenizer, so pairs may share them).
+    medusa: where heads on the target for method=medusa are: a directory, a Hub id, asset:NAME.
     costs: named tables of what a pass of each model costs ("target" and the drafts' names), in any unit: for cost metrics.
     """
 
@@ -29,6 +30,7 @@ class ModelPair:
     dtype: str = "auto"
     drafts: Mapping[str, ModelSpec] = field(default_factory=dict)
     tables: str | None = None
+    medusa: str | None = None
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -53,6 +53,21 @@ def preflight_tokenizer(name: str, revision: str | None = None, key: str = "mode
     if offline():
         raise _unreachable(place, key)
     _on_hub(place, revision, TOKENIZER[1], key)
+
+
+def fetched(place: str, names: Sequence[str], key: str) -> Path | None:
+    """The first of a directory's or a Hub repository's files `names` that there is, downloaded if need be; None if there is none.
+
+    UserError if the Hub has to be asked and cannot be."""
+    directory = Path(place)
+    find = partial(_in_directory, directory) if directory.is_dir() else partial(_cached, place, None)
+    if directory.is_dir() or any(find(name) for name in names):
+        return next((found for name in names if (found := find(name))), None)
+    if offline():
+        raise _unreachable(place, key)
+    from huggingface_hub import hf_hub_download
+
+    return next((Path(hf_hub_download(place, name)) for name in names if _on_hub(place, None, name, key)), None)
 
 
 def locate(name: str, key: str) -> str:
@@ -201,7 +216,7 @@ def _cached(place: str, revision: str | None, file: str) -> Path | None:
 
 
 def _name_key(key: str) -> str:
-    return key if key.endswith("tokenizer") else f"{key}.name"
+    return key if key.endswith(("tokenizer", "heads", "--target")) else f"{key}.name"
 
 
 def _unreachable(place: str, key: str) -> UserError:

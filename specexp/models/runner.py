@@ -19,6 +19,7 @@ from specexp.models.architecture import Architecture
 from specexp.models.caches import FullCache
 from specexp.models.decoder_only import DecoderOnlyPass
 from specexp.models.encoder_decoder import EncoderDecoderPass
+from specexp.models.hidden import OutputStates
 from specexp.models.loading import context_length
 from specexp.models.masks import ChainMasks, tree_mask
 from specexp.models.memo import Memo
@@ -38,6 +39,7 @@ class ModelRunner:
         self._pass = _pass(model, vocab_size)
         self.cache = FullCache() if cache is None else cache
         self.forwards = 0
+        self._states: OutputStates | None = None  # caught where they are kept
         self._memo = Memo()
         self._masks = ChainMasks(model.dtype, self.device)
         self._positions = torch.arange(4096, device=self.device)[None]
@@ -62,6 +64,9 @@ class ModelRunner:
     def room(self, context: Context) -> int | None:
         return None
 
+    def keep_hidden(self) -> None:
+        self._states = OutputStates(self.model)
+
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
         opening = self._pass.start(prompt)
         self._memo.clear()
@@ -71,7 +76,11 @@ class ModelRunner:
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """[rows, V] for the last `rows` rows of [context's last token, nodes...]; feeds only what the cache lacks."""
-        return Scores(self._logits(context, draft, rows).squeeze(0))
+        if self._states is None:
+            return Scores(self._logits(context, draft, rows).squeeze(0))
+        with self._states:
+            logits = self._logits(context, draft, rows).squeeze(0)
+        return Scores(logits, self._states.take(rows))
 
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
         """x_1 .. x_length from this model, fewer where `proceeds` says no. The last is not fed: the next round does so, if accepted."""
@@ -162,6 +171,7 @@ class StatelessRunner:
         self.device = model.device
         self.vocab_size = vocab_size
         self._pass = _pass(model, vocab_size)
+        self._states: OutputStates | None = None
         self.forwards = 0
         self.kv_bytes = 0
 
@@ -175,16 +185,26 @@ class StatelessRunner:
     def room(self, context: Context) -> int | None:
         return None
 
+    def keep_hidden(self) -> None:
+        self._states = OutputStates(self.model)
+
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
         return self._pass.start(prompt)
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """A chain in one pass; a tree as one full pass per node, over the text that this node ends."""
+        if self._states is None:
+            return Scores(self._rows(context, draft, rows))
+        with self._states:
+            logits = self._rows(context, draft, rows)
+        return Scores(logits, self._states.take(rows) if draft.is_chain else self._states.ends())
+
+    def _rows(self, context: Context, draft: Draft, rows: int) -> Tensor:
         if draft.is_chain:
-            return Scores(self._full(torch.cat([context.tokens, draft.tokens]), rows))
+            return self._full(torch.cat([context.tokens, draft.tokens]), rows)
         wanted = range(len(draft) - rows, len(draft))  # -1 is the context's last token
         texts = [torch.cat([context.tokens, draft.tokens[list(draft.path(node))]]) for node in wanted]
-        return Scores(torch.cat([self._full(text, 1) for text in texts]))
+        return torch.cat([self._full(text, 1) for text in texts])
 
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
         draft, q = empty_draft(self.device), []

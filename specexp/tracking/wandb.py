@@ -48,13 +48,20 @@ class WandbTracker:
         wanted = self._wanted_mode()
         if wanted == "disabled":
             return
-        rows = [_row(record) for record in records]
+        rows = self._rows(records)
         with _Caught() as caught:
             import wandb
 
             self._log(wandb, wanted, summary, rows)
         if caught.error:
             logger.warning("W&B failed (%s); the run is on disk in %s.", _told(caught.error), self._run_directory)
+
+    def _rows(self, records: list[dict]) -> list:
+        """What is logged of the records: made before W&B is begun with."""
+        return [_row(record) for record in records]
+
+    def _log_rows(self, wandb, run, rows: list) -> None:
+        _log_samples(wandb, run, rows)
 
     def _wanted_mode(self) -> str:
         mode = (os.environ.get("WANDB_MODE") or "online") if self.mode == "auto" else self.mode
@@ -66,7 +73,7 @@ class WandbTracker:
         with _staging_in(self.directory / "wandb"):
             try:
                 run, remark = self._begin(wandb, wanted, alone)
-                _log_rows(wandb, run, rows)
+                self._log_rows(wandb, run, rows)
                 run.summary.update(summary)
                 path, url = Path(run.dir).parent, None if run.offline else run.url
                 run.finish()
@@ -103,6 +110,17 @@ class WandbTracker:
         return str(read_object(file)["id"])
 
 
+class WandbCurve(WandbTracker):
+    """The history of a training: `records` are its reports, {"step": .., NAME: ..}, each a history row of its own."""
+
+    def _rows(self, records: list[dict]) -> list[tuple[int, dict]]:
+        return [(record["step"], {name: value for name, value in record.items() if name != "step"}) for record in records]
+
+    def _log_rows(self, wandb, run, rows: list[tuple[int, dict]]) -> None:
+        for step, row in rows:
+            run.log(row, step=step)
+
+
 def _settings(wandb):
     """Quiet, short of patience, without background statistics or captured terminal output."""
     return wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=INIT_SECONDS, x_service_wait=INIT_SECONDS,
@@ -130,7 +148,7 @@ def _row(record: dict) -> tuple[dict, tuple]:
     return {f"example/{key}": value for key, value in figures.items()}, sample
 
 
-def _log_rows(wandb, run, rows: list[tuple[dict, tuple]]) -> None:
+def _log_samples(wandb, run, rows: list[tuple[dict, tuple]]) -> None:
     run.define_metric("example/*", summary="none")
     for step, (history, _) in enumerate(rows):
         run.log(history, step=step)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from specexp.errors import UserError
 
-SUFFIXES = (".txt", ".md", ".py", ".jsonl")
 EVERY = 2000  # documents between two lines of progress
 
 Encode = Callable[[list[str]], list[int]]  # the pieces of a document, tokenised apart -> its ids
@@ -32,12 +31,9 @@ def generated(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]
 
 def files(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
     """Each text file, or each line of a .jsonl file, is one document."""
-    for path in options.paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; give text files, .jsonl files or directories of them.")
-        for file in sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES) if path.is_dir() else [path]:
-            for text in _texts(file, options.key):
-                yield encode([text])
+    from specexp.datasets.files import texts
+
+    return (encode([text]) for text in texts(options.paths, options.key))
 
 
 def samples(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
@@ -45,15 +41,6 @@ def samples(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
     from specexp.models.writing import written
 
     return written(options.written, options.temperature, options.documents, options.seed)
-
-
-def _texts(file: Path, key: str) -> Iterator[str]:
-    from specexp.datasets.files import read_jsonl
-
-    if file.suffix == ".jsonl":
-        yield from (row[key] for row in read_jsonl(file, (key,)))
-    else:
-        yield file.read_text(encoding="utf-8", errors="replace")
 
 
 def encoder(tokenizer) -> Encode:
@@ -69,7 +56,9 @@ def watched(documents: Iterator[list[int]]) -> Iterator[list[int]]:
             print(f"{number} documents, {tokens} tokens", file=sys.stderr, flush=True)
         yield document
     if not tokens:
-        raise UserError(f"there is no text to count; give files ending in {', '.join(SUFFIXES)}.")
+        from specexp.datasets.files import TEXT_SUFFIXES
+
+        raise UserError(f"there is no text to count; give files ending in {', '.join(TEXT_SUFFIXES)}.")
 
 
 def source(options: argparse.Namespace) -> Callable[[argparse.Namespace, Encode], Iterator[list[int]]]:

@@ -36,7 +36,7 @@ class Pass:
 class DrawnTreeDrafter:
     """shapes: gives the shape of each round's tree."""
 
-    needs_trees = True
+    needs_trees, needs_hidden = True, False
 
     def __init__(self, runner: Runner, shapes: Shapes, sampling: Sampling):
         self.runner, self.shapes, self.sampling = growing(runner), shapes, sampling

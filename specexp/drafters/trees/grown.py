@@ -114,7 +114,7 @@ class Feeler:
 class GrownTreeDrafter:
     """growth: where the tree grows. max_nodes: how many of its nodes are verified, those of the likeliest paths."""
 
-    needs_trees = True
+    needs_trees, needs_hidden = True, False
 
     def __init__(self, runner: Runner, growth: Growth, max_nodes: int, sampling: Sampling):
         if max_nodes < 1:

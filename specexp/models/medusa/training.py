@@ -1,0 +1,141 @@
+"""Medusa-1: the heads learn, the target does not (Cai et al. 2024, section 2.2.1).
+
+Loss: the sum over heads of λ^i times the mean cross-entropy of head i. AdamW, one tenth warm-up, then a cosine to 0. What a step sees
+depends on (seed, step) alone, so that a training that goes on from its checkpoint ends where the whole would have.
+Knows nothing of files of heads or of how texts came about.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from specexp.errors import UserError
+from specexp.models.medusa.heads import MedusaHeads
+from specexp.models.medusa.states import NONE, States
+
+WINDOW = 16  # batches among which texts are sorted by length, so that few are padded much
+
+
+@dataclass(frozen=True)
+class Plan:
+    """batch: texts in a step. decay: λ. rate: the highest learning rate."""
+
+    epochs: float = 3.0
+    batch: int = 16
+    rate: float = 1e-3
+    decay: float = 0.8
+    warmup: float = 0.1
+    seed: int = 0
+    save_seconds: float = 120.0
+    report_every: int = 20
+
+
+class Trainer:
+    """One training of `heads` on `states`; `checkpoint` is its file."""
+
+    def __init__(self, heads: MedusaHeads, states: States, plan: Plan, checkpoint: Path):
+        self.heads, self.states, self.plan, self.checkpoint = heads.train().requires_grad_(True), states, plan, checkpoint
+        self.optimizer = torch.optim.AdamW(heads.parameters(), lr=plan.rate, weight_decay=0.0)
+        self.per_epoch = math.ceil(len(states.texts) / plan.batch)
+        self.steps = max(1, round(plan.epochs * self.per_epoch))
+        self.step = 0
+        self.curve: list[dict[str, float]] = []  # one row per report
+        self._since: list[tuple[Tensor, Tensor]] = []  # losses and hits of the steps since the last one
+        self._epoch, self._batches = -1, []
+
+    def run(self, report: Callable[[dict[str, float]], None]) -> None:
+        """To the last step; each report goes to `report`. An interruption leaves a checkpoint, and so does the end."""
+        saved_at, began, first = time.monotonic(), time.monotonic(), self.step
+        try:
+            while self.step < self.steps:
+                self._learn()
+                if self.step % self.plan.report_every == 0 or self.step == self.steps:
+                    left = (time.monotonic() - began) / (self.step - first) * (self.steps - self.step)
+                    report(self._report() | {"seconds_left": left})
+                if time.monotonic() - saved_at > self.plan.save_seconds:
+                    self.save()
+                    saved_at = time.monotonic()
+        finally:
+            self.save()
+
+    def _learn(self) -> None:
+        """One step; heads go backward one by one, so that one head's logits are in memory at a time."""
+        hidden, labels = self.states(self._chosen(self.step))
+        hidden = hidden.to(self.heads.output.dtype)
+        results = [self._backward(head, hidden, labels[:, head]) for head in range(len(self.heads))]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate * self._factor((self.step + 1) / self.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._since.append(tuple(torch.stack(values) for values in zip(*results, strict=True)))
+        self.step += 1
+
+    def _backward(self, head: int, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds to the gradients; the mean cross-entropy of a head, and how often its first guess is right."""
+        logits, known = self.heads.one(head, hidden).float(), labels != NONE
+        count = known.sum().clamp(min=1)
+        loss = cross_entropy(logits, labels, reduction="sum", ignore_index=NONE) / count
+        (self.plan.decay**head * loss).backward()
+        return loss.detach(), (logits.argmax(-1) == labels).sum() / count
+
+    def _chosen(self, step: int) -> list[int]:
+        """Texts of this step: all of them once per epoch, in an order of its own."""
+        epoch, place = divmod(step, self.per_epoch)
+        if self._epoch != epoch:
+            self._epoch, self._batches = epoch, self._ordered(random.Random(f"{self.plan.seed}/{epoch}"))
+        return self._batches[place]
+
+    def _ordered(self, rng: random.Random) -> list[list[int]]:
+        order, size = list(range(len(self.states.texts))), self.plan.batch
+        rng.shuffle(order)
+        batches = []
+        for at in range(0, len(order), WINDOW * size):
+            window = sorted(order[at : at + WINDOW * size], key=lambda number: len(self.states.texts[number].ids))
+            batches += [window[start : start + size] for start in range(0, len(window), size)]
+        rng.shuffle(batches)
+        return batches
+
+    def _factor(self, share: float) -> float:
+        """Of the learning rate, at this share of the steps."""
+        warmup = self.plan.warmup
+        return share / warmup if share < warmup else 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+
+    def _report(self) -> dict[str, float]:
+        losses, hits = (torch.stack(values).mean(0).tolist() for values in zip(*self._since, strict=True))
+        self._since = []
+        row = {"step": self.step, "loss": sum(self.plan.decay**i * loss for i, loss in enumerate(losses))}
+        row |= {f"loss_{i}": loss for i, loss in enumerate(losses)} | {f"accuracy_{i}": share for i, share in enumerate(hits)}
+        self.curve.append(row | {"rate": self.optimizer.param_groups[0]["lr"]})
+        return self.curve[-1]
+
+    def save(self) -> None:
+        """The checkpoint, whole or not at all."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        state = {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict(), "since": self._since}
+        draft = self.checkpoint.with_suffix(".new")
+        torch.save(state | {"step": self.step, "steps": self.steps, "curve": self.curve}, draft)
+        draft.replace(self.checkpoint)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, where there is one. UserError if it is of a training with other settings."""
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, map_location=self.heads.output.device, weights_only=True)
+        shapes = {name: tensor.shape for name, tensor in self.heads.state_dict().items()}
+        if state["steps"] != self.steps or shapes != {name: tensor.shape for name, tensor in state["heads"].items()}:
+            raise UserError(
+                f"{self.checkpoint} is of a training with other heads, texts or epochs ({state['steps']} steps, not {self.steps}); "
+                "give the same ones again, or another --out DIR."
+            )
+        self.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.curve, self._since = state["step"], state["curve"], state["since"]
