@@ -45,7 +45,6 @@ from specexp.models.tokenizer import load_tokenizer, stop_ids
 GREEDY = Sampling(0.0)
 SHIPPED = "asset:medusa/tiny"
 TARGET = ModelSpec("asset:tiny/target", dtype="float32")
-shipped = pytest.mark.skipif(not asset_path(SHIPPED).is_dir(), reason="the shipped heads are not there yet")
 
 
 # Hidden states
@@ -130,12 +129,14 @@ PAIRS = {
     "chain": [(0,), (0, 0), (0, 0, 0)],
     "wide": [(0,), (1,), (2,)],
     "tree": [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 2)],
+    "bush": [(0,), (1,), (1, 0), (1, 2)],
 }
+SMALL = ("chain", "wide", "bush")  # each node is one more draw to enumerate
 SAMPLINGS = {"greedy": GREEDY, "multinomial": Sampling(1.0), "nucleus": Sampling(1.3, top_p=0.8)}
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
-@pytest.mark.parametrize("tree", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("tree", [PAIRS[name] for name in SMALL], ids=SMALL)
 def test_whole_texts_have_the_targets_law(tree, sampling):
     target = TabularRunner(1)
     drafter = MedusaDrafter(TabularHeads(2, 3), tree)
@@ -581,26 +582,23 @@ def test_a_curve_is_logged_offline(tmp_path, monkeypatch):
 # Runs
 
 
-@shipped
 def test_shipped_heads_fit_and_know_their_accuracies():
     file = HeadsFile(SHIPPED, TARGET)
     assert file.heads >= 4 and len(file.accuracies) == file.heads and len(file.accuracies[0]) == 10
     assert file.accuracies[0][0] > 0.5 and file.load().output.dtype == torch.bfloat16
 
 
-@shipped
-@pytest.mark.parametrize("nodes", [1, 4, 16, 48])
+@pytest.mark.parametrize("nodes", [1, 16])
 def test_shipped_heads_leave_the_greedy_text_alone(nodes):
     model, tokenizer, file = load_model(TARGET), load_tokenizer("asset:tiny/target"), HeadsFile(SHIPPED)
-    prompts = [json.loads(line)["prompt"] for line in asset_path("asset:microeval.jsonl").open()][:4]
+    prompts = [json.loads(line)["prompt"] for line in asset_path("asset:microeval.jsonl").open()][:2]
     for prompt in prompts:
         ids, runner = tokenizer(prompt)["input_ids"], ModelRunner(model)
-        steps = decode(runner, MedusaDrafter(fitted(file, runner), static_tree(file, nodes)), 40, ids)
-        assert text(steps) == text(decode(StatelessRunner(model), NoDraft(), 40, ids))
-        assert nodes == 1 or len(steps) < 30
+        steps = decode(runner, MedusaDrafter(fitted(file, runner), static_tree(file, nodes)), 32, ids)
+        assert text(steps) == text(decode(StatelessRunner(model), NoDraft(), 32, ids))
+        assert nodes == 1 or len(steps) < 20
 
 
-@shipped
 @pytest.mark.parametrize("overrides", [("method.nodes=4",), ("method.nodes=8", "cache=none"), ("method.ranks=1",), ("method.nodes=6", "sampling=nucleus")])
 def test_runs_by_name(overrides, tmp_path):
     run(composed("method=medusa", *overrides), tmp_path)
@@ -609,7 +607,6 @@ def test_runs_by_name(overrides, tmp_path):
     assert "sampling=nucleus" in overrides or summary["equal_texts"] == 1.0
 
 
-@shipped
 @pytest.mark.parametrize("method", ["medusa", "tree"])
 def test_typical_acceptance_is_marked_lossy(method, tmp_path):
     run(composed(f"method={method}", "verifier@method.decoder.verifier=typical", "sampling=multinomial"), tmp_path)
@@ -633,7 +630,7 @@ def test_what_cannot_be_is_told_before_weights_are_loaded(overrides, words, tmp_
         run(composed("method=medusa", *overrides), tmp_path)
 
 
-@shipped
+@pytest.mark.slow
 def test_the_command_line_sweeps_over_nodes(tmp_path):
     brief = ["dataset.limit=2", "max_new_tokens=8", "warmup=1", "tracker=none", "threads=1", f"hydra.sweep.dir={tmp_path}"]
     arguments = [sys.executable, "-m", "specexp", "-m", "method=medusa", "method.nodes=4,8", *brief]
