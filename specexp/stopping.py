@@ -22,7 +22,8 @@ class Stopping:
         self.stop_ids = frozenset(stop_ids)
         self.stop_strings = tuple(stop_strings)
         self._reach = max((len(s.encode()) for s in self.stop_strings), default=0) + _SLACK
-        self._completing: dict[int, bool] = {}  # id -> whether its text may hold the end of a stop string
+        self._texts: dict[int, str] = {}  # id -> its text, alone
+        self._before: dict[int, tuple[str, ...]] = {}  # id -> what has to stand before it, should a stop string end inside it
 
     def __call__(self, ids: Sequence[int], since: int) -> Cut | None:
         """ids: generated so far; since: index of the first new one."""
@@ -40,19 +41,30 @@ class Stopping:
 
     def _completed(self, ids: Sequence[int], since: int) -> int | None:
         """Number of tokens up to the one that completes the earliest stop string, if a new one does."""
-        if not any(map(self._may_complete, ids[since:])):
+        if not any(self._before_of(ids[i]) and self._may_complete(ids, i) for i in range(since, len(ids))):
             return None
         start = max(0, since - self._reach)
         if not self._stops(ids[start:]):
             return None
         return next(end for end in range(since + 1, len(ids) + 1) if end == len(ids) or self._stops(ids[start:end]))
 
-    def _may_complete(self, token: int) -> bool:
-        """False only if no stop string can end inside this token. Alone it may lose a leading space; half a character may be any."""
-        if token not in self._completing:
-            text = self._decode([token])
-            self._completing[token] = "\ufffd" in text or any(ends_inside(s, t) for s in self.stop_strings for t in (text, " " + text))
-        return self._completing[token]
+    def _may_complete(self, ids: Sequence[int], i: int) -> bool:
+        """False only if no stop string ends inside token i, as the token before it does not fit."""
+        text = self._text(ids[i - 1]) if i else ""
+        return "\ufffd" in text or any(text.endswith(before) or before.endswith(text) for before in self._before[ids[i]])
+
+    def _before_of(self, token: int) -> tuple[str, ...]:
+        """Beginnings of stop strings that may end inside this token. Alone it may lose a leading space; half a character may be any."""
+        if token not in self._before:
+            text = self._text(token)
+            found = {before for s in self.stop_strings for t in (text, " " + text) for before in beginnings(s, t)}
+            self._before[token] = ("",) if "\ufffd" in text else tuple(found)
+        return self._before[token]
+
+    def _text(self, token: int) -> str:
+        if token not in self._texts:
+            self._texts[token] = self._decode([token])
+        return self._texts[token]
 
     def _stops(self, ids: Sequence[int]) -> bool:
         text = self._decode(ids)
@@ -62,6 +74,7 @@ class Stopping:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def ends_inside(stop: str, text: str) -> bool:
-    """Whether `stop` can end somewhere in `text`, whatever stands before the text."""
-    return stop in text or any(text.startswith(stop[start:]) for start in range(1, len(stop)))
+def beginnings(stop: str, text: str) -> set[str]:
+    """What may stand before `text` such that `stop` ends somewhere in it: beginnings of `stop`, "" where all of it is in the text."""
+    before = {stop[:cut] for cut in range(1, len(stop)) if text.startswith(stop[cut:])}
+    return before | {""} if stop in text else before

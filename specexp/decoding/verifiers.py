@@ -39,8 +39,11 @@ class RejectionVerifier:
         The same law for less work: y = x has probability p(x), and y given y != x is the residual's draw. At temperature 0
         the draw is argmax; the empty draft leaves the target's own token.
         """
-        drawn = draft.fetch(self.sampling.propose(logits, chance)[0])
-        count = next((i for i, x in enumerate(draft.ids) if x != drawn[i]), len(draft))
+        drawn, count = draft.fetch(self.sampling.propose(logits, chance)[0]), 0
+        for x, y in zip(draft.ids, drawn, strict=False):  # the last y stands behind all of them
+            if x != y:
+                break
+            count += 1
         return Verdict(draft.path(count - 1), drawn[count])
 
     def tree_of_point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:

@@ -30,17 +30,17 @@ class Memo:
         grown = self.draft is not None and self.nodes and draft.extends(self.draft)
         return self.nodes if grown and self._same(context) else 0
 
-    def rewind(self, context: Context) -> list[int]:
+    def rewind(self, context: Context) -> Sequence[int]:
         """Forget what does not spell the context, and return the draft's nodes that still do, as a path.
 
         Afterwards `ids` holds the kept prefix and that path; the caller moves the path's slots behind the prefix.
         """
         known = self._known(context)
         kept = _common(self.ids, context.ids, known)
-        path: list[int] = []
+        path: Sequence[int] = ()
         if kept == len(self.ids) and self.draft is not None:
             path = _spelled(self.draft, self.nodes, context.ids, kept)
-            self.ids.extend(self.draft.ids[node] for node in path)
+            self.ids += context.ids[kept : kept + len(path)]
         else:
             del self.ids[kept:]
         self.draft, self.nodes = None, 0
@@ -67,10 +67,10 @@ def _common(ours: Sequence[int], theirs: Sequence[int], start: int) -> int:
     return start
 
 
-def _spelled(draft: Draft, nodes: int, ids: list[int], position: int) -> list[int]:
+def _spelled(draft: Draft, nodes: int, ids: list[int], position: int) -> Sequence[int]:
     """The path of the first `nodes` nodes that spells ids[position:] furthest."""
     if draft.is_chain:
-        return list(range(_common(draft.ids[:nodes], ids[position : position + nodes], 0)))
+        return range(_common(draft.ids[:nodes], ids[position : position + nodes], 0))
     path: list[int] = []
     node = ROOT
     while position < len(ids):

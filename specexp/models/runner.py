@@ -43,6 +43,7 @@ class ModelRunner:
         self._memo = Memo()
         self._masks = ChainMasks(model.dtype, self.device)
         self._positions = torch.arange(4096, device=self.device)[None]
+        self._single: Sequence[Tensor] = ()
         self._peak = 0
 
     @property
@@ -89,11 +90,11 @@ class ModelRunner:
         logits = self._logits(context, empty_draft(self.device), rows=1)
         token, distribution = sampling.propose(logits, chance)
         tokens, q = [token], [distribution]
-        positions = self._range(len(context) - self.cache.evicted, length - 1)
-        for position in positions.view(-1, 1, 1).unbind():  # one row sees everything: no mask
+        first = len(context) - self.cache.evicted
+        for slot in range(first, first + length - 1):
             if proceeds is not None and not proceeds(len(tokens), logits[0, 0], token[0, 0]):
                 break
-            logits = self._forward(token, position, None, rows=1)
+            logits = self._forward(token, self._position(slot), None, rows=1)  # one row sees everything: no mask
             token, distribution = sampling.propose(logits, chance)
             tokens.append(token)
             q.append(distribution)
@@ -119,7 +120,7 @@ class ModelRunner:
         """Keep what spells the context, but for its last token: its logits are always wanted."""
         slots = len(self._memo.ids) - self.cache.evicted
         path = self._memo.rewind(context)
-        if path != list(range(len(path))):
+        if path and path[-1] >= len(path):  # ascending, so else 0, 1, ..: in place already
             self.cache.gather([slots + node for node in path], slots)
         self._memo.truncate(len(context) - 1)
         self.cache.length = len(self._memo.ids) - self.cache.evicted
@@ -149,6 +150,12 @@ class ModelRunner:
         if start + width > self._positions.shape[1]:
             self._positions = torch.arange(2 * (start + width), device=self.device)[None]
         return self._positions.narrow(1, start, width)
+
+    def _position(self, slot: int) -> Tensor:
+        """[1, 1]: one of tensors made once."""
+        if slot >= len(self._single):
+            self._single = torch.arange(max(256, 2 * slot), device=self.device).view(-1, 1, 1).unbind()
+        return self._single[slot]
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
         """[1, n] tokens into the slots from `cache.length` on -> [1, rows, V] logits of the last rows."""
