@@ -55,6 +55,10 @@ def explained(error: Exception, primary: str = "config") -> str:
 
 
 def _unknown_key(key: str, primary: str) -> str:
+    group, _, rest = key.partition(".")
+    if owners := [file.stem for file in sorted((Path(conf_directory()) / group).glob("*.yaml")) if rest in _dotted(_load(file), "")]:
+        chosen = ", ".join(f"{group}={owner}" for owner in owners)
+        return f"{key} is a key of {chosen} only; choose that, or in a sweep over {group} write {key}=choice(VALUE)."
     command = "specexp" if primary == "config" else f"specexp.{primary}"
     shown = f"`python -m {command} --cfg job` shows all keys"
     return f"the configuration has no key {key}{_meant_key(key, primary)}; {shown}, +{key}=... would add it."

@@ -121,6 +121,11 @@ def test_misspelt_key_names_the_nearest(refused):
         assert "no key method.gama (did you mean method.gamma?)" in told and "--cfg job" in told
 
 
+def test_key_of_another_choice_names_who_has_it(refused):
+    told = refused("method.table=x")
+    assert "method.table is a key of method=katz, method=staged only" in told and "method.table=choice(VALUE)" in told
+
+
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [

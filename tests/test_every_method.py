@@ -69,6 +69,14 @@ def test_beam_search_is_refused_with_a_streaming_cache(tmp_path):
         finished(tmp_path, "method=beam", "cache=sink")
 
 
+@pytest.mark.slow
+def test_staged_stands_beside_both_models_alone(tmp_path):
+    summary, records = finished(tmp_path, "experiment=staged")
+    assert summary["method"] == "staged" and summary["equal_texts"] == 1.0 and summary["speedup_vs_draft"] > 0
+    own = records[0]["baseline_draft"]
+    assert own["draft_forwards"] == 0 and own["target_forwards"] == len(own["token_ids"]) and own["kv_bytes_target"] > 0
+
+
 @pytest.fixture(scope="module")
 def llamas(tmp_path_factory):
     """Two random models of Llama-2's structure with the shipped tokenizer."""

@@ -83,6 +83,14 @@ def test_a_tree_is_judged_by_its_depth():
     assert "conditional_acceptance_rate_4" not in found
 
 
+def test_tree_statistics_only_where_there_were_trees():
+    found = figures(record("a", side(9, rounds=[[12, 3, 3, 5], [6, 1, 3, 2], [2, 2]])))
+    assert (found["total_tree_nodes"], found["total_paths_explored"], found["max_path_length_achieved"]) == (20, 8, 3)
+    assert found["avg_accepted_path_length"] == 2.0 == found["mean_acceptance_length"] - 1
+    assert found["mean_tree_nodes"] == pytest.approx(20 / 3)
+    assert "total_tree_nodes" not in figures(record("a", side(9, rounds=[[4, 3], [0, 0]])))
+
+
 def test_alpha_recovers_the_rate_that_made_the_rounds():
     rng = random.Random(7)
     rounds = [[6, next((k for k in range(6) if rng.random() >= 0.7), 6)] for _ in range(4000)]

@@ -189,6 +189,17 @@ def test_the_command_builds_from_files_and_from_the_generator(tmp_path, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_table_of_what_a_model_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("specexp.models.writing.LENGTH", 24)
+    common = ["--tokenizer", "asset:tiny/draft", "--written", "asset:tiny/draft", "--documents", "70", "--min-count", "1", "--out"]
+    tables = []
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        command.main([*common, str(tmp_path / name), "--seed", seed])
+        tables.append(load_katz(str(tmp_path / name / "tables_trigram.safetensors")))
+    assert 70 <= tables[0].facts.tokens <= 70 * 24
+    assert torch.equal(tables[0].unigrams, tables[1].unigrams) and not torch.equal(tables[0].unigrams, tables[2].unigrams)
+
+
 @pytest.mark.parametrize("arguments", [["nowhere"], ["empty"], ["empty", "--written", "asset:tiny/draft"], ["--written", "asset:tiny/draft", "--temperature", "0"]])
 def test_the_command_refuses_in_one_sentence(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 """Token trees: shapes, growth and staged growth give what they promise, and the target's own text and law whatever they give."""
 
 import itertools
+import json
 import random
 
 import pytest
@@ -28,6 +29,7 @@ from specexp.drafters.trees.sequoia import RankRates, SequoiaShape, best_shape
 from specexp.drafters.trees.shape import FixedShape, Shape, breadth_first
 from specexp.drafters.trees.staged import StagedTreeDrafter
 from specexp.models.runner import ModelRunner, StatelessRunner
+from specexp.report import tree as picture
 
 SAMPLINGS = {
     "greedy": GREEDY,
@@ -170,6 +172,19 @@ def test_guesses_that_come_true_spare_passes():
     staged = StagedTreeDrafter(runner, BestFirst(1, 6), 6, GREEDY, katz(counts, "toy"), Words(6), guesses=6, guess_branching=1)
     draft = staged.propose(Context([0, 1, 2]), 6, Chance(0))
     assert draft.ids == (3, 4, 5, 0, 1, 2) and runner.forwards == 1
+
+
+def test_a_rounds_tree_is_drawn_from_the_records(tmp_path, capsys):
+    tree = {"nodes": [5, 6, 7], "parents": [-1, -1, 0], "path": [0, 2], "own": [9], "texts": {"nodes": ["a", "b", "c"], "own": ["d"]}}
+    rows = [{"id": "chain", "method": {"tree": None}}, {"id": "first", "method": {"tree": tree}}]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    picture.main([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "first: 3 nodes, 2 accepted"
+    assert [line.strip("│├└─ ") for line in lines[1:]] == ["'a' *", "'c' *", "'d' the target's own", "'b'"]
+    for arguments, words in [([str(tmp_path), "--example", "chain"], "no tree of chain"), ([str(tmp_path / "none")], "no records.jsonl")]:
+        with pytest.raises(SystemExit, match=words):
+            picture.main(arguments)
 
 
 def paths(shape):
