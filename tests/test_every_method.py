@@ -70,6 +70,13 @@ def test_beam_search_is_refused_with_a_streaming_cache(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(file.stem for file in (Path(conf_directory()) / "experiment").glob("*.yaml")))
+def test_every_experiment_runs(name, tmp_path):
+    """One job of its sweep."""
+    assert finished(tmp_path, f"experiment={name}")[0]["equal_texts"] == 1.0
+
+
+@pytest.mark.slow
 def test_staged_stands_beside_both_models_alone(tmp_path):
     summary, records = finished(tmp_path, "experiment=staged")
     assert summary["method"] == "staged" and summary["equal_texts"] == 1.0 and summary["speedup_vs_draft"] > 0

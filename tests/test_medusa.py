@@ -504,7 +504,7 @@ def test_resumed_training_ends_where_the_whole_does(stop, tmp_path):
     resumed.run(lambda row: None)
     assert all(torch.equal(tensor, resumed.heads.state_dict()[name]) for name, tensor in whole.heads.state_dict().items())
     assert resumed.curve == whole.curve
-    with pytest.raises(UserError, match="of a training with other heads, texts or epochs"):
+    with pytest.raises(UserError, match="of a training with another target"):
         trainer(tmp_path / "part", epochs=2.0)
 
 

@@ -76,15 +76,21 @@ def test_a_perfect_drafter_has_rate_one_and_never_more():
 
 
 def test_a_tree_is_judged_by_its_depth():
-    found = figures(record("a", side(9, rounds=[[12, 3, 3], [12, 1, 3]])))
+    found = figures(record("a", side(9, rounds=[[12, 3, 3, 8, 0], [12, 1, 3, 8, 1]])))
     assert found["draft_acceptance_rate"] == pytest.approx(4 / 24)
     assert found["alpha"] == pytest.approx(4 / 5)
     assert [found[f"conditional_acceptance_rate_{k}"] for k in (1, 2, 3)] == [1.0, 0.5, 1.0]
     assert "conditional_acceptance_rate_4" not in found
 
 
+def test_a_path_kept_down_to_a_leaf_refuses_nothing_however_deep_others_are():
+    found = figures(record("a", side(9, rounds=[[9, 2, 4, 3, 0], [9, 4, 4, 3, 0], [9, 3, 4, 3, 0]])))
+    assert found["alpha"] == 1.0
+    assert [found[f"conditional_acceptance_rate_{k}"] for k in (1, 2, 3, 4)] == [1.0] * 4
+
+
 def test_tree_statistics_only_where_there_were_trees():
-    found = figures(record("a", side(9, rounds=[[12, 3, 3, 5], [6, 1, 3, 2], [2, 2]])))
+    found = figures(record("a", side(9, rounds=[[12, 3, 3, 5, 0], [6, 1, 3, 2, 1], [2, 2]])))
     assert (found["total_tree_nodes"], found["total_paths_explored"], found["max_path_length_achieved"]) == (20, 8, 3)
     assert found["avg_accepted_path_length"] == 2.0 == found["mean_acceptance_length"] - 1
     assert found["mean_tree_nodes"] == pytest.approx(20 / 3)

@@ -16,7 +16,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import ROOT, Draft
-from specexp.decoding.protocols import Verdict
+from specexp.decoding.protocols import Cut, Verdict
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.katz import katz
@@ -28,6 +28,7 @@ from specexp.drafters.trees.growth import Adaptive, BestFirst, Threshold
 from specexp.drafters.trees.sequoia import RankRates, SequoiaShape, best_shape
 from specexp.drafters.trees.shape import FixedShape, Shape, breadth_first
 from specexp.drafters.trees.staged import StagedTreeDrafter
+from specexp.evaluation.acceptance import acceptance_figures
 from specexp.models.runner import ModelRunner, StatelessRunner
 from specexp.report import tree as picture
 
@@ -107,6 +108,43 @@ def test_an_adaptive_tree_that_branches_has_the_targets_law(seed):
     assert total_variation(emitted, completed({(): 1.0}, target, sampling, prompt, 4)) < 1e-12
 
 
+def test_what_a_round_teaches_an_adaptive_tree_does_not_change_the_law():
+    """All of a text, whose later trees depend on what became of the earlier ones."""
+    sampling, target, prompt, shapes = Sampling(1.0), TabularRunner(31), [0, 1, 2], set()
+    growth = Adaptive(high=0.7, low=0.5, base_depth=2, max_depth=3, stop=0.0, threshold=0.0, window=1, depth_rate=2.0, high_rate=0.3)
+    decoder = Decoder(target, GrownTreeDrafter(TabularRunner(32), growth, 4, sampling), RejectionVerifier(sampling))
+
+    def text_of(chance):
+        steps = list(decoder.generate(prompt, 4, lambda ids, since: None, chance))
+        shapes.add(tuple(step.parents for step in steps))
+        return text(steps)
+
+    emitted = completed(law_of(lambda chance: tuple(text_of(chance))), target, sampling, prompt, 4)
+    assert total_variation(emitted, completed({(): 1.0}, target, sampling, prompt, 4)) < 1e-12
+    assert len(shapes) > 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ends_are_kept_inside_accepted_paths_and_paddings_do_not_matter(kind):
+    model = build("llama")
+    full = text(decode(ModelRunner(model), NoDraft(), 40))
+    for tokens in (1, 2, 3, 7):
+        for first_target in (True, False):
+            steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model), GREEDY), tokens, first_target=first_target)
+            assert text(steps) == full[:tokens] and steps[-1].finish == "length"
+    for position in (0, 1, 2, 5):
+        def stop(ids, since, position=position):
+            return Cut(position + 1, "eos") if len(ids) > position else None
+
+        steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model), GREEDY), 40, stop=stop)
+        assert text(steps) == full[: position + 1] and steps[-1].finish == "eos"
+    for width in (VOCAB - 16, VOCAB + 16):
+        other = build("llama", 1, vocab_size=width)
+        assert text(decode(ModelRunner(model), drafter(kind, ModelRunner(other, VOCAB), GREEDY), 24)) == full[:24]
+        drawn = decode(ModelRunner(model), drafter(kind, ModelRunner(other, VOCAB), Sampling(1.0)), 24, sampling=Sampling(1.0))
+        assert max(text(drawn)) < VOCAB
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_text_is_the_oracles_and_the_target_itself_drafts_a_full_path(kind):
     model, other = build("llama", 0), build("llama", 1)
@@ -115,6 +153,7 @@ def test_greedy_text_is_the_oracles_and_the_target_itself_drafts_a_full_path(kin
     steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model), GREEDY), 60)
     assert text(steps) == expected and any(not step.is_chain for step in steps)
     assert all(step.accepted and step.origins[-1] == "bonus" for step in steps[1:-1])  # the path goes down to a leaf
+    assert acceptance_figures([{"rounds": [step.counts for step in steps[1:-1]]}])["alpha"] == 1.0
     if kind in ("fixed", "sequoia"):
         assert all(step.accepted == step.counts[2] for step in steps[1:-1])
 
@@ -205,7 +244,7 @@ def test_breadth_first_fills_levels_from_the_best():
     assert FixedShape([3, 3]).shape().cut(1) == FixedShape([3]).shape()
 
 
-@pytest.mark.parametrize("options", [dict(branching=[]), dict(branching=2), dict(branching=[2, 0]), dict(branching=[2], depth=2), dict(branching=[2], max_nodes=0)])
+@pytest.mark.parametrize("options", [dict(branching=[]), dict(branching=2), dict(branching=[2, 0]), dict(branching=[2], depth=2), dict(branching=[2], max_nodes=0), dict(branching=["a"]), dict(branching=[2.5]), dict(branching=[65])])
 def test_what_is_no_tree_is_refused(options):
     with pytest.raises(ValueError, match="is no tree|leaves no node"):
         FixedShape(**options)

@@ -53,9 +53,15 @@ class Step:
 
     @property
     def counts(self) -> list[int]:
-        """[drafted, accepted] of a chain, [drafted, accepted, depth, leaves] of a tree."""
-        shape = [] if self.is_chain else [max(depths(self.parents)), self.drafted - len(set(self.parents) - {ROOT})]
-        return [self.drafted, self.accepted, *shape]
+        """[drafted, accepted] of a chain, [drafted, accepted, depth, leaves, refused] of a tree."""
+        if self.is_chain:
+            return [self.drafted, self.accepted]
+        return [self.drafted, self.accepted, max(depths(self.parents)), self.drafted - len(set(self.parents) - {ROOT}), int(self.refused)]
+
+    @property
+    def refused(self) -> bool:
+        """The path could have gone on: behind its end were drafted tokens, and the target took none of them."""
+        return (self.path[-1] if self.path else ROOT) in self.parents
 
     @property
     def origins(self) -> tuple[str, ...]:
@@ -63,7 +69,7 @@ class Step:
         nothing was drafted."""
         if not self.parents:
             return ("target",) * len(self.tokens)
-        own = "resample" if (self.path[-1] if self.path else ROOT) in self.parents else "bonus"
+        own = "resample" if self.refused else "bonus"
         kept = [f"draft:{self.stages[node]}" for node in self.path] if self.stages else ["draft"] * len(self.path)
         return (*kept, own)[: len(self.tokens)]
 

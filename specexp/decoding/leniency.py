@@ -20,7 +20,7 @@ class LenientVerifier(RejectionVerifier):
 
     p and q are the models' own probabilities (softmax, temperature 1) in a greedy or deterministic draft; q is 1 where the draft does not
     say (`Draft.confidence`): leniency 2 or less then changes nothing, since p > 1/2 is the argmax anyway. Drafts with a law q of their own
-    are judged with q / leniency in place of q (their p and q after temperature, top-k and nucleus).
+    are judged with q / leniency in place of q (their p and q after temperature, top-k and nucleus), and so are trees, point masses too.
     """
 
     lossless = False

@@ -56,7 +56,7 @@ class MedusaDrafter:
         if self._places.device != hidden.device:
             self._places = self._places.to(hidden.device)
         best = self.heads(hidden)[:, 0].topk(self._ranks, -1).indices  # [K, ranks]
-        return Draft(best.take(self._places[: len(parents)]), parents)
+        return Draft(best.take(self._places[: len(parents)]).to(context.device), parents)  # the last layer may be on a device of its own
 
     def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
         row = verdict.path[-1] + 1 if verdict.path else 0

@@ -28,6 +28,8 @@ class RelayDrafter:
     def __init__(self, drafters: Mapping[str, Drafter], lengths: Sequence[int]):
         if len(drafters) != len(lengths):
             raise ValueError(f"lengths={list(lengths)} does not fit {len(drafters)} drafters ({', '.join(drafters)}); give one for each.")
+        if unfit := [name for name, drafter in drafters.items() if drafter.needs_trees or drafter.needs_hidden]:
+            raise ValueError(f"{unfit[0]} drafts trees or needs the target's states, and a relay joins chains; choose another drafter.")
         self.drafters, self.lengths = dict(drafters), tuple(lengths)
 
     @property

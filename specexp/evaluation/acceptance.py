@@ -1,7 +1,8 @@
 """What became of the drafted tokens: acceptance length, rates by position, histograms, tokens by origin. Pure functions on records.
 
-A round is [drafted, accepted], or [drafted, accepted, depth, leaves] where the draft was a tree: `drafted` then counts its nodes,
-`depth` is the length of its longest path (a chain's depth is `drafted`) and `leaves` the number of its paths. Rounds that drafted nothing
+A round is [drafted, accepted], or [drafted, accepted, depth, leaves, refused] where the draft was a tree: `drafted` then counts its nodes,
+`depth` is the length of its longest path (a chain's depth is `drafted`), `leaves` the number of its paths, `refused` 0 where the kept
+path ends in a leaf, so that nothing behind it was refused (a chain's is, unless all of it was kept). Rounds that drafted nothing
 are not speculation steps, nor is the prefill, which is in no record's rounds. Names and definitions are those of vLLM and Spec-Bench where
 they agree; the bonus token counts in acceptance lengths and in nothing else.
 """
@@ -19,6 +20,7 @@ class Step:
     accepted: int
     depth: int
     leaves: int
+    refused: bool
 
 
 def steps_of(side: dict) -> list[Step]:
@@ -29,8 +31,9 @@ def steps_of(side: dict) -> list[Step]:
     return steps
 
 
-def _step(drafted: int, accepted: int, depth: int | None = None, leaves: int = 1) -> Step:
-    return Step(drafted, accepted, drafted if depth is None else depth, leaves)
+def _step(drafted: int, accepted: int, depth: int | None = None, leaves: int = 1, refused: int | None = None) -> Step:
+    depth = drafted if depth is None else depth
+    return Step(drafted, accepted, depth, leaves, accepted < depth if refused is None else bool(refused))
 
 
 def acceptance_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
@@ -38,12 +41,12 @@ def acceptance_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
 
     `mean_acceptance_length` = 1 + accepted / steps, pooled; `..._macro` = the mean of the requests' own (those that drafted).
     `draft_acceptance_rate` = accepted / drafted. `alpha` = accepted / (accepted + rejections), the maximum likelihood of a rate that is
-    the same at every position, where a step whose path was not accepted to its end holds one rejection.
+    the same at every position, where a step whose path could have gone on holds one rejection.
     """
     by_request = [steps_of(side) for side in sides]
     steps = [step for request in by_request for step in request]
     accepted, drafted = sum(s.accepted for s in steps), sum(s.drafted for s in steps)
-    rejections = sum(s.accepted < s.depth for s in steps)
+    rejections = sum(s.refused for s in steps)
     macro = [_mean_length(request) for request in by_request if request]
     return {
         "num_spec_steps": len(steps),
@@ -94,9 +97,10 @@ def _mean_length(steps: Sequence[Step]) -> float | None:
 
 
 def conditional_rates(steps: Sequence[Step]) -> list[float | None]:
-    """P(token k accepted | token k drafted and those before it accepted) for k = 1, 2, ...; None where no step came so far."""
+    """P(token k accepted | token k drafted and those before it accepted) for k = 1, 2, ...; None where no step came so far. In a tree: that
+    one of the k-th tokens behind the accepted path is."""
     return [
-        quotient(sum(s.accepted >= k for s in steps), sum(s.depth >= k and s.accepted >= k - 1 for s in steps))
+        quotient(sum(s.accepted >= k for s in steps), sum(s.accepted >= k or (s.accepted == k - 1 and s.refused) for s in steps))
         for k in _positions(steps)
     ]
 

@@ -47,12 +47,14 @@ def _overhead_ms(sides: Sequence[dict], target: float | None, draft: float | Non
 def expected_per_round(sides: Sequence[dict]) -> float:
     """Mean of theory's expected tokens over all rounds, from the rates by position and each round's depth (0: the target's token alone).
 
-    Raises ValueError when there is no round.
+    Of trees the tokens that there were: their rates depend on the path. Raises ValueError when there is no round.
     """
     steps = [step for side in sides for step in steps_of(side)]
+    kept_in_trees = [1 + step.accepted for step in steps if step.depth < step.drafted]
+    steps = [step for step in steps if step.depth == step.drafted]
     survival = list(accumulate((rate or 0.0 for rate in conditional_rates(steps)), mul))
     by_depth = list(accumulate(survival, initial=1.0))
     rounds = sum(len(side["rounds"]) for side in sides)
     if not rounds:
         raise ValueError("expected_per_round wants at least one round")
-    return (sum(by_depth[step.depth] for step in steps) + rounds - len(steps)) / rounds
+    return (sum(by_depth[step.depth] for step in steps) + sum(kept_in_trees) + rounds - len(steps) - len(kept_in_trees)) / rounds

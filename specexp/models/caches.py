@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
+SPARE = 64  # slots that a buffer gets beyond what a pass needs that outgrew it
+
 
 class FullCache(Cache):
     """Keeps every position. Per layer one [1, H, capacity, d] buffer for keys and one for values; slots [0, length) are filled.
 
-    Buffers are kept between prompts, and doubled should a pass outgrow what was reserved.
+    Buffers are kept between prompts, and grow a little should a pass outgrow what was reserved.
 
     A pass over n tokens writes slots [length, length + n) of every layer; its caller then sets `length`.
     """
@@ -55,13 +57,15 @@ class FullCache(Cache):
         return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     def _enough(self, needed: int) -> int:
-        """Slots to have once `needed` are more than there are."""
-        return 2 * needed
+        """Slots to have once `needed` are more than were reserved: a token tree's nodes are, near the end of a text."""
+        return needed + SPARE
 
     def gather(self, slots: list[int], start: int) -> None:
         """Move the rows in `slots` (ascending, all >= start) to start, start + 1, ...: an accepted tree path becomes a chain."""
+        index = torch.tensor(slots)
         for buffer in (*self.keys, *self.values):
-            index = torch.tensor(slots, device=buffer.device)
+            if index.device != buffer.device:  # once, but for layers on several devices
+                index = index.to(buffer.device)
             buffer[:, :, start : start + len(slots)] = buffer.index_select(2, index)
 
     @property

@@ -36,7 +36,7 @@ def check_keys_move(config, name: str) -> None:
         reason = f"whose rotary positions of type {rope} change with the length of the text"
     else:
         return
-    raise UserError(f"{name} is a {kind} model, {reason}: choose cache=full, or another model.")
+    raise UserError(f"{name} is a {kind} model, {reason}: choose cache=full (specexp.perplexity: ~caches.window ~caches.sink), or another.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class KeyRotation:
         if config.model_type in NEIGHBOURS:
             width = config.rotary_dim or config.n_embd
             return cls((1.0 / 10000 ** (torch.arange(0, width, 2) / width)).double(), neighbours=True)
-        return cls(model.base_model.rotary_emb.inv_freq.double(), neighbours=False)
+        return cls(model.base_model.rotary_emb.inv_freq.cpu().double(), neighbours=False)  # not every device has float64
 
     def turned(self, keys: Tensor, by: int) -> Tensor:
         """[1, H, n, D] keys -> what they are `by` positions further on: a new tensor in float32 or better.

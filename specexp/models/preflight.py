@@ -216,7 +216,7 @@ def _cached(place: str, revision: str | None, file: str) -> Path | None:
 
 
 def _name_key(key: str) -> str:
-    return key if key.endswith(("tokenizer", "heads", "--target")) else f"{key}.name"
+    return key if key.endswith(("tokenizer", "heads", "--target", "--written")) else f"{key}.name"
 
 
 def _unreachable(place: str, key: str) -> UserError:

@@ -52,7 +52,7 @@ def predict(runner: Runner, ids: Sequence[int], longest_pass: int = PASS) -> Pre
         true = Draft.of_ids(ids[len(context) : len(context) + behind + 1], runner.device)  # the last one is predicted and not read
         logits = runner.logits(context, Draft.of_ids(true.ids[:-1], runner.device), rows=len(true)).logits
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        nll -= float(logits.log_softmax(-1).gather(1, true.tokens[:, None]).double().sum())
+        nll -= float(logits.log_softmax(-1).gather(1, true.tokens[:, None]).cpu().double().sum())
         correct += int((logits.argmax(-1) == true.tokens).sum())
         context.append(true.ids)
     return Prediction(nll, correct, len(ids) - 1)

@@ -22,7 +22,7 @@ ROOT = -1
 
 def drawn(tree: dict, title: str) -> Tree:
     """tree: `parents` (-1 is the context), `path` (kept nodes), `texts` of the `nodes` and of the target's `own` token behind the path."""
-    kept, branches = set(tree["path"]), {ROOT: Tree(title, guide_style="dim")}
+    kept, branches = set(tree["path"]), {ROOT: Tree(Text(title), guide_style="dim")}
     for node, (text, parent) in enumerate(zip(tree["texts"]["nodes"], tree["parents"], strict=True)):
         label = Text(f"{text!r}{' *' if node in kept else ''}", style="green" if node in kept else "dim")
         branches[node] = branches[parent].add(label)

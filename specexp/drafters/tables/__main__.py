@@ -36,13 +36,6 @@ def files(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
     return (encode([text]) for text in texts(options.paths, options.key))
 
 
-def samples(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
-    """Texts of the model `--written`, sampled at `--temperature`."""
-    from specexp.models.writing import written
-
-    return written(options.written, options.temperature, options.documents, options.seed)
-
-
 def encoder(tokenizer) -> Encode:
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     return lambda pieces: [token for ids in tokenizer(pieces, add_special_tokens=False)["input_ids"] for token in ids] + end
@@ -61,11 +54,15 @@ def watched(documents: Iterator[list[int]]) -> Iterator[list[int]]:
         raise UserError(f"there is no text to count; give files ending in {', '.join(TEXT_SUFFIXES)}.")
 
 
-def source(options: argparse.Namespace) -> Callable[[argparse.Namespace, Encode], Iterator[list[int]]]:
-    """Where documents come from."""
+def documents(options: argparse.Namespace, tokenizer) -> Iterator[list[int]]:
+    """From the one source there is."""
+    from specexp.models.writing import written
+
     if options.paths and options.written:
         raise UserError(f"--written {options.written} and {options.paths[0]} are two sources; give one of them.")
-    return files if options.paths else samples if options.written else generated
+    if options.written:
+        return written(options.written, tokenizer, options.temperature, options.documents, options.seed)
+    return (files if options.paths else generated)(options, encoder(tokenizer))
 
 
 def build(options: argparse.Namespace) -> list[Path]:
@@ -78,7 +75,7 @@ def build(options: argparse.Namespace) -> list[Path]:
 
     tokenizer = load_tokenizer(options.tokenizer, key="--tokenizer")
     counts = NgramCounts(entries(tokenizer))
-    counts.read(watched(source(options)(options, encoder(tokenizer))))
+    counts.read(watched(documents(options, tokenizer)))
     tables = {"bigram": bigrams(counts, options.tokenizer), "trigram": katz(counts, options.tokenizer, options.min_count)}
     paths = [options.out / f"{options.name}_{kind}.safetensors" for kind in tables]
     for path, table in zip(paths, tables.values(), strict=True):

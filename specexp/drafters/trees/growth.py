@@ -104,7 +104,7 @@ class Adaptive(Growth):
 
     def observe(self, depth: int, accepted: int) -> None:
         self._shares.append(accepted / depth)
-        if len(self._shares) < self.LEAST_ROUNDS:
+        if len(self._shares) < min(self.LEAST_ROUNDS, self._shares.maxlen):
             return
         error = sum(self._shares) / len(self._shares) - self.target
         self.base_depth = _clipped(self.base_depth + self.depth_rate * error, self.LEAST_DEPTH, self.depth)

@@ -1,7 +1,8 @@
 """Sequoia's tree (Chen et al. 2024, arXiv:2402.12374, section 4.1): of all shapes with a budget of nodes the one whose expected
 number of accepted tokens is largest, by dynamic programming over how likely the child of each rank is to be accepted.
 
-The rates are given, or measured in the rounds so far; a shape depends on earlier rounds alone. Rates are taken to be the same everywhere
+The rates are given, or measured in the rounds so far, of all prompts; a shape depends on earlier rounds alone, which leaves the law of the
+text exact, but under sampling a seed repeats a text only with given rates. Rates are taken to be the same everywhere
 in the tree. What a pass over more nodes costs is not considered: the budget is the user's.
 """
 

@@ -14,6 +14,8 @@ from typing import Protocol
 from specexp.decoding.draft import ROOT, Draft
 from specexp.decoding.protocols import Verdict
 
+WIDEST = 64  # children of one node: far more than ever pay
+
 
 @dataclass(frozen=True)
 class Level:
@@ -49,11 +51,6 @@ class Shape:
     def depth(self) -> int:
         """Levels below the root."""
         return len(self.levels)
-
-    @property
-    def nodes(self) -> int:
-        """How many tokens are drafted."""
-        return len(self.children) - 1
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -100,9 +97,11 @@ class FixedShape(Shapes):
 
     def __init__(self, branching: int | Sequence[int], depth: int | None = None, max_nodes: int | None = None):
         widths = [branching] * (depth or 0) if isinstance(branching, int) else list(branching)
-        if not widths or min(widths) < 1 or (depth is not None and depth != len(widths)):
+        whole = all(type(width) is int and 1 <= width <= WIDEST for width in widths)
+        if not widths or not whole or (depth is not None and depth != len(widths)):
             raise ValueError(
-                f"branching={branching} with depth={depth} is no tree; give children per level ([2,2,1]), or one number and a depth."
+                f"branching={branching} with depth={depth} is no tree; give children per level ([2,2,1], each 1 to {WIDEST}), "
+                "or one number and a depth."
             )
         if max_nodes is not None and max_nodes < 1:
             raise ValueError(f"max_nodes={max_nodes} leaves no node; give 1 or more, or null for no bound.")

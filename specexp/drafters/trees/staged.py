@@ -1,12 +1,14 @@
 """Staged speculative decoding (Spector and Re 2023, arXiv:2308.04623): the draft model's own tree is made speculatively.
 
 A Katz trigram guesses what the draft will put into the tree; each draft pass scores the guesses together with the nodes it was made
-for, and where a guess came true the tree grows on without another pass. The tree is the one that the draft would have grown alone,
-token for token; only the number of draft passes differs, so guesses, however bad, do not touch the target's law.
+for, and where a guess came true the tree grows on without another pass. The tree is the one that the draft would have grown alone
+(up to rounding, where two paths are equally likely); only the number of draft passes differs, so guesses, however bad, do not touch the
+target's law.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from specexp.decoding.context import Context
@@ -40,16 +42,23 @@ class StagedTreeDrafter(GrownTreeDrafter):
         self.trigram = Trigram(table, vocabulary.rows, guess_branching)
         self.guesses = guesses
 
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        super().start(prompt, max_new_tokens)
+        self.trigram.forget()
+
     def _feeler(self, context: Context) -> Feeler:
         return GuessingFeeler(self.runner, context, self.temperature, self.growth, self.trigram, self.guesses)
 
 
 class Trigram:
-    """The likeliest continuations behind two ids, remembered."""
+    """The likeliest continuations behind two ids, remembered until the next prompt."""
 
     def __init__(self, table: KatzTable, rows: int, width: int):
         self.table, self.rows, self.width = table, rows, width
         self._known: dict[tuple[int, ...], list[tuple[float, int]]] = {}
+
+    def forget(self) -> None:
+        self._known.clear()
 
     def __call__(self, before: tuple[int, ...]) -> list[tuple[float, int]]:
         """(log P, id), best first."""

@@ -10,6 +10,7 @@ and writes them with their accuracies into DIR.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import logging
 import os
@@ -42,13 +43,14 @@ def learnt_from(options: argparse.Namespace, model, tokenizer) -> tuple[list, li
 
 
 def own_words(options: argparse.Namespace, model, tokenizer, begun: list) -> list:
-    """What the target writes behind them, from DIR/written.jsonl as far as that goes."""
+    """What the target writes behind them, from a file in DIR as far as that goes; another target's words are in another file."""
     from specexp.models.medusa.texts import continued
     from specexp.models.tokenizer import stop_ids
 
-    options.out.mkdir(parents=True, exist_ok=True)
+    writer = hashlib.sha256(repr((options.target, options.dtype, options.max_new_tokens)).encode()).hexdigest()[:8]
     progress = Progress(len(begun), "texts written by the target")
-    return list(continued(model, begun, options.max_new_tokens, stop_ids(model, tokenizer), options.out / "written.jsonl", progress))
+    ends, file = stop_ids(model, tokenizer), options.out / f"written_{writer}.jsonl"
+    return list(continued(model, begun, options.max_new_tokens, ends, file, progress))
 
 
 class Progress:
@@ -99,6 +101,7 @@ def build(options: argparse.Namespace) -> None:
     from specexp.models.medusa.files import save
     from specexp.models.medusa.states import States
 
+    _writable(options.out)
     model, tokenizer = target(options)
     heads, facts = begun_with(options, model.get_output_embeddings().weight)
     own, others = learnt_from(options, model, tokenizer)
@@ -114,6 +117,14 @@ def build(options: argparse.Namespace) -> None:
     save(heads, options.out, facts | {"places_measured": places, "accuracies": measured})
     print(f"{options.out}  python -m specexp method=medusa method.heads={options.out}")
     mirrored(rows, measured, options)
+
+
+def _writable(directory: Path) -> None:
+    """Told before the weights are loaded."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {directory} ({error.strerror}); choose another directory.") from error
 
 
 def begun_with(options: argparse.Namespace, projection):
@@ -136,7 +147,8 @@ def trained(heads, states, options: argparse.Namespace) -> tuple[dict, list[dict
     from specexp.models.medusa.training import Plan, Trainer
     from specexp.tracking.jsonl import to_json, write_whole
 
-    trainer = Trainer(heads, states, Plan(options.epochs, options.batch, options.rate, seed=options.seed), options.out / "checkpoint.pt")
+    plan = Plan(options.epochs, options.batch, options.rate, seed=options.seed)
+    trainer = Trainer(heads, states, plan, options.out / "checkpoint.pt", options.target)
     trainer.resume()
     tokens = sum(len(text.ids) for text in states.texts)
     facts = {"texts": len(states.texts), "tokens": tokens, "steps": trainer.steps, "written": options.written}

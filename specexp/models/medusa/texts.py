@@ -65,6 +65,7 @@ def continued(model: torch.nn.Module, begun: Sequence[Text], max_new_tokens: int
     yield from kept
     with file.open("w", encoding="utf-8") as stream:
         stream.writelines(_line(text) for text in kept)
+        stream.flush()
         for count, text in enumerate(written(model, begun[len(kept) :], max_new_tokens, ends), len(kept) + 1):
             stream.write(_line(text))
             stream.flush()

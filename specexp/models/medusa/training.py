@@ -7,6 +7,7 @@ Knows nothing of files of heads or of how texts came about.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import time
@@ -40,9 +41,11 @@ class Plan:
 
 
 class Trainer:
-    """One training of `heads` on `states`; `checkpoint` is its file."""
+    """One training of `heads` on `states`; `checkpoint` is its file. target: the name of the model whose states they are."""
 
-    def __init__(self, heads: MedusaHeads, states: States, plan: Plan, checkpoint: Path):
+    def __init__(self, heads: MedusaHeads, states: States, plan: Plan, checkpoint: Path, target: str = ""):
+        texts = hashlib.sha256(repr([(text.start, *text.ids) for text in states.texts]).encode()).hexdigest()
+        self.identity = repr((target, texts, plan.epochs, plan.batch, plan.rate, plan.decay, plan.warmup, plan.seed))
         self.heads, self.states, self.plan, self.checkpoint = heads.train().requires_grad_(True), states, plan, checkpoint
         self.optimizer = torch.optim.AdamW(heads.parameters(), lr=plan.rate, weight_decay=0.0)
         self.per_epoch = math.ceil(len(states.texts) / plan.batch)
@@ -122,7 +125,7 @@ class Trainer:
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict(), "since": self._since}
         draft = self.checkpoint.with_suffix(".new")
-        torch.save(state | {"step": self.step, "steps": self.steps, "curve": self.curve}, draft)
+        torch.save(state | {"step": self.step, "identity": self.identity, "curve": self.curve}, draft)
         draft.replace(self.checkpoint)
 
     def resume(self) -> None:
@@ -131,10 +134,10 @@ class Trainer:
             return
         state = torch.load(self.checkpoint, map_location=self.heads.output.device, weights_only=True)
         shapes = {name: tensor.shape for name, tensor in self.heads.state_dict().items()}
-        if state["steps"] != self.steps or shapes != {name: tensor.shape for name, tensor in state["heads"].items()}:
+        if state["identity"] != self.identity or shapes != {name: tensor.shape for name, tensor in state["heads"].items()}:
             raise UserError(
-                f"{self.checkpoint} is of a training with other heads, texts or epochs ({state['steps']} steps, not {self.steps}); "
-                "give the same ones again, or another --out DIR."
+                f"{self.checkpoint} is of a training with another target, other texts, heads or settings; give the same ones again, "
+                "or another --out DIR."
             )
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
