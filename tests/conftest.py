@@ -12,6 +12,11 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from absl import logging as absl_logging
+
+# Imported with the ROUGE scorer. When logging is set up anew its handler closes the stream it was born with, should that not be the
+# standard error of the moment; under a test's capture that would be the stream of all other tests.
+absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
