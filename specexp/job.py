@@ -209,8 +209,8 @@ def _finish(experiment, examples: list, records: list[dict], run_directory, conf
     from specexp.evaluation.swi import swi_figures
     from specexp.experiment import claims, quality_figures
 
-    names = {key: config[key].name for key in ("model_pair", "method")} | {"dataset": experiment.dataset.name, "weights": experiment.weights}
-    summary = names | claims(experiment.sides["method"]) | quality_figures(experiment.dataset, records)
+    names = {key: config[key].name for key in ("model_pair", "method")} | {"dataset": experiment.dataset.name}
+    summary = names | {"weights": experiment.weights} | claims(experiment.sides["method"]) | quality_figures(experiment.dataset, records)
     summary |= summarise_speed(records, seed=config.seed).figures
     summary |= swi_figures([record["method"] for record in records], _costs(experiment, config))
     run_directory.write_samples(*(_sample_lines(experiment.dataset, examples, records, side) for side in ("method", "baseline")))

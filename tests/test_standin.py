@@ -5,15 +5,15 @@ import math
 
 import pytest
 import torch
-from test_lossless_models import decode, text
 from test_loading import PAIR_NAMES
+from test_lossless_models import decode, text
 from test_resume import composed, run
 from test_runner import random_draft, walk
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
 from specexp.decoding.context import Context
-from specexp.decoding.draft import Draft, empty_draft
+from specexp.decoding.draft import empty_draft
 from specexp.drafters.nothing import NoDraft
 from specexp.errors import UserError
 from specexp.models.loading import load_config, load_model
@@ -164,18 +164,21 @@ def test_greedy_text_is_the_shipped_models(side):
     tokenizer, vocab = load_tokenizer(real.name), MODEST[side]["vocab"]
     for prompt in ("def area_of_circle(radius):\n", "import os\n\n\ndef ", "The council said on Monday that"):
         ids = tokenizer(prompt)["input_ids"]
-        assert text(decode(ModelRunner(load_model(grown), vocab), NoDraft(), 60, ids)) == text(decode(StatelessRunner(load_model(real)), NoDraft(), 60, ids))
+        assert text(decode(ModelRunner(load_model(grown), vocab), NoDraft(), 50, ids)) == text(decode(ModelRunner(load_model(real)), NoDraft(), 50, ids))
+
+
+LITTLE = ["max_new_tokens=16", "dataset.limit=1", "warmup=0"]
 
 
 def by_name(*overrides):
     shapes = [f"model_pair.{side}.shape.{key}={value}" for side, numbers in MODEST.items() for key, value in numbers.items()]
-    return composed("model_pair=llama7b_160m", "model_pair.weights=standin", "dtype=float32", "max_new_tokens=24", *shapes, *overrides)
+    return composed("model_pair=llama7b_160m", "model_pair.weights=standin", "dtype=float32", *LITTLE, *shapes, *overrides)
 
 
 @pytest.mark.parametrize("overrides", [("method=speculative",), ("method=tree", "sampling=nucleus"), ("method=katz",), ("method=speculative", "cache=sink", "cache.max_length=68", "max_new_tokens=60", "ignore_eos=true")])
 def test_a_named_pair_runs_as_a_stand_in_and_says_so(overrides, tmp_path, capsys):
     run(by_name(*overrides), tmp_path / "grown")
-    run(composed("max_new_tokens=24", *overrides), tmp_path / "tiny")
+    run(composed(*LITTLE, *overrides), tmp_path / "tiny")
     summary = json.loads((tmp_path / "grown" / "summary.json").read_text())
     ours, theirs = read_records(tmp_path / "grown"), read_records(tmp_path / "tiny")
     assert summary["weights"] == "standin" and summary["model_pair"] == "llama7b_160m"

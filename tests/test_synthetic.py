@@ -42,8 +42,8 @@ def planted(model, alpha, gamma=4, draft=None, policy=None):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
 def test_positions_are_accepted_independently_with_the_chosen_rate(make, alpha):
     model = build("llama")
-    steps = decode(ModelRunner(model), make(model, alpha), 450)
-    assert text(steps) == text(decode(ModelRunner(model), NoDraft(), 450))
+    steps = decode(ModelRunner(model), make(model, alpha), 300)
+    assert text(steps) == text(decode(ModelRunner(model), NoDraft(), 300))
     kept, tried = [0] * 4, [0] * 4
     for step in steps:
         for k in range(min(step.drafted, step.accepted + 1)):
@@ -147,7 +147,7 @@ def test_spoilt_tokens_are_always_others():
 @pytest.mark.parametrize("method", ["synthetic", "planted"])
 @pytest.mark.parametrize("overrides", [(), ("cache=sink", "cache.max_length=68", "max_new_tokens=60", "ignore_eos=true"), ("model_pair=tiny_t5", "dataset=microsum")])
 def test_runs_by_name(method, overrides, tmp_path):
-    run(composed(f"method={method}", "method.alpha=0.7", "max_new_tokens=24", *overrides), tmp_path)
+    run(composed(f"method={method}", "method.alpha=0.7", "max_new_tokens=24", "dataset.limit=1", "warmup=0", *overrides), tmp_path)
     summary, records = json.loads((tmp_path / "summary.json").read_text()), read_records(tmp_path)
     assert summary["method"] == method and summary["lossless"] is True and summary["equal_texts"] == 1.0
     assert all(f"draft:{method}" in record["method"]["origins"] for record in records)

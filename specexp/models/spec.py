@@ -16,7 +16,7 @@ WEIGHTS = ("real", "standin")
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """The size of a Llama. intermediate: width of the feed-forward layer; vocab: rows of the embedding; tied: it is the output projection too.
+    """The size of a Llama. intermediate: width of the feed-forward layer; vocab: rows of the embedding, also the output projection if tied.
 
     A model of another architecture is described by the Llama of equal bytes. None: not known.
     """

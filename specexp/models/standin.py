@@ -148,7 +148,7 @@ def standin_config(small: LlamaConfig, large: LlamaShape, key: str = "shape") ->
 def grow(
     small: LlamaForCausalLM, large: LlamaShape, dtype: torch.dtype, device: torch.device | str, seed: int = 0, attention: str | None = None
 ) -> LlamaForCausalLM:
-    """A Llama of shape `large` with the small one's function, made on the device, for reading only. attention: as transformers' attn_implementation.
+    """A Llama of shape `large` with the small one's function, made on the device. attention: transformers' attn_implementation.
 
     UserError where the shape cannot hold the model.
     """

@@ -96,7 +96,7 @@ WARNINGS = {
     "lossless": "LOSSY: this method changes what the model says; its speedup is not that of lossless decoding.",
     "cache_exact": "CACHE NOT EXACT: both sides ran with a cache that changes the model; compare with cache=full.",
 }
-STANDIN = "STAND-INS: Llamas of the named shapes that write what the tiny pair writes; speed is theirs, text and scores say nothing of these models."
+STANDIN = "STAND-INS: Llamas of the named sizes that write what the tiny pair writes; time and memory are theirs, text and scores are not."
 
 
 def show(summary: dict, directory: Path) -> None:
