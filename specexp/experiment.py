@@ -20,7 +20,10 @@ WARMUP_TOKENS = 32
 
 @dataclass
 class Experiment:
-    """sides: "method" and "baseline" (further ones "baseline_NAME") -> decoder, all over the same weights."""
+    """sides: "method" and "baseline" (further ones "baseline_NAME") -> decoder, all over the same weights.
+
+    weights: "real" or "standin", for the records: what a stand-in writes is a tiny model's text.
+    """
 
     sides: dict[str, Decoder]
     dataset: object
@@ -32,6 +35,7 @@ class Experiment:
     warmup: int = 2
     seed: int = 0
     context_length: int | None = None
+    weights: str = "real"
     _likelihoods: dict[tuple, tuple[float, int]] = field(default_factory=dict, repr=False)
 
     def prompts(self, examples: Sequence) -> dict[str, list[int]]:
@@ -78,7 +82,7 @@ class Experiment:
                 seed = (self.seed, example.id, sample)
                 timed[name].append(generate(self.sides[name], prompt, self.max_new_tokens, self.stopping, seed))
         sides = {name: self._side(example, prompt, timed[name]) | claims(self.sides[name]) for name in sorted(timed)}
-        return {"id": example.id, "sample": sample, "prompt": example.prompt, "order": names, **sides}
+        return {"id": example.id, "sample": sample, "prompt": example.prompt, "weights": self.weights, "order": names, **sides}
 
     def _side(self, example, prompt: list[int], repeats: list[Generation]) -> dict:
         """Counts of the first repeat, mean seconds of all; everything untimed happens here, after the clocks stopped."""

@@ -17,7 +17,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder, Step
 from specexp.decoding.draft import Draft
-from specexp.decoding.protocols import Stop
+from specexp.decoding.protocols import Foresighted, Stop
 from specexp.models.loading import context_length
 from specexp.models.runner import StatelessRunner
 
@@ -89,6 +89,8 @@ def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop:
     device = torch.device(decoder.target.device)
     chance = Chance(*seed, device=device)
     drafts = decoder.drafter.models
+    if isinstance(decoder.drafter, Foresighted):
+        decoder.drafter.prepare(prompt, max_new_tokens)
     target_before, drafts_before = decoder.target.forwards, {name: runner.forwards for name, runner in drafts.items()}
     memory_before = _begin_memory(device)
     steps, times, evicted = [], [], []

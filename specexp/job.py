@@ -63,6 +63,7 @@ def _check(config: DictConfig) -> str:
     from specexp.signatures import check_signatures
 
     _check_handles(config)
+    _fit_standins(config)
     _drop_unused_drafts(config)
     if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
         raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
@@ -84,6 +85,12 @@ def _check_handles(config: DictConfig) -> None:
         raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
     if config.samples > 1 and not _samples(config):
         raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
+
+
+def _fit_standins(config: DictConfig) -> None:
+    """Stand-ins write the tiny pair's ids, which its tables fit, in states of another width than its heads read."""
+    if config.model_pair.weights == "standin":
+        config.model_pair.tables, config.model_pair.medusa = "tiny", None
 
 
 def _drop_unused_drafts(config: DictConfig) -> None:
@@ -150,6 +157,7 @@ def _planned(config: DictConfig, inputs: Inputs):
     _set_threads(config.threads)
     tokenizer = inputs.pair.load_tokenizer()
     handles = {key: config[key] for key in ("max_new_tokens", "samples", "repeats", "warmup", "seed")}
+    handles["weights"] = config.model_pair.weights
     never = Stopping(tokenizer, (), ())
     return Experiment({}, inputs.dataset, tokenizer, never, context_length=inputs.pair.longest_text(inputs.cache), **handles)
 
@@ -202,7 +210,7 @@ def _finish(experiment, examples: list, records: list[dict], run_directory, conf
     from specexp.experiment import claims, quality_figures
 
     names = {key: config[key].name for key in ("model_pair", "method")} | {"dataset": experiment.dataset.name}
-    summary = names | claims(experiment.sides["method"]) | quality_figures(experiment.dataset, records)
+    summary = names | {"weights": experiment.weights} | claims(experiment.sides["method"]) | quality_figures(experiment.dataset, records)
     summary |= summarise_speed(records, seed=config.seed).figures
     summary |= swi_figures([record["method"] for record in records], _costs(experiment, config))
     run_directory.write_samples(*(_sample_lines(experiment.dataset, examples, records, side) for side in ("method", "baseline")))
@@ -225,10 +233,21 @@ def _facts(experiment, config: DictConfig) -> dict:
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.config._attn_implementation,
         "cache": config.cache["_target_"].rpartition(".")[2],
+        "weights": experiment.weights,
+        "shapes": _shapes(config),
         "baselines": {name: node.name for name, node in config.baselines.items()},
         "costs": _costs(experiment, config),
         "sandbox": getattr(getattr(experiment.dataset, "sandbox", None), "level", None),
     }
+
+
+def _shapes(config: DictConfig) -> dict[str, object] | None:
+    """Of stand-ins, which are Llamas whatever the named models are."""
+    if config.model_pair.weights == "real":
+        return None
+    pair = OmegaConf.to_container(config.model_pair, resolve=True)
+    models = {name: pair[name] for name in ("target", "draft") if pair[name]} | pair["drafts"]
+    return {name: {"architecture": "llama"} | {k: v for k, v in model["shape"].items() if k[0] != "_"} for name, model in models.items()}
 
 
 def _sample_lines(dataset, examples: list, records: list[dict], side: str) -> list[dict]:

@@ -12,6 +12,7 @@ specexp: which way of speculating is fastest on my models, data and machine, and
 python -m specexp                                            the shipped tiny pair, speculative against autoregressive decoding
 python -m specexp method=prompt_lookup dataset=microsum      another method, another dataset
 python -m specexp model_pair=llama13b_7b dataset=humaneval   a named pair from the Hub
+python -m specexp model_pair=llama7b_160m model_pair.weights=standin   its sizes, without its weights (for speed)
 python -m specexp model_pair=custom model_pair.target.name=DIR model_pair.draft.name=DIR
 python -m specexp -m method.gamma=1,2,4,8                    a sweep, into multirun/
 

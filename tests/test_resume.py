@@ -152,7 +152,7 @@ def test_data_that_changed_since_is_refused(whole, tmp_path):
 
 def test_records_have_their_form(whole):
     for record in read_records(whole):
-        assert set(record) == {"id", "sample", "prompt", "order", "baseline", "method"}
+        assert set(record) == {"id", "sample", "prompt", "weights", "order", "baseline", "method"}
         assert sorted(record["order"]) == ["baseline", "method"]
         for side in (record["baseline"], record["method"]):
             assert set(side) == SIDE

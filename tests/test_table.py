@@ -94,3 +94,7 @@ def test_the_run_is_named_and_found(capsys, tmp_path):
     text = capsys.readouterr().out
     assert "speculative, tiny, microeval" in text
     assert text.splitlines()[-1] == str(tmp_path / ("long" * 30))
+
+
+def test_stand_ins_are_said_in_words():
+    assert "STAND-INS" in shown(SUMMARY | {"weights": "standin"}) and "STAND-INS" not in shown(SUMMARY | {"weights": "real"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -96,6 +96,13 @@ class Drafter(Protocol):
 
     def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
         """What became of the draft (for adaptive lengths and tables that learn)."""
+
+
+@runtime_checkable
+class Foresighted(Protocol):
+    """A drafter, of tests and measurements, that is told the target's text: whoever times calls `prepare` before the clock starts."""
+
+    def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None: ...
 
 
 class Verifier(Protocol):

@@ -34,8 +34,14 @@ def load_config(spec: ModelSpec, key: str = "model_pair.target"):
     from transformers import AutoConfig
 
     preflight(spec, key)
-    with explained(spec.name), offline_where_possible(_place(spec), spec.trust_remote_code):
-        return AutoConfig.from_pretrained(**_where(spec))
+    files = spec.files
+    with explained(files.name), offline_where_possible(_place(files), files.trust_remote_code):
+        config = AutoConfig.from_pretrained(**_where(files))
+    if not spec.is_standin:
+        return config
+    from specexp.models.standin import standin_config
+
+    return standin_config(config, spec.shape, f"{key}.shape")
 
 
 def resolved(spec: ModelSpec, key: str = "model_pair.target") -> ModelSpec:
@@ -66,16 +72,17 @@ def _relative(config) -> bool:
 def _load(spec: ModelSpec):
     import torch
 
+    build = _build_standin if spec.is_standin else _build
     try:
-        return _build(spec)
+        return build(spec)
     except torch.OutOfMemoryError:
         pass  # leaving the handler first: its traceback holds the half-loaded weights
     _load.cache_clear()  # the models of a sweep's earlier pair may be in the way
     gc.collect()
     try:
-        return _build(spec)
+        return build(spec)
     except torch.OutOfMemoryError:
-        way_out = "give it dtype=bfloat16, quantization=int8 or device_map=auto"
+        way_out = "give it dtype=bfloat16" if spec.is_standin else "give it dtype=bfloat16, quantization=int8 or device_map=auto"
         raise UserError(f"{spec.name} does not fit on {spec.device}: {way_out}.") from None
 
 
@@ -90,6 +97,14 @@ def _build(spec: ModelSpec):
     if _device_map(spec) is None:
         model.to(spec.device)
     return model.eval().requires_grad_(False)
+
+
+def _build_standin(spec: ModelSpec):
+    from specexp.models.standin import grow
+
+    small = _build(spec.files)
+    dtype = small.config.dtype if spec.dtype == "auto" else _dtype(spec)
+    return grow(small, spec.shape, dtype, spec.device, attention=spec.attn_implementation)
 
 
 def _family(spec: ModelSpec):

@@ -20,6 +20,7 @@ class ModelPair:
     drafts: several draft models by name, biggest first, for methods that cascade; where there are none, `draft` is the only one.
     tables: the name of the pair's n-gram tables (of its tokenizer, so pairs may share them).
     medusa: where heads on the target for method=medusa are: a directory, a Hub id, asset:NAME.
+    weights: real, or standin for models of these shapes that compute what the tiny pair computes (`ModelSpec` says so of each).
     costs: named tables of what a pass of each model costs ("target" and the drafts' names), in any unit: for cost metrics.
     """
 
@@ -32,6 +33,11 @@ class ModelPair:
     tables: str | None = None
     medusa: str | None = None
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    weights: str = "real"
+
+    def __post_init__(self) -> None:
+        if odd := [spec.name for _, spec in self._models() if spec.weights != self.weights]:
+            raise UserError(f"{odd[0]} does not go with weights={self.weights}: set model_pair.weights, for all models of the pair.")
 
     @property
     def all_drafts(self) -> dict[str, ModelSpec]:
@@ -50,7 +56,7 @@ class ModelPair:
         if len(set(devices.values())) > 1:
             told = " and ".join(f"{key}.device={device}" for key, device in devices.items())
             raise UserError(f"{told} differ: target and draft exchange tokens every round; give all of them one device (device=cpu).")
-        if self.tokenizer is not None:
+        if self.tokenizer is not None and self.weights == "real":
             preflight_tokenizer(self.tokenizer)
         self._check_families()
 
@@ -70,12 +76,13 @@ class ModelPair:
             )
 
     def load_tokenizer(self):
-        """The tokenizer both models share. Raises UserError when they do not."""
+        """The tokenizer both models share; stand-ins have that of what they are grown from. Raises UserError when they do not."""
         from specexp.models.tokenizer import check_same_tokenizer, load_tokenizer
 
-        if self.tokenizer is not None:
+        if self.tokenizer is not None and self.weights == "real":
             return load_tokenizer(self.tokenizer)
-        loaded = [load_tokenizer(s.name, s.revision, s.trust_remote_code, key=f"{key}.name") for key, s in self._models()]
+        files = [(key, spec.files) for key, spec in self._models()]
+        loaded = [load_tokenizer(s.name, s.revision, s.trust_remote_code, key=f"{key}.name") for key, s in files]
         for (_, spec), tokenizer in zip(self._models()[1:], loaded[1:], strict=True):
             check_same_tokenizer(loaded[0], tokenizer, names=(self.target.name, spec.name))
         return loaded[0]

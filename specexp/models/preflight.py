@@ -31,6 +31,9 @@ Find = Callable[[str], Path | None]  # file name -> where it is
 
 def preflight(spec: ModelSpec, key: str = "model_pair.target") -> None:
     """UserError, within 10 s, if `spec` cannot be loaded; `key` is the configuration node that messages point at."""
+    if spec.is_standin:
+        _check_standin(spec, key)
+        return preflight(spec.files, key)
     _require_packages(spec, key)
     place = locate(spec.name, key)
     if Path(place).is_dir():
@@ -138,6 +141,18 @@ def _probe_address() -> tuple[str, int]:
     if proxy and not proxy_bypass(hub.hostname or ""):
         hub = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
     return hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
+
+
+def _check_standin(spec: ModelSpec, key: str) -> None:
+    """What can be told without the small model's configuration."""
+    if spec.quantization != "none":
+        raise UserError(f"{key}.quantization={spec.quantization} is not made for stand-ins; set {key}.quantization=none, or weights=real.")
+    if spec.shape is None or spec.shape.unknown:
+        unknown = "layers" if spec.shape is None else spec.shape.unknown[0]
+        raise UserError(
+            f"{spec.name} has no stand-in, as {key}.shape.{unknown} is not known; give the shape of a Llama with {key}.shape.NAME=NUMBER, "
+            "or model_pair.weights=real."
+        )
 
 
 def _require_packages(spec: ModelSpec, key: str) -> None:

@@ -5,12 +5,42 @@ Equal specs mean the same weights in memory, so a spec is frozen and hashable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from specexp.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "int8", "int4")
+WEIGHTS = ("real", "standin")
+
+
+@dataclass(frozen=True)
+class LlamaShape:
+    """The size of a Llama. intermediate: width of the feed-forward layer; vocab: rows of the embedding, also the output projection if tied.
+
+    A model of another architecture is described by the Llama of equal bytes. None: not known.
+    """
+
+    layers: int | None = None
+    hidden: int | None = None
+    intermediate: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    vocab: int | None = None
+    tied: bool = False
+
+    @property
+    def unknown(self) -> list[str]:
+        """Numbers that are not given, by name."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is None]
+
+    @property
+    def parameters(self) -> int:
+        """How many a Llama of this shape has."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return self.layers * layer + self.hidden + (1 if self.tied else 2) * self.vocab * self.hidden
 
 
 @dataclass(frozen=True)
@@ -18,7 +48,11 @@ class ModelSpec:
     """name: a directory, a Hub id, or `asset:NAME` for a shipped model. dtype `auto`: the checkpoint's own; device `auto`: the best found.
 
     quantization is bitsandbytes', `int4` being nf4 with double quantisation. allow_pickle: also take `pytorch_model.bin` where there is no
-    safetensors file (tensors only are unpickled). Raises UserError for an unknown dtype or quantization.
+    safetensors file (tensors only are unpickled).
+
+    weights `standin`: nothing of `name` is loaded; a Llama of the given shape is made that computes what the small model `grown_from`
+    computes (standin.py), with the small one's tokenizer. device_map, revision and what else concerns files of `name` then mean nothing.
+    Raises UserError for an unknown dtype, quantization or kind of weights.
     """
 
     name: str
@@ -30,10 +64,23 @@ class ModelSpec:
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    weights: str = "real"
+    grown_from: str | None = None
+    shape: LlamaShape | None = None
 
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("quantization", self.quantization, QUANTIZATIONS)
+        _one_of("model_pair.weights", self.weights, WEIGHTS)
+
+    @property
+    def is_standin(self) -> bool:
+        return self.weights == "standin"
+
+    @property
+    def files(self) -> ModelSpec:
+        """Of the model whose files are read: this one, or what a stand-in is grown from (in float32, on the CPU)."""
+        return ModelSpec(self.grown_from or "???", dtype="float32", device="cpu") if self.is_standin else self
 
 
 def _one_of(key: str, value: object, choices: tuple[str, ...]) -> None:

@@ -96,6 +96,7 @@ WARNINGS = {
     "lossless": "LOSSY: this method changes what the model says; its speedup is not that of lossless decoding.",
     "cache_exact": "CACHE NOT EXACT: both sides ran with a cache that changes the model; compare with cache=full.",
 }
+STANDIN = "STAND-INS: Llamas of the named sizes that write what the tiny pair writes; time and memory are theirs, text and scores are not."
 
 
 def show(summary: dict, directory: Path) -> None:
@@ -107,15 +108,16 @@ def show(summary: dict, directory: Path) -> None:
 
 
 def render(summary: dict, console: Console, title: str | None = None) -> None:
-    """Print the table of a flat summary and, below it, a warning for everything that is marked as not exact."""
+    """Print the table of a flat summary and, below it, a warning for everything that is not as usual."""
     console.print(build_table(summary, title))
     for text in warnings(summary):
         console.print(Text(text, style="bold red"))
 
 
 def warnings(summary: dict) -> list[str]:
-    """One sentence for each mark that the summary denies."""
-    return [text for key, text in WARNINGS.items() if summary.get(key) is False]
+    """One sentence for each mark that the summary denies, and one for weights that are not the models'."""
+    denied = [text for key, text in WARNINGS.items() if summary.get(key) is False]
+    return [*denied, STANDIN] if summary.get("weights") == "standin" else denied
 
 
 def build_table(summary: dict, title: str | None = None) -> Table:
