@@ -226,9 +226,17 @@ def _facts(experiment, config: DictConfig) -> dict:
         "attention": model.config._attn_implementation,
         "cache": config.cache["_target_"].rpartition(".")[2],
         "baselines": {name: node.name for name, node in config.baselines.items()},
+        "peers": _peers(config),
         "costs": _costs(experiment, config),
         "sandbox": getattr(getattr(experiment.dataset, "sandbox", None), "level", None),
     }
+
+
+def _peers(config: DictConfig) -> dict[str, dict]:
+    """The settings of each side that is another engine's, by side."""
+    sides = {"method": config.method, **config.baselines}
+    peers = {name: node for name, node in sides.items() if node.decoder["_target_"].startswith("specexp.peers.")}
+    return {name: {key: node[key] for key in node if key not in ("name", "decoder")} for name, node in peers.items()}
 
 
 def _sample_lines(dataset, examples: list, records: list[dict], side: str) -> list[dict]:
