@@ -20,11 +20,13 @@ from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.nothing import NoDraft
 from specexp.errors import UserError
+from specexp.models.architecture import slides
 from specexp.models.runner import ModelRunner, StatelessRunner
 from specexp.models.sink_runner import SinkRunner
 from specexp.peers.assistant import Assistant, AssistantKnobs
 from specexp.peers.assisted_generate import AssistedGenerate
 from specexp.peers.early_exit import EarlyExit, ExitKnobs
+from specexp.peers.installed import is_old
 from specexp.peers.prompt_lookup import PromptLookup
 from specexp.peers.shared_model import SharedModel, shared_model
 from specexp.peers.transformers_generate import OwnCache, TransformersGenerate
@@ -73,8 +75,14 @@ def early(model, sampling=GREEDY, **knobs):
     return AssistedGenerate(target, sampling, EarlyExit(target, ExitKnobs(**knobs)))
 
 
+def can_exit(config):
+    return config.model_type in EARLY and not (is_old() and getattr(config, "layer_types", None))
+
+
 def peers(model, sampling=GREEDY):
-    """Every way, by name; the draft models agree with the target now and then."""
+    """Every way that is possible, by name; the draft models agree with the target now and then."""
+    if is_old() and (model.config.is_encoder_decoder or slides(model.config)):
+        return {"generate": plain(model, sampling)}
     found = {
         "generate": plain(model, sampling),
         "assisted": assisted(model, near(model), sampling),
@@ -82,7 +90,7 @@ def peers(model, sampling=GREEDY):
         "assisted, heuristic": assisted(model, near(model), sampling, schedule="heuristic"),
         "lookup": lookup(model, sampling),
     }
-    return found | ({"early exit": early(model, sampling)} if model.config.model_type in EARLY else {})
+    return found | ({"early exit": early(model, sampling)} if can_exit(model.config) else {})
 
 
 def steps_of(decoder, tokens=40, stop=never, seed=0, prompt=PROMPT):
@@ -307,6 +315,21 @@ def test_early_exit_runs_the_first_layers_only():
 def test_another_size_of_vocabulary_is_refused():
     with pytest.raises(UserError, match="have 96 and 128; choose another draft, or method=speculative"):
         assisted(build("llama"), build("llama", vocab_size=128))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: lookup(build_encoder_decoder("mt5")), "assisted generation with an encoder-decoder model"),
+        (lambda: lookup(build("mistral_sliding")), "assisted generation with a sliding window"),
+        (lambda: early(build("qwen3")), "leaving a model early whose configuration lists its layers"),
+    ],
+)
+def test_what_an_older_transformers_crashes_in_is_refused(make, told, monkeypatch):
+    make() if not is_old() else None
+    monkeypatch.setattr(transformers, "__version__", "5.17.0")
+    with pytest.raises(UserError, match=f"transformers 5.17.0 crashes in {told}; install transformers 5.23 or later"):
+        make()
 
 
 def test_a_streaming_cache_is_refused():

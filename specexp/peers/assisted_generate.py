@@ -24,8 +24,10 @@ from specexp.decoding.decoder import Step
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
+from specexp.models.architecture import slides
 from specexp.models.caches import held_bytes
 from specexp.peers.emissions import Emissions, Ended, Streamed
+from specexp.peers.installed import refuse_before_it_works
 from specexp.peers.request import Drafted, Request, rounds
 from specexp.peers.shared_model import SharedModel
 
@@ -51,7 +53,7 @@ class Candidates(Protocol):
 @dataclass
 class AssistedGenerate:
     """method=hf_assisted, hf_prompt_lookup, hf_early_exit. UserError for a draft model whose vocabulary has another size (padding counts):
-    transformers would go by way of text there."""
+    transformers would go by way of text there. And for what the installed transformers cannot do."""
 
     target: SharedModel
     sampling: Sampling
@@ -59,11 +61,14 @@ class AssistedGenerate:
     lossless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        config = self.target.model.config
+        refuse_before_it_works("assisted generation with an encoder-decoder model", config.is_encoder_decoder)
+        refuse_before_it_works("assisted generation with a sliding window", slides(config))
         sizes = {model.model.config.get_text_config().vocab_size for model in (self.target, *self.drafter.models.values())}
         if len(sizes) > 1:
             raise UserError(
-                f"transformers' assisted generation wants one size of vocabulary, and these models have {' and '.join(map(str, sorted(sizes)))}; "
-                "choose another draft, or method=speculative."
+                "transformers' assisted generation wants one size of vocabulary, and these models have "
+                f"{' and '.join(map(str, sorted(sizes)))}; choose another draft, or method=speculative."
             )
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:

@@ -15,6 +15,7 @@ import torch
 
 from specexp.errors import UserError
 from specexp.peers.assistant import AssistantKnobs
+from specexp.peers.installed import refuse_before_it_works
 from specexp.peers.shared_model import SharedModel
 
 
@@ -44,6 +45,7 @@ class EarlyExit:
 
     def __post_init__(self) -> None:
         config = self.target.model.config
+        refuse_before_it_works("leaving a model early whose configuration lists its layers", bool(getattr(config, "layer_types", None)))
         self._layers = max(1, config.num_hidden_layers // 2) if self.knobs.layers is None else self.knobs.layers
         if self._layers >= config.num_hidden_layers:
             raise UserError(f"layers={self._layers} are all that the target has, so its draft would cost as much as itself; give fewer.")
