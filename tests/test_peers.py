@@ -186,6 +186,15 @@ def test_constant_schedule_drafts_as_told_and_all_of_a_perfect_draft_is_accepted
         assert [step.origins for step in steps[:-1]] == [("draft",) * gamma + ("bonus",)] * (len(steps) - 1)
 
 
+@pytest.mark.parametrize("stop", [never, at_end({1})])
+def test_a_draft_sees_the_whole_prompt(stop):
+    """Also the id for padding: left to itself, transformers hides it from the draft model, whose guesses are the worse for it."""
+    model, prompt = build("llama"), [0, 5, 0, 17, 33, 0, 17]
+    steps = steps_of(assisted(model, copy.deepcopy(model), gamma=4), tokens=41, stop=stop, prompt=prompt)
+    assert model.generation_config.pad_token_id == 0 and all(step.accepted == step.drafted for step in steps)
+    assert text(steps) == ours(model, tokens=41, stop=stop, prompt=prompt)
+
+
 def test_knobs_are_read():
     model = build("llama")
     draft = copy.deepcopy(model)
@@ -372,11 +381,11 @@ def law(model, sampling, prompt, length):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampling", [SOFT, Sampling(0.7, top_p=0.9), Sampling(1.3, top_k=3)], ids=["plain", "nucleus", "top-k"])
-@pytest.mark.parametrize("name", ["generate", "assisted", "assisted, default", "lookup", "early exit"])
+@pytest.mark.parametrize("sampling", [SOFT, Sampling(0.7, top_p=0.9)], ids=["plain", "nucleus"])
+@pytest.mark.parametrize("name", ["generate", "assisted", "lookup", "early exit"])
 def test_sampled_texts_have_the_targets_law(name, sampling):
-    """2,000 texts of 3 tokens: a total variation of about 0.1 would be found at significance 1e-4."""
-    model, prompt, length, samples = small_model(0), [3, 1, 3, 1, 2, 3], 3, 2000
+    """Whole texts of 3 tokens, so that drafts of two are verified. 600 of them find a gross bias only."""
+    model, prompt, length, samples = small_model(0), [3, 1, 3, 1, 2, 3], 3, 600
     decoder = peers(model, sampling)[name]
     if name == "assisted":
         decoder = assisted(model, small_model(1), sampling)

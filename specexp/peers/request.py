@@ -66,11 +66,12 @@ def sampling_settings(sampling: Sampling) -> dict[str, object]:
 
 
 def special_ids(model: torch.nn.Module, ends: Sequence[int]) -> dict[str, object]:
-    """ends: the ids that end a text; with none of them `generate` knows no end but the length."""
-    own = model.generation_config
-    padding = next(iter(ends), 0) if own.pad_token_id is None else own.pad_token_id  # one text needs none, but is asked for one
+    """ends: the ids that end a text; with none of them `generate` knows no end but the length.
+
+    No padding: the target's attention mask does not reach a draft model, which would take that id in a prompt for padding and not see it.
+    """
     start = decoder_start(model) if model.config.is_encoder_decoder else None
-    return {"eos_token_id": list(ends) or None, "bos_token_id": own.bos_token_id, "pad_token_id": padding, "decoder_start_token_id": start}
+    return {"eos_token_id": list(ends) or None, "bos_token_id": model.generation_config.bos_token_id, "decoder_start_token_id": start}
 
 
 @contextmanager
