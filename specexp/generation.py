@@ -6,7 +6,7 @@ calls return when the work is done, so they are given on CPU only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
@@ -61,14 +61,20 @@ class Generation:
             "target_forwards": self.target_forwards,
             "draft_forwards": sum(self.draft_forwards.values()),
             "draft_forwards_by_model": self.draft_forwards,
-            "target_seconds": sum(step.target_seconds for step in timed) if self.on_cpu else None,
-            "draft_seconds": sum(step.draft_seconds for step in timed) if self.on_cpu else None,
+            "target_seconds": _total(step.target_seconds for step in timed) if self.on_cpu else None,
+            "draft_seconds": _total(step.draft_seconds for step in timed) if self.on_cpu else None,
             "kv_bytes_target": self.kv_bytes_target,
             "kv_bytes_draft": self.kv_bytes_draft,
             "compression_count": sum(now > before for before, now in pairwise((0, *self.evicted))),  # rounds in which it evicted
             "tokens_evicted": self.evicted[-1],
             "peak_memory_bytes": self.peak_memory_bytes,
         }
+
+
+def _total(seconds: Iterable[float | None]) -> float | None:
+    """None where any is not known."""
+    known = list(seconds)
+    return None if None in known else sum(known)
 
 
 def _entropies(steps: Sequence[Step]) -> list[float | None] | None:
@@ -97,7 +103,7 @@ def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop:
     started = perf_counter()
     for step in decoder.generate(prompt, max_new_tokens, stop, chance):
         steps.append(step)
-        times.append(perf_counter() - started)
+        times.append((perf_counter() if step.emitted is None else step.emitted) - started)
         evicted.append(decoder.target.tokens_evicted)
     return Generation(
         steps=tuple(steps),

@@ -236,6 +236,7 @@ def _facts(experiment, config: DictConfig) -> dict:
         "weights": experiment.weights,
         "shapes": _shapes(config),
         "baselines": {name: node.name for name, node in config.baselines.items()},
+        "peers": _peers(config),
         "costs": _costs(experiment, config),
         "sandbox": getattr(getattr(experiment.dataset, "sandbox", None), "level", None),
     }
@@ -248,6 +249,13 @@ def _shapes(config: DictConfig) -> dict[str, object] | None:
     pair = OmegaConf.to_container(config.model_pair, resolve=True)
     models = {name: pair[name] for name in ("target", "draft") if pair[name]} | pair["drafts"]
     return {name: {"architecture": "llama"} | {k: v for k, v in model["shape"].items() if k[0] != "_"} for name, model in models.items()}
+
+
+def _peers(config: DictConfig) -> dict[str, dict]:
+    """The settings of each side that is another engine's, by side."""
+    sides = {"method": config.method, **config.baselines}
+    peers = {name: node for name, node in sides.items() if node.decoder["_target_"].startswith("specexp.peers.")}
+    return {name: {key: node[key] for key in node if key not in ("name", "decoder")} for name, node in peers.items()}
 
 
 def _sample_lines(dataset, examples: list, records: list[dict], side: str) -> list[dict]:

@@ -23,7 +23,8 @@ def drafts_trees(method):
     return "drafter" in decoder and getattr(get_object(decoder.drafter["_target_"]), "needs_trees", False)
 
 
-CHAINS = [method for method in METHODS if not drafts_trees(method)]  # T5's relative positions know no trees
+CHAINS = [m for m in METHODS if not drafts_trees(m) and m != "hf_early_exit"]  # T5's relative positions know no trees; nor is it left early
+PEERS = [method for method in METHODS if method.startswith("hf_")]  # bring their own caches
 GREEDY_ONLY = {"synthetic", "planted"}  # made of the target's greedy text
 PART = {"csd-exact": ("method=csd", "verifier@method.reviewer=rejection"), "lenient": ("verifier@method.decoder.verifier=lenient",)}
 PAIRS = {"tiny": ("dataset=microeval",), "tiny_t5": ("model_pair=tiny_t5", "dataset=microsum")}
@@ -58,7 +59,7 @@ def test_runs_on_the_shipped_pairs(pair, method, sampling, tmp_path):
 @pytest.mark.parametrize("sampling", ["greedy", "nucleus"])
 @pytest.mark.parametrize(
     ("pair", "method"),
-    [("tiny", method) for method in [*METHODS, *PART] if method != "beam"] + [("tiny_t5", method) for method in ("speculative", "csd", "prompt_lookup")],
+    [("tiny", method) for method in [*METHODS, *PART] if method not in ("beam", *PEERS)] + [("tiny_t5", method) for method in ("speculative", "csd", "prompt_lookup")],
 )
 def test_runs_with_a_streaming_cache(pair, method, sampling, tmp_path):
     """Against autoregressive decoding under the same cache; lengths such that evictions fall into the text."""
@@ -90,6 +91,17 @@ def test_staged_stands_beside_both_models_alone(tmp_path):
     assert summary["method"] == "staged" and summary["equal_texts"] == 1.0 and summary["speedup_vs_draft"] > 0
     own = records[0]["baseline_draft"]
     assert own["draft_forwards"] == 0 and own["target_forwards"] == len(own["token_ids"]) and own["kv_bytes_target"] > 0
+
+
+@pytest.mark.parametrize("method", PEERS)
+def test_peers_are_refused_with_a_streaming_cache(method, tmp_path):
+    with pytest.raises(UserError, match="SinkRunner changes the model.*choose cache=full"):
+        finished(tmp_path, f"method={method}", "cache=sink")
+
+
+def test_early_exit_is_refused_for_a_t5(tmp_path):
+    with pytest.raises(UserError, match="cannot leave a t5 model early"):
+        finished(tmp_path, "method=hf_early_exit", *PAIRS["tiny_t5"])
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,9 @@ class Step:
     """One round. tokens: emitted ids, those of the draft's accepted path and the target's own.
 
     nodes, parents, stages: the draft, as in `Draft`; path: the accepted ones of its nodes, before any cut at a stop.
-    draft_seconds and target_seconds: host time inside the drafter and the target's pass.
+    draft_seconds and target_seconds: host time inside the drafter and the target's pass; None where that is not known.
     entropy: nats, of the law behind the first drafted token, where the draft-length policy looked at it.
+    emitted: `perf_counter` seconds, where the tokens came before the stream could hand them out (peers); None: now.
     finish: None until the last round, then "eos", "stop" or "length".
     """
 
@@ -34,10 +35,11 @@ class Step:
     parents: tuple[int, ...] = ()
     path: tuple[int, ...] = ()
     stages: tuple[str, ...] = ()
-    draft_seconds: float = 0.0
-    target_seconds: float = 0.0
+    draft_seconds: float | None = 0.0
+    target_seconds: float | None = 0.0
     entropy: float | None = None
     finish: str | None = None
+    emitted: float | None = None
 
     @property
     def drafted(self) -> int:

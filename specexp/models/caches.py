@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, EncoderDecoderCache
 
 SPARE = 64  # slots that a buffer gets beyond what a pass needs that outgrew it
 
@@ -98,6 +98,20 @@ class SourceCache(EncoderDecoderCache):
     def source_bytes(self) -> int:
         layers = self.cross_attention_cache.layers
         return sum(states[:1].nbytes for layer in layers for states in (layer.keys, layer.values))
+
+
+def held_bytes(cache: Cache, slots: int) -> int:
+    """Of the first `slots` positions in one of transformers' own caches; a layer with a window holds no more than it does now, and the keys
+    and values of a source count whole."""
+    if isinstance(cache, EncoderDecoderCache):
+        source = [layer for layer in cache.cross_attention_cache.layers if layer.is_initialized]
+        return held_bytes(cache.self_attention_cache, slots) + sum(layer.keys.nbytes + layer.values.nbytes for layer in source)
+    return sum(_layer_bytes(layer, slots) for layer in cache.layers if layer.is_initialized)
+
+
+def _layer_bytes(layer: CacheLayerMixin, slots: int) -> int:
+    held = layer.keys.shape[-2]
+    return (layer.keys.nbytes + layer.values.nbytes) // held * (min(slots, held) if layer.is_sliding else slots)
 
 
 class BeamCache(FullCache):

@@ -1,0 +1,90 @@
+"""Prints our loop beside transformers' on one pair, interleaved: `python tests/benchmarks/peers_time.py [--tokens 128] [--repeats 5]`.
+
+A 24-layer float32 target of width 256 and a 2-layer draft that computes the same function, so every draft is accepted whole: what is
+compared is loops at equal acceptance and equal gamma. Nothing is asserted: run it on an idle machine. Best of all repeats, seconds per
+request, prefill included.
+"""
+
+import argparse
+from time import perf_counter
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.policies import FixedLength
+from specexp.decoding.sampling import Sampling
+from specexp.decoding.verifiers import RejectionVerifier
+from specexp.drafters.model import ModelDrafter
+from specexp.drafters.nothing import NoDraft
+from specexp.generation import generate
+from specexp.models.runner import ModelRunner
+from specexp.peers.assistant import Assistant, AssistantKnobs
+from specexp.peers.assisted_generate import AssistedGenerate
+from specexp.peers.shared_model import SharedModel
+from specexp.peers.transformers_generate import OwnCache, TransformersGenerate
+
+GREEDY = Sampling(0.0)
+
+
+def pair(layers, width):
+    """(target, draft) that give the same logits: all but the target's first two layers add nothing."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 2048, "hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": max(1, width // 64)}
+    models = [LlamaForCausalLM(LlamaConfig(num_hidden_layers=count, **shape)).eval().requires_grad_(False) for count in (layers, 2)]
+    target, draft = models
+    for layer in target.model.layers[2:]:
+        layer.self_attn.o_proj.weight.zero_()
+        layer.mlp.down_proj.weight.zero_()
+    draft.load_state_dict({key: value for key, value in target.state_dict().items() if key in draft.state_dict()})
+    return target, draft
+
+
+def ours(target, drafter):
+    return Decoder(ModelRunner(target), drafter, RejectionVerifier(GREEDY))
+
+
+def sides(target, draft, gammas):
+    found = {
+        "AR, ours": ours(target, NoDraft()),
+        "hf_generate": TransformersGenerate(SharedModel(target), GREEDY),
+        "hf_generate, static": TransformersGenerate(SharedModel(target), GREEDY, OwnCache("static")),
+    }
+    for gamma in gammas:
+        knobs = AssistantKnobs(gamma, "constant", 0.0)
+        found[f"speculative, ours, gamma={gamma}"] = ours(target, ModelDrafter(ModelRunner(draft), FixedLength(gamma), GREEDY))
+        found[f"hf_assisted, gamma={gamma}"] = AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft), knobs))
+    return found | {"hf_assisted, default": AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft)))}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--gammas", type=int, nargs="*", default=[5, 12])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    decoders = sides(*pair(options.layers, options.width), options.gammas)
+    prompt = torch.randint(2048, (64,)).tolist()
+    best, results = dict.fromkeys(decoders, float("inf")), {}
+    for repeat in range(options.repeats + 1):  # the first warms up
+        for name, decoder in decoders.items():
+            began = perf_counter()
+            results[name] = generate(decoder, prompt, options.tokens, lambda ids, since: None, (0,))
+            best[name] = min(best[name], perf_counter() - began) if repeat else best[name]
+    texts = {tuple(result.token_ids) for result in results.values()}
+    print(f"{options.tokens} tokens, {options.threads} threads, torch {torch.__version__}; {'all texts are equal' if len(texts) == 1 else 'TEXTS DIFFER'}")
+    for name, seconds in best.items():
+        accepted = sum(step.accepted for step in results[name].steps), sum(step.drafted for step in results[name].steps)
+        per_token = 1000 * results[name].decode_seconds / max(1, options.tokens - len(results[name].steps[0].tokens))
+        print(f"{name:32} {seconds:7.3f} s   last decode {per_token:6.2f} ms per token   accepted {accepted[0]} of {accepted[1]}")
+    for gamma in options.gammas:
+        print(f"speculative over hf_assisted at gamma={gamma}: {best[f'hf_assisted, gamma={gamma}'] / best[f'speculative, ours, gamma={gamma}']:.2f}x")
+    print(f"AR over hf_generate: {best['hf_generate'] / best['AR, ours']:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
