@@ -28,7 +28,7 @@ def written(name: str, tokenizer, temperature: float, documents: int, seed: int)
     if temperature <= 0:
         raise UserError(f"--temperature {temperature:g} draws nothing; give one above 0 (the paper: 1.5).")
     model = load_model(ModelSpec(name), "--written")
-    first = next((t for t in (model.config.bos_token_id, model.config.eos_token_id) if isinstance(t, int)), None)
+    first = next((t for t in (getattr(model.config, key, None) for key in ("bos_token_id", "eos_token_id")) if isinstance(t, int)), None)
     if first is None or model.config.is_encoder_decoder:
         raise UserError(f"{name} has no token that texts begin with; count text files instead: python -m specexp.drafters.tables FILES.")
     rows, known = output_rows(model), entries(tokenizer)
