@@ -336,7 +336,7 @@ def test_another_size_of_vocabulary_is_refused():
 )
 def test_what_an_older_transformers_crashes_in_is_refused(make, told, monkeypatch):
     make() if not is_old() else None
-    monkeypatch.setattr(transformers, "__version__", "5.17.0")
+    monkeypatch.setattr(is_old.__globals__["transformers"], "__version__", "5.17.0")  # the very module that is asked
     with pytest.raises(UserError, match=f"transformers 5.17.0 crashes in {told}; install transformers 5.23 or later"):
         make()
 

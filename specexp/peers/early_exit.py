@@ -45,6 +45,8 @@ class EarlyExit:
 
     def __post_init__(self) -> None:
         config = self.target.model.config
+        if config.is_encoder_decoder:
+            raise UserError(f"transformers cannot leave a {config.model_type} model early; choose a Llama, or another method.")
         refuse_before_it_works("leaving a model early whose configuration lists its layers", bool(getattr(config, "layer_types", None)))
         self._layers = max(1, config.num_hidden_layers // 2) if self.knobs.layers is None else self.knobs.layers
         if self._layers >= config.num_hidden_layers:
