@@ -14,6 +14,7 @@ independent from position to position. Greedy decoding only.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
@@ -29,7 +30,7 @@ from specexp.drafters.copying import without_logits
 from specexp.drafters.foresight import Foresight, Spoiling
 
 
-class ForeseeingDrafter:
+class ForeseeingDrafter(ABC):
     """policy: draft lengths. spoiling: how many of the tokens are right."""
 
     needs_trees = needs_hidden = False
@@ -58,8 +59,9 @@ class ForeseeingDrafter:
     def _bound(self, context: Context, limit: int) -> int:
         return limit
 
+    @abstractmethod
     def _drafted(self, context: Context, foreseen: Tensor, chance: Chance) -> Draft:
-        raise NotImplementedError
+        """A chain as long as `foreseen`, [n] ids of the target's own text, which it spoils."""
 
 
 class SyntheticDrafter(ForeseeingDrafter):
