@@ -25,21 +25,40 @@ from specexp.models.masks import ChainMasks, tree_mask
 from specexp.models.memo import Memo
 
 
-class ModelRunner:
-    """model: a causal LM or a T5, in eval mode. vocab_size: logits are brought to this width (the target's): cut, or padded with -inf."""
+class _ExactRunner:
+    """What holds of every runner that forgets nothing. model: a causal LM or a T5, in eval mode. vocab_size: logits are brought to this
+    width (the target's): cut, or padded with -inf."""
 
     cache_exact = True  # the cache changes nothing about the model
     tokens_evicted = 0
 
-    def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, cache: FullCache | None = None):
+    def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
         self.model = model
         self.device = model.device
-        self.architecture = Architecture.of(model)
         self.vocab_size = vocab_size
         self._pass = _pass(model, vocab_size)
-        self.cache = FullCache() if cache is None else cache
-        self.forwards = 0
         self._states: OutputStates | None = None  # caught where they are kept
+        self.forwards = 0
+
+    @classmethod
+    def longest_text(cls, config, name: str) -> int | None:
+        """Tokens that a text may have with a model of this configuration; None for no limit. UserError where this cache does not fit it."""
+        return context_length(config)
+
+    def room(self, context: Context) -> int | None:
+        return None
+
+    def keep_hidden(self) -> None:
+        self._states = OutputStates(self.model)
+
+
+class ModelRunner(_ExactRunner):
+    """cache: of its own; keys and values of every position by default."""
+
+    def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, cache: FullCache | None = None):
+        super().__init__(model, vocab_size)
+        self.architecture = Architecture.of(model)
+        self.cache = FullCache() if cache is None else cache
         self._memo = Memo()
         self._masks = ChainMasks(model.dtype, self.device)
         self._positions = torch.arange(4096, device=self.device)[None]
@@ -56,17 +75,6 @@ class ModelRunner:
 
     def describe(self) -> str:
         return f"a {self.architecture.model_type} model with {self.model.config._attn_implementation} attention"
-
-    @classmethod
-    def longest_text(cls, config, name: str) -> int | None:
-        """Tokens that a text may have with a model of this configuration; None for no limit. UserError where this cache does not fit it."""
-        return context_length(config)
-
-    def room(self, context: Context) -> int | None:
-        return None
-
-    def keep_hidden(self) -> None:
-        self._states = OutputStates(self.model)
 
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
         opening = self._pass.start(prompt)
@@ -166,34 +174,14 @@ class ModelRunner:
         return fit_vocabulary(logits, self.vocab_size)
 
 
-class StatelessRunner:
+class StatelessRunner(_ExactRunner):
     """The same function without any memory: a full pass each time (`cache=none`). The oracle the others are tested against."""
 
-    cache_exact = True
     trees = True
-    tokens_evicted = 0
-
-    def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
-        self.model = model
-        self.device = model.device
-        self.vocab_size = vocab_size
-        self._pass = _pass(model, vocab_size)
-        self._states: OutputStates | None = None
-        self.forwards = 0
-        self.kv_bytes = 0
+    kv_bytes = 0
 
     def describe(self) -> str:
         return f"a {self.model.config.model_type} model without a cache"
-
-    @classmethod
-    def longest_text(cls, config, name: str) -> int | None:
-        return context_length(config)
-
-    def room(self, context: Context) -> int | None:
-        return None
-
-    def keep_hidden(self) -> None:
-        self._states = OutputStates(self.model)
 
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
         return self._pass.start(prompt)
