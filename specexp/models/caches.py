@@ -48,13 +48,17 @@ class FullCache(Cache):
         if layer_idx == len(self.keys):
             self.keys.append(_buffer(key_states, max(end, self._capacity)))
             self.values.append(_buffer(value_states, max(end, self._capacity)))
-        elif end > self.keys[layer_idx].shape[2]:
-            self.keys[layer_idx] = _grown(self.keys[layer_idx], self.length, self._enough(end))
-            self.values[layer_idx] = _grown(self.values[layer_idx], self.length, self._enough(end))
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        keys, values = self.filled(layer_idx, end)
         keys.narrow(2, self.length, count).copy_(key_states)
         values.narrow(2, self.length, count).copy_(value_states)
-        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
+        return keys, values
+
+    def filled(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
+        """Views of a layer's slots [0, end), for whoever writes the last of them; the layer has been written before."""
+        if end > self.keys[layer].shape[2]:
+            self.keys[layer] = _grown(self.keys[layer], self.length, self._enough(end))
+            self.values[layer] = _grown(self.values[layer], self.length, self._enough(end))
+        return self.keys[layer].narrow(2, 0, end), self.values[layer].narrow(2, 0, end)
 
     def _enough(self, needed: int) -> int:
         """Slots to have once `needed` are more than were reserved: a token tree's nodes are, near the end of a text."""

@@ -20,9 +20,13 @@ from specexp.models.caches import FullCache
 from specexp.models.decoder_only import DecoderOnlyPass
 from specexp.models.encoder_decoder import EncoderDecoderPass
 from specexp.models.hidden import OutputStates
+from specexp.models.llama import LlamaPass
 from specexp.models.loading import context_length
 from specexp.models.masks import ChainMasks, tree_mask
 from specexp.models.memo import Memo
+
+
+WIDEST_KEPT, MOST_KEPT = 64, 8192  # geometries kept for a next pass at the same place: rows of the widest, number of them
 
 
 class _ExactRunner:
@@ -63,6 +67,7 @@ class ModelRunner(_ExactRunner):
         self._masks = ChainMasks(model.dtype, self.device)
         self._positions = torch.arange(4096, device=self.device)[None]
         self._single: Sequence[Tensor] = ()
+        self._places: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # geometries by filled slots and width: views of few templates
         self._peak = 0
 
     @property
@@ -150,8 +155,13 @@ class ModelRunner(_ExactRunner):
 
     def _chain_geometry(self, filled: int, width: int) -> tuple[Tensor, Tensor | None]:
         """Positions [1, width] and mask. No mask for one row (it sees everything) nor for a prefill (plain causal attention)."""
+        if (found := self._places.get((filled, width))) is not None:
+            return found
         masked = self.architecture.own_masks and width > 1 and filled > 0
-        return self._range(filled, width), self._masks(filled, width) if masked else None
+        geometry = self._range(filled, width), self._masks(filled, width) if masked else None
+        if width <= WIDEST_KEPT and len(self._places) < MOST_KEPT:
+            self._places[filled, width] = geometry
+        return geometry
 
     def _range(self, start: int, width: int) -> Tensor:
         """[1, width] positions: a view, not a copy from the host."""
@@ -219,7 +229,10 @@ class StatelessRunner(_ExactRunner):
 
 def _pass(model: torch.nn.Module, vocab_size: int | None) -> DecoderOnlyPass | EncoderDecoderPass:
     """How this kind of model is called."""
-    kind = EncoderDecoderPass if model.config.is_encoder_decoder else DecoderOnlyPass
+    if model.config.is_encoder_decoder:
+        kind = EncoderDecoderPass
+    else:
+        kind = LlamaPass if LlamaPass.runs(model) else DecoderOnlyPass
     return kind(model, Architecture.of(model), KnownIds(model, vocab_size))
 
 

@@ -19,12 +19,12 @@ from specexp.stopping import Stopping
 
 
 class Forwards:
-    """Seconds spent inside the forward passes of some models."""
+    """Seconds spent inside the passes of some runners' models: tokens in, logits out."""
 
-    def __init__(self, *models):
+    def __init__(self, *runners):
         self.seconds, self.calls = 0.0, 0
-        for model in models:
-            model.forward = self._timed(model.forward)
+        for runner in runners:
+            runner._pass.cached = self._timed(runner._pass.cached)
 
     def _timed(self, forward):
         def timed(*args, **kwargs):
@@ -54,15 +54,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gamma", type=int, default=4)
     parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--cache", default="full")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with initialize_config_dir(conf_directory(), version_base="1.3"):
-        config = compose("config", overrides=[f"method.gamma={options.gamma}"])
+        config = compose("config", overrides=[f"method.gamma={options.gamma}", f"cache={options.cache}"])
     pair, dataset, decoder = instantiate(config.model_pair), instantiate(config.dataset), instantiate(config.method.decoder)
     tokenizer = pair.load_tokenizer()
     stop = Stopping(tokenizer, stop_ids(decoder.target.model, tokenizer), dataset.stop_strings)
-    forwards = Forwards(decoder.target.model, decoder.drafter.runner.model)
+    forwards = Forwards(decoder.target, decoder.drafter.runner)
     measured = []
     for index, example in enumerate(dataset.examples()[: options.prompts]):
         timed = list(rounds(decoder, tokenizer(example.prompt)["input_ids"], config.max_new_tokens, stop, forwards))

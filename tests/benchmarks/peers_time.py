@@ -18,6 +18,7 @@ from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import ModelDrafter
 from specexp.drafters.nothing import NoDraft
 from specexp.generation import generate
+from specexp.models.compiled import CompiledRunner
 from specexp.models.runner import ModelRunner
 from specexp.peers.assistant import Assistant, AssistantKnobs
 from specexp.peers.assisted_generate import AssistedGenerate
@@ -40,19 +41,21 @@ def pair(layers, width):
     return target, draft
 
 
-def ours(target, drafter):
-    return Decoder(ModelRunner(target), drafter, RejectionVerifier(GREEDY))
+def ours(runner, drafter):
+    return Decoder(runner, drafter, RejectionVerifier(GREEDY))
 
 
 def sides(target, draft, gammas):
     found = {
-        "AR, ours": ours(target, NoDraft()),
+        "AR, ours": ours(ModelRunner(target), NoDraft()),
+        "AR, compiled": ours(CompiledRunner(target), NoDraft()),
         "hf_generate": TransformersGenerate(SharedModel(target), GREEDY),
         "hf_generate, static": TransformersGenerate(SharedModel(target), GREEDY, OwnCache("static")),
     }
     for gamma in gammas:
         knobs = AssistantKnobs(gamma, "constant", 0.0)
-        found[f"speculative, ours, gamma={gamma}"] = ours(target, ModelDrafter(ModelRunner(draft), FixedLength(gamma), GREEDY))
+        for name, runner in (("ours", ModelRunner), ("compiled", CompiledRunner)):
+            found[f"speculative, {name}, gamma={gamma}"] = ours(runner(target), ModelDrafter(runner(draft), FixedLength(gamma), GREEDY))
         found[f"hf_assisted, gamma={gamma}"] = AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft), knobs))
     return found | {"hf_assisted, default": AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft)))}
 
@@ -75,6 +78,8 @@ def main():
             began = perf_counter()
             results[name] = generate(decoder, prompt, options.tokens, lambda ids, since: None, (0,))
             best[name] = min(best[name], perf_counter() - began) if repeat else best[name]
+            if not repeat and "compiled" in name:
+                print(f"{name}: first call {perf_counter() - began:.1f} s")
     texts = {tuple(result.token_ids) for result in results.values()}
     print(f"{options.tokens} tokens, {options.threads} threads, torch {torch.__version__}; {'all texts are equal' if len(texts) == 1 else 'TEXTS DIFFER'}")
     for name, seconds in best.items():

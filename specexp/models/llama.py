@@ -1,0 +1,184 @@
+"""A Llama's pass with as few launches as plain torch allows: the eager forward of a small or a fast model is bound by their number.
+
+The same function as transformers' LlamaForCausalLM (Mistral without a window and Qwen2 are built alike), over the same weights: one product
+for queries, keys and values, one for gate and up, one rotation for all heads, residuals added by the products that make them. The fused
+matrices take the place of their parts' memory, which stay valid as views, so nothing is held twice and other engines may share the model.
+
+Knows nothing of drafts, nor of what the cache's slots spell. Sums are taken in another order than transformers takes them in: logits agree
+to float32 rounding (tested), not to the last bit. In other types norms round as transformers' do (in float32, then to 16 bits before
+the weight): there that is part of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
+
+from specexp.models.architecture import Architecture, slides
+from specexp.models.caches import FullCache
+from specexp.models.decoder_only import DecoderOnlyPass
+from specexp.models.products import few_rows
+
+LAYOUT = frozenset({"llama", "mistral", "qwen2"})
+FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})  # angles that depend on the position alone
+
+Append = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values -> all there are, [1, H, n, d] each
+Norm = Callable[[Tensor], Tensor]
+
+
+class LayerWeights(NamedTuple):
+    """Of one decoder layer; the second matrix of attention and MLP transposed. Biases of queries, keys and values, or None."""
+
+    attention_norm: Tensor
+    query_key_value: Tensor  # [(Hq + 2 Hk) d, D]
+    bias: Tensor | None
+    output: Tensor  # [Hq d, D]
+    mlp_norm: Tensor
+    gate_up: Tensor  # [2 I, D]
+    down: Tensor  # [I, D]
+
+
+class Heads(NamedTuple):
+    query: int
+    key: int
+    size: int
+
+
+class LlamaPass(DecoderOnlyPass):
+    """model: one that `runs` accepts. known_ids: brings ids into the range of its embeddings."""
+
+    @classmethod
+    def runs(cls, model: nn.Module) -> bool:
+        """Whether this model's layers are what `layer` computes, unquantised, unhooked and on one device."""
+        if model.config.model_type not in LAYOUT or model.config._attn_implementation != "sdpa" or not _plain(model.config):
+            return False
+        modules, config = [*model.model.modules()], model.config
+        foreign = any(not type(module).__module__.startswith((f"transformers.models.{config.model_type}.", "transformers.activations", "torch.nn.")) for module in modules)
+        linears = [module for module in modules if hasattr(module, "in_features")]
+        plain = all(type(module) is nn.Linear for module in linears) and all(layer.self_attn.o_proj.bias is None for layer in model.model.layers)
+        hooked = any(hasattr(module, "_hf_hook") or module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        places = {(parameter.device, parameter.dtype) for parameter in model.parameters()}
+        return plain and not foreign and not hooked and len(places) == 1
+
+    def __init__(self, model: nn.Module, architecture: Architecture, known_ids: Callable[[Tensor], Tensor]):
+        super().__init__(model, architecture, known_ids)
+        config, body = model.config, model.model
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, size)
+        self.layers = [_weights(layer) for layer in body.layers]
+        self.norm = partial(_norm, eps=config.rms_norm_eps) if model.dtype == torch.float32 else _rounded_norm(config.rms_norm_eps)
+        self.product = few_rows if model.device.type == "cpu" else linear
+        self._turns = torch.empty(0, device=model.device)
+
+    def cached(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: FullCache, rows: int) -> Tensor:
+        width = tokens.shape[1]
+        hidden = self.model.model.embed_tokens(self.known_ids(tokens))[0]
+        hidden = self.through(hidden, self.turns(positions[0], cache.length + width), mask, cache)
+        states = self.norm(hidden[-rows:] if rows < width else hidden, self.model.model.norm.weight)
+        return self.projected(states)[None]
+
+    def projected(self, states: Tensor) -> Tensor:
+        """[rows, D] -> [rows, V], by the module itself where it does more than multiply, or is watched."""
+        head = self.model.lm_head
+        if type(head) is not nn.Linear or head._forward_pre_hooks:
+            return head(states[None])[0]
+        return self.product(states, head.weight, head.bias)
+
+    def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
+        """[w, D] states through all layers."""
+        for index, weights in enumerate(self.layers):
+            hidden = layer(hidden, turns, mask, partial(cache.update, layer_idx=index), weights, self.heads, self.norm, self.product)
+        return hidden
+
+    def turns(self, positions: Tensor, end: int) -> Tensor:
+        """[w, 2, 1, d] cos, and sin with the sign of the half it multiplies, of each position below `end`."""
+        if end > self._turns.shape[0]:
+            reach = torch.arange(max(1024, 2 * end), device=self.model.device)[None]
+            cos, sin = self.model.model.rotary_emb(self.model.model.norm.weight, reach)
+            half = self.heads.size // 2
+            self._turns = torch.stack([cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)], 1)[:, :, None]
+        return self._turns.index_select(0, positions)
+
+
+def layer(
+    hidden: Tensor, turns: Tensor, mask: Tensor | None, append: Append, weights: LayerWeights, heads: Heads, norm: Norm, product: Callable = linear
+) -> Tensor:
+    """[w, D] -> [w, D]. mask: as scaled_dot_product_attention takes it; without one, several rows are a text's beginning. product: x W^T + b."""
+    fused = product(norm(hidden, weights.attention_norm), weights.query_key_value, weights.bias).view(-1, heads.query + 2 * heads.key, heads.size)
+    turned = rotate(fused[:, : heads.query + heads.key], turns).transpose(0, 1)[None]
+    keys, values = append(turned[:, heads.query :], fused[:, heads.query + heads.key :].transpose(0, 1)[None])
+    causal = mask is None and hidden.shape[0] > 1
+    seen = scaled_dot_product_attention(
+        turned[:, : heads.query], keys, values, attn_mask=mask, is_causal=causal, enable_gqa=heads.query != heads.key
+    )
+    hidden = added(hidden, seen[0].transpose(0, 1).reshape(-1, heads.query * heads.size), weights.output, product)
+    gate, up = product(norm(hidden, weights.mlp_norm), weights.gate_up).chunk(2, -1)
+    return added(hidden, silu(gate) * up, weights.down, product)
+
+
+def rotate(states: Tensor, turns: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864), halves paired: [w, H, d] by turns [w, 2, 1, d]."""
+    swapped = states.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return torch.addcmul(states * turns[:, 0], swapped, turns[:, 1])
+
+
+def added(hidden: Tensor, states: Tensor, weight: Tensor, product: Callable) -> Tensor:
+    """hidden + states W^T."""
+    return torch.addmm(hidden, states, weight.t()) if product is linear else hidden + product(states, weight)
+
+
+def _norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Six launches; torch's own rms_norm is composed of more."""
+    scale = hidden.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (hidden * scale).mul_(weight)
+
+
+def _rounded_norm(eps: float) -> Norm:
+    """Computed in float32 and rounded before the weight, as transformers' norms are."""
+
+    def norm(hidden: Tensor, weight: Tensor) -> Tensor:
+        wide = hidden.float()
+        return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(hidden.dtype)
+
+    return norm
+
+
+def _plain(config: object) -> bool:
+    """Nothing that `layer` does not do."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    turns = rope.get("rope_type", "default") in FIXED_ROPE and rope.get("partial_rotary_factor", 1) in (1, None)
+    return turns and not slides(config) and config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
+
+
+def _weights(module: nn.Module) -> LayerWeights:
+    attention, mlp = module.self_attn, module.mlp
+    parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+    bias = None if attention.q_proj.bias is None else _fuse([part.bias for part in parts])
+    return LayerWeights(
+        module.input_layernorm.weight.data, _fuse([part.weight for part in parts]), bias, attention.o_proj.weight.data,
+        module.post_attention_layernorm.weight.data, _fuse([mlp.gate_proj.weight, mlp.up_proj.weight]), mlp.down_proj.weight.data,
+    )  # fmt: skip
+
+
+def _fuse(parts: list[nn.Parameter]) -> Tensor:
+    """The parts one under another, in memory that they then share; as it is where they lie so already (another runner of this model)."""
+    first, sizes = parts[0].data, [part.shape[0] for part in parts]
+    if _adjoin([part.data for part in parts]):
+        return first.as_strided((sum(sizes), *first.shape[1:]), first.stride())
+    whole = torch.cat([part.data for part in parts])
+    for part, view in zip(parts, whole.split(sizes), strict=True):
+        part.data = view
+    return whole
+
+
+def _adjoin(parts: list[Tensor]) -> bool:
+    """Each begins where the one before ends, in one piece of memory."""
+    if len({part.untyped_storage().data_ptr() for part in parts}) > 1 or not all(part.is_contiguous() for part in parts):
+        return False
+    return all(after.data_ptr() == before.data_ptr() + before.nbytes for before, after in pairwise(parts))

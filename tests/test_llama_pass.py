@@ -1,0 +1,166 @@
+"""The pass with few launches, and the compiled one, against transformers' own forward of the same weights."""
+
+import shutil
+
+import pytest
+import torch
+from tiny_models import build
+
+from specexp.decoding.context import Context
+from specexp.decoding.draft import Draft
+from specexp.errors import UserError
+from specexp.models.compiled import CompiledRunner
+from specexp.models.decoder_only import DecoderOnlyPass
+from specexp.models.llama import LAYOUT, LlamaPass
+from specexp.models.products import few_rows
+from specexp.models.runner import KnownIds, ModelRunner
+
+IDS = [int(i) for i in torch.randint(96, (60,), generator=torch.Generator().manual_seed(1))]
+
+
+def by_transformers(model):
+    runner = ModelRunner(model)
+    runner._pass = DecoderOnlyPass(model, runner.architecture, KnownIds(model, None))
+    return runner
+
+
+def drafts():
+    chains = [Draft.of_ids(IDS[5 : 5 + length]) for length in (0, 1, 4, 11, 30)]
+    return [*chains, Draft.of_nodes(IDS[3:9], (-1, -1, 0, 0, 1, 2))]
+
+
+@torch.inference_mode()
+def assert_same(runner, reference, dtype):
+    bound = 1e-9 if dtype == torch.float64 else 2e-5
+    for each in (runner, reference):
+        each.start(IDS[:20], 100)
+    context = Context(IDS[:20], capacity=100)
+    for draft in drafts():  # the first is the prefill
+        ours, theirs = (each.logits(context, draft, len(draft) + 1).logits for each in (runner, reference))
+        assert (ours - theirs).abs().max() < bound * theirs.abs().max()
+        context.append(IDS[20:22])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", sorted(LAYOUT))
+def test_logits_are_those_of_transformers_forward(kind, dtype):
+    model = build(kind, dtype=dtype)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:
+            parameter.copy_(1 + torch.rand_like(parameter))
+    reference = by_transformers(build(kind, dtype=dtype))
+    reference.model.load_state_dict(model.state_dict())
+    runner = ModelRunner(model)
+    assert type(runner._pass) is LlamaPass
+    assert_same(runner, reference, dtype)
+    assert_same(by_transformers(model), reference, dtype)  # the model itself is still whole
+
+
+def test_16_bits_round_where_transformers_rounds():
+    model = build("llama", dtype=torch.bfloat16)
+    ours, theirs = ModelRunner(model), by_transformers(model)
+    with torch.inference_mode():
+        for each in (ours, theirs):
+            each.start(IDS, 10)
+        context = Context(IDS)
+        a, b = (each.logits(context, Draft.of_ids(IDS[:4]), 5).logits.float() for each in (ours, theirs))
+    assert (a - b).abs().max() < 0.04 * b.abs().max()
+
+
+def test_fused_weights_take_no_memory_of_their_own_and_serve_every_runner():
+    model = build("qwen2")
+    first, second = ModelRunner(model)._pass, ModelRunner(model)._pass
+    for ours, theirs, layer in zip(first.layers, second.layers, model.model.layers, strict=True):
+        assert ours.query_key_value.data_ptr() == theirs.query_key_value.data_ptr() == layer.self_attn.q_proj.weight.data_ptr()
+        assert ours.gate_up.data_ptr() == theirs.gate_up.data_ptr() == layer.mlp.gate_proj.weight.data_ptr()
+        assert ours.bias.data_ptr() == layer.self_attn.q_proj.bias.data_ptr()
+    model.model.layers[0].mlp.up_proj.weight[3, 3] = 7.0
+    assert (first.layers[0].gate_up == 7.0).sum() == 1
+
+
+def test_neighbours_in_one_storage_that_do_not_adjoin_are_fused_anew():
+    model = build("llama")
+    attention = model.model.layers[0].self_attn
+    pool = torch.randn(10_000)
+    for offset, projection in ((0, attention.k_proj), (2000, attention.v_proj), (4000, attention.q_proj)):
+        projection.weight.data = pool[offset : offset + projection.weight.numel()].view_as(projection.weight)
+    parts = [attention.q_proj.weight.clone(), attention.k_proj.weight.clone(), attention.v_proj.weight.clone()]
+    assert torch.equal(ModelRunner(model)._pass.layers[0].query_key_value, torch.cat(parts))
+
+
+def changed(**changes):
+    return lambda: build("llama", **changes)
+
+
+def hooked():
+    model = build("llama")
+    model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    return model
+
+
+def other_linear():
+    class Quantised(torch.nn.Linear):
+        pass
+
+    model = build("llama")
+    model.model.layers[1].mlp.down_proj.__class__ = Quantised
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        changed(mlp_bias=True),
+        changed(attention_bias=True),
+        changed(hidden_act="gelu"),
+        changed(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+        lambda: build("mistral_sliding"),
+        lambda: build("qwen3"),
+        lambda: build("gpt2"),
+        hooked,
+        other_linear,
+    ],
+)
+def test_what_it_does_not_compute_is_left_to_transformers(make):
+    model = make()
+    assert not LlamaPass.runs(model)
+    assert type(ModelRunner(model)._pass) is DecoderOnlyPass
+
+
+def test_eager_attention_is_left_to_transformers():
+    model = build("llama")
+    model.set_attn_implementation("eager")
+    assert not LlamaPass.runs(model)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("outputs", [7, 64])
+def test_products_of_a_few_rows(outputs, biased):
+    weight, bias = torch.randn(outputs, 24, dtype=torch.float64), torch.randn(outputs, dtype=torch.float64) if biased else None
+    for rows in (1, 2, 5, 8, 9, 20):
+        states = torch.randn(rows, 24, dtype=torch.float64)
+        found = few_rows(states, weight, bias)
+        assert found.is_contiguous()
+        assert torch.allclose(found, torch.nn.functional.linear(states, weight, bias), atol=1e-12)
+
+
+def test_compiling_says_what_it_cannot_run(monkeypatch):
+    with pytest.raises(UserError, match="gpt2 model, and cache=compiled knows llama, mistral, qwen2: choose cache=full"):
+        CompiledRunner.longest_text(build("gpt2").config, "m")
+    with pytest.raises(UserError, match="cannot run this llama model"):
+        CompiledRunner(hooked())
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        CompiledRunner.longest_text(build("llama").config, "m")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(LAYOUT))
+def test_compiled_logits_are_those_of_transformers_forward_and_nothing_is_compiled_twice(kind):
+    model = build(kind)
+    runner, reference = CompiledRunner(model), by_transformers(model)
+    assert_same(runner, reference, torch.float32)
+    torch._dynamo.utils.counters.clear()
+    assert_same(runner, reference, torch.float32)  # the same shapes again, from an emptied cache
+    assert_same(CompiledRunner(model), reference, torch.float32)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
