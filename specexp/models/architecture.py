@@ -30,13 +30,18 @@ class Architecture:
     def of(cls, model: object) -> Architecture:
         config = model.config
         parameters = inspect.signature(model.forward).parameters
-        plain = config._attn_implementation in ("sdpa", "eager") and not slides(config)
+        plain = config._attn_implementation in ("sdpa", "eager")
         return cls(
             model_type=config.model_type,
-            own_masks=config.model_type in _OWN_MASKS and plain,
+            own_masks=own_masks(config) and plain,
             positions="position_ids" in parameters,
             trims_logits="logits_to_keep" in parameters,
         )
+
+
+def own_masks(config: object) -> bool:
+    """Whether a model of this configuration takes our masks, if its attention is transformers' sdpa or eager one."""
+    return config.model_type in _OWN_MASKS and not slides(config)
 
 
 def slides(config: object) -> bool:

@@ -46,8 +46,8 @@ class FullCache(Cache):
         count = key_states.shape[2]
         end = self.length + count
         if layer_idx == len(self.keys):
-            self.keys.append(_buffer(key_states, max(end, self._capacity)))
-            self.values.append(_buffer(value_states, max(end, self._capacity)))
+            self.keys.append(self._made(key_states, max(end, self._capacity)))
+            self.values.append(self._made(value_states, max(end, self._capacity)))
         keys, values = self.filled(layer_idx, end)
         keys.narrow(2, self.length, count).copy_(key_states)
         values.narrow(2, self.length, count).copy_(value_states)
@@ -59,6 +59,9 @@ class FullCache(Cache):
             self.keys[layer] = _grown(self.keys[layer], self.length, self._enough(end))
             self.values[layer] = _grown(self.values[layer], self.length, self._enough(end))
         return self.keys[layer].narrow(2, 0, end), self.values[layer].narrow(2, 0, end)
+
+    def _made(self, states: Tensor, capacity: int) -> Tensor:
+        return _buffer(states, capacity)
 
     def _enough(self, needed: int) -> int:
         """Slots to have once `needed` are more than were reserved: a token tree's nodes are, near the end of a text."""

@@ -1,9 +1,9 @@
 """A Llama-like model whose decoder layers are compiled (torch.compile, Inductor): `cache=compiled`.
 
 The repeated layer is compiled once, its weights and cache buffers being arguments, and called for each stack of layers; not the whole
-model, which would take as many times longer. Products of a single row are written as multiply-and-add, which Inductor turns into one loop over
-the weights, fused with what comes before and behind. Widths and attended lengths are dynamic: three graphs per shape of layer, for a single
-row, a few and many.
+model, which would take as many times longer. Products of a single row are written as multiply-and-add, which Inductor turns into one loop
+over the weights, fused with what comes before and behind. Widths and attended lengths are dynamic: three graphs per shape of layer, for a
+single row, a few and many.
 
 Prefills, and passes wider than WIDEST, run eagerly. Knows nothing of drafts. Does not promise the eager logits to the last bit: sums are
 taken in another order.
@@ -68,14 +68,16 @@ class CompiledRunner(ModelRunner):
     @classmethod
     def longest_text(cls, config: object, name: str) -> int | None:
         if config.model_type not in LAYOUT:
-            raise UserError(f"{name} is a {config.model_type} model, and cache=compiled knows {', '.join(sorted(LAYOUT))}: choose cache=full.")
+            known = ", ".join(sorted(LAYOUT))
+            raise UserError(f"{name} is a {config.model_type} model, and cache=compiled knows {known}: choose cache=full.")
         if shutil.which("g++") is None and shutil.which("clang++") is None:
             raise UserError("cache=compiled needs a C++ compiler, and none is found: install g++, or choose cache=full.")
         return super().longest_text(config, name)
 
     def __init__(self, model: nn.Module, vocab_size: int | None = None):
         if not LlamaPass.runs(model):
-            raise UserError(f"cache=compiled cannot run this {model.config.model_type} model (quantised, spread out, or of unusual layers): choose cache=full.")
+            kind = model.config.model_type
+            raise UserError(f"cache=compiled cannot run this {kind} model (quantised, or with layers of its own): choose cache=full.")
         super().__init__(model, vocab_size)
         self._pass = CompiledPass(model, self.architecture, KnownIds(model, vocab_size))
 

@@ -22,6 +22,9 @@ class DecoderOnlyPass:
         """The ids that the context begins with."""
         return list(prompt)
 
+    def reserve(self, length: int) -> None:
+        """Make what passes over texts of up to `length` tokens look up, so that nothing is made while they run."""
+
     def full(self, tokens: Tensor, rows: int) -> Tensor:
         """[1, n] tokens, all there are -> [1, rows, V] logits of the last rows."""
         return self.model(input_ids=self.known_ids(tokens), use_cache=False).logits[:, -rows:]

@@ -26,10 +26,12 @@ from specexp.models.decoder_only import DecoderOnlyPass
 from specexp.models.products import few_rows
 
 LAYOUT = frozenset({"llama", "mistral", "qwen2"})
+SHARED = ("transformers.activations", "torch.nn.")  # where modules come from that many architectures are made of
 FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})  # angles that depend on the position alone
 
 Append = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values -> all there are, [1, H, n, d] each
-Norm = Callable[[Tensor], Tensor]
+Norm = Callable[[Tensor, Tensor], Tensor]  # states, weight
+Product = Callable[..., Tensor]  # x, W, b or no b -> x W^T + b
 
 
 class LayerWeights(NamedTuple):
@@ -58,13 +60,13 @@ class LlamaPass(DecoderOnlyPass):
         """Whether this model's layers are what `layer` computes, unquantised, unhooked and on one device."""
         if model.config.model_type not in LAYOUT or model.config._attn_implementation != "sdpa" or not _plain(model.config):
             return False
-        modules, config = [*model.model.modules()], model.config
-        foreign = any(not type(module).__module__.startswith((f"transformers.models.{config.model_type}.", "transformers.activations", "torch.nn.")) for module in modules)
-        linears = [module for module in modules if hasattr(module, "in_features")]
-        plain = all(type(module) is nn.Linear for module in linears) and all(layer.self_attn.o_proj.bias is None for layer in model.model.layers)
+        modules = [*model.model.modules()]
+        ours = all(type(module).__module__.startswith((f"transformers.models.{model.config.model_type}.", *SHARED)) for module in modules)
+        linear_alone = all(type(module) is nn.Linear for module in modules if hasattr(module, "in_features"))
+        unbiased = all(layer.self_attn.o_proj.bias is None for layer in model.model.layers)
         hooked = any(hasattr(module, "_hf_hook") or module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         places = {(parameter.device, parameter.dtype) for parameter in model.parameters()}
-        return plain and not foreign and not hooked and len(places) == 1
+        return ours and linear_alone and unbiased and not hooked and len(places) == 1
 
     def __init__(self, model: nn.Module, architecture: Architecture, known_ids: Callable[[Tensor], Tensor]):
         super().__init__(model, architecture, known_ids)
@@ -72,7 +74,7 @@ class LlamaPass(DecoderOnlyPass):
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, size)
         self.layers = [_weights(layer) for layer in body.layers]
-        self.norm = partial(_norm, eps=config.rms_norm_eps) if model.dtype == torch.float32 else _rounded_norm(config.rms_norm_eps)
+        self.norm = partial(_norm if model.dtype == torch.float32 else _rounded_norm, eps=config.rms_norm_eps)
         self.product = few_rows if model.device.type == "cpu" else linear
         self._turns = torch.empty(0, device=model.device)
 
@@ -98,21 +100,26 @@ class LlamaPass(DecoderOnlyPass):
 
     def turns(self, positions: Tensor, end: int) -> Tensor:
         """[w, 2, 1, d] cos, and sin with the sign of the half it multiplies, of each position below `end`."""
-        if end > self._turns.shape[0]:
-            reach = torch.arange(max(1024, 2 * end), device=self.model.device)[None]
-            cos, sin = self.model.model.rotary_emb(self.model.model.norm.weight, reach)
-            half = self.heads.size // 2
-            self._turns = torch.stack([cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)], 1)[:, :, None]
+        self.reserve(end)
         return self._turns.index_select(0, positions)
+
+    def reserve(self, length: int) -> None:
+        if length <= self._turns.shape[0]:
+            return
+        reach = torch.arange(max(1024, 2 * length), device=self.model.device)[None]
+        cos, sin = self.model.model.rotary_emb(self.model.model.norm.weight, reach)
+        half = self.heads.size // 2
+        self._turns = torch.stack([cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)], 1)[:, :, None]
 
 
 def layer(
-    hidden: Tensor, turns: Tensor, mask: Tensor | None, append: Append, weights: LayerWeights, heads: Heads, norm: Norm, product: Callable = linear
+    hidden: Tensor, turns: Tensor, mask: Tensor | None, append: Append, weights: LayerWeights, heads: Heads, norm: Norm, product: Product
 ) -> Tensor:
-    """[w, D] -> [w, D]. mask: as scaled_dot_product_attention takes it; without one, several rows are a text's beginning. product: x W^T + b."""
-    fused = product(norm(hidden, weights.attention_norm), weights.query_key_value, weights.bias).view(-1, heads.query + 2 * heads.key, heads.size)
-    turned = rotate(fused[:, : heads.query + heads.key], turns).transpose(0, 1)[None]
-    keys, values = append(turned[:, heads.query :], fused[:, heads.query + heads.key :].transpose(0, 1)[None])
+    """[w, D] -> [w, D]. mask: as scaled_dot_product_attention takes it; without one, several rows are a text's beginning."""
+    turning = heads.query + heads.key
+    fused = product(norm(hidden, weights.attention_norm), weights.query_key_value, weights.bias).view(-1, turning + heads.key, heads.size)
+    turned = rotate(fused[:, :turning], turns).transpose(0, 1)[None]
+    keys, values = append(turned[:, heads.query :], fused[:, turning:].transpose(0, 1)[None])
     causal = mask is None and hidden.shape[0] > 1
     seen = scaled_dot_product_attention(
         turned[:, : heads.query], keys, values, attn_mask=mask, is_causal=causal, enable_gqa=heads.query != heads.key
@@ -128,7 +135,7 @@ def rotate(states: Tensor, turns: Tensor) -> Tensor:
     return torch.addcmul(states * turns[:, 0], swapped, turns[:, 1])
 
 
-def added(hidden: Tensor, states: Tensor, weight: Tensor, product: Callable) -> Tensor:
+def added(hidden: Tensor, states: Tensor, weight: Tensor, product: Product) -> Tensor:
     """hidden + states W^T."""
     return torch.addmm(hidden, states, weight.t()) if product is linear else hidden + product(states, weight)
 
@@ -139,14 +146,10 @@ def _norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     return (hidden * scale).mul_(weight)
 
 
-def _rounded_norm(eps: float) -> Norm:
+def _rounded_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Computed in float32 and rounded before the weight, as transformers' norms are."""
-
-    def norm(hidden: Tensor, weight: Tensor) -> Tensor:
-        wide = hidden.float()
-        return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(hidden.dtype)
-
-    return norm
+    wide = hidden.float()
+    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(hidden.dtype)
 
 
 def _plain(config: object) -> bool:

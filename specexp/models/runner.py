@@ -25,7 +25,6 @@ from specexp.models.loading import context_length
 from specexp.models.masks import ChainMasks, tree_mask
 from specexp.models.memo import Memo
 
-
 WIDEST_KEPT, MOST_KEPT = 64, 8192  # geometries kept for a next pass at the same place: rows of the widest, number of them
 
 
@@ -67,7 +66,7 @@ class ModelRunner(_ExactRunner):
         self._masks = ChainMasks(model.dtype, self.device)
         self._positions = torch.arange(4096, device=self.device)[None]
         self._single: Sequence[Tensor] = ()
-        self._places: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # geometries by filled slots and width: views of few templates
+        self._places: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # by filled slots and width; views
         self._peak = 0
 
     @property
@@ -229,10 +228,8 @@ class StatelessRunner(_ExactRunner):
 
 def _pass(model: torch.nn.Module, vocab_size: int | None) -> DecoderOnlyPass | EncoderDecoderPass:
     """How this kind of model is called."""
-    if model.config.is_encoder_decoder:
-        kind = EncoderDecoderPass
-    else:
-        kind = LlamaPass if LlamaPass.runs(model) else DecoderOnlyPass
+    decoder_only = LlamaPass if LlamaPass.runs(model) else DecoderOnlyPass
+    kind = EncoderDecoderPass if model.config.is_encoder_decoder else decoder_only
     return kind(model, Architecture.of(model), KnownIds(model, vocab_size))
 
 

@@ -1,0 +1,55 @@
+"""Keys and values at addresses that never change, for passes of fixed shape that are captured and launched again.
+
+Where a pass writes is a tensor (`slots`), how far it sees a number (`reach`): both are set by whoever runs it. Knows nothing of graphs.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from specexp.models.caches import FullCache
+
+
+class StaticCache(FullCache):
+    """As FullCache, whose capacity is rounded up to multiples of `block`, with `spare` slots behind for rows that only fill a shape.
+
+    `addresses` counts how often the buffers were replaced: what was captured before is then worthless.
+    """
+
+    is_compileable = True
+
+    def __init__(self, block: int, spare: int) -> None:
+        super().__init__()
+        self.block, self.spare = block, spare
+        self.addresses = 0
+        self.slots: Tensor | None = None  # [w] of a pass of fixed shape; None: as FullCache, behind what is filled
+        self.reach = 0
+
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    def reserve(self, capacity: int) -> None:
+        enough = -(-(capacity + self.spare) // self.block) * self.block
+        if enough > self._capacity:
+            self.keys, self.values = [], []
+            self.addresses += 1
+        super().reserve(enough)
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """[1, H, w, d] each -> views of the first `reach` slots."""
+        if self.slots is None:
+            return super().update(key_states, value_states, layer_idx)
+        keys = self.keys[layer_idx].index_copy_(2, self.slots, key_states)
+        values = self.values[layer_idx].index_copy_(2, self.slots, value_states)
+        return keys.narrow(2, 0, self.reach), values.narrow(2, 0, self.reach)
+
+    def _made(self, states: Tensor, capacity: int) -> Tensor:
+        """Zeros: what was never written is seen, and weighs nothing, only if it is a number."""
+        return super()._made(states, capacity).zero_()
+
+    def _enough(self, needed: int) -> int:
+        raise ValueError(f"{needed} slots are more than the {self._capacity} that were reserved, and a static cache cannot grow.")
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return (self.reach, 0) if self.slots is not None else super().get_mask_sizes(query_length, layer_idx)

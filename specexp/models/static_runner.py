@@ -1,0 +1,169 @@
+"""A runner whose passes have fixed shapes, so that they can be captured: `cache=static`. On CUDA each is one graph; elsewhere the same
+logic runs uncaptured.
+
+A pass over w rows is padded to a bucket of width, and attends a bucket of the cache; rows that only fill the shape write behind the text,
+where the next pass writes over them. A greedy draft is one program from its first token to its last, whose first step has always two
+rows (the one more is what an all-accepted round leaves to be read). Under sampling, and where a policy decides token by token, each step
+is a program of its own. Prefills have any shape and run eagerly.
+
+Programs are made when they are first asked for, and thrown away when a longer text needs larger buffers: warm up with the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.context import Context
+from specexp.decoding.draft import Draft
+from specexp.decoding.protocols import Proceeds
+from specexp.decoding.sampling import Sampling
+from specexp.errors import UserError
+from specexp.models.architecture import Architecture, own_masks
+from specexp.models.capture import Program, capture_for
+from specexp.models.runner import ModelRunner, fit_vocabulary
+from specexp.models.static_cache import StaticCache
+
+WIDTHS = (*range(1, 9), 12, 16, 24, 32, 48, 64)  # rows of a program; wider passes run eagerly
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A program and the tensors it reads. mask: of a tree; a chain's is made from `first`, the slot of the first row."""
+
+    program: Program
+    tokens: Tensor
+    first: Tensor
+    positions: Tensor
+    mask: Tensor | None = None
+
+
+class StaticRunner(ModelRunner):
+    """block: attended lengths are multiples of it. capture: auto, graphs or none.
+
+    UserError for models whose attention cannot be given a mask of ours.
+    """
+
+    @classmethod
+    def longest_text(cls, config: object, name: str, block: int = 256, capture: str = "auto") -> int | None:
+        if block < 1:
+            raise UserError(f"cache.block={block} does not fit; give 1 or more.")
+        if not own_masks(config) or (getattr(config, "rope_parameters", None) or {}).get("rope_type") in ("dynamic", "longrope"):
+            raise UserError(f"{name} is a {config.model_type} model, which a static cache would make wrong; choose cache=full.")
+        return super().longest_text(config, name)
+
+    def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, block: int = 256, capture: str = "auto"):
+        super().__init__(model, vocab_size, StaticCache(block, spare=max(WIDTHS)))
+        if model.config.is_encoder_decoder or not Architecture.of(model).own_masks:
+            raise UserError(f"{self.describe()} cannot run with a static cache; choose cache=full.")
+        self.block = block
+        self.capture = capture_for(capture, model.device)
+        self._launches: dict[tuple[str, int], dict[int, Launch]] = {}  # by kind and size, then by attended length
+        self._made_for = self.cache.addresses
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.cache.capacity * self.cache.bytes_per_slot
+
+    def keep_hidden(self) -> None:
+        raise UserError("cache=static does not keep hidden states, which this method needs; choose cache=full.")
+
+    def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
+        opening = super().start(prompt, max_new_tokens)
+        self._pass.reserve(self.cache.capacity)
+        if self._made_for != self.cache.addresses:
+            self._launches.clear()
+            self._made_for = self.cache.addresses
+        return opening
+
+    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
+        whole = length > 0 and proceeds is None and type(sampling) is Sampling and sampling.is_greedy and len(context) > 1
+        if not whole or not self._ready(context):
+            return super().rollout(context, length, sampling, chance, proceeds)
+        launch = self._launch("rollout", length, len(context) + length)
+        launch.tokens.copy_(context.tail(len(context) - 2)[None])
+        launch.first.fill_(len(context) - 2)
+        draft = Draft.chain(launch.program()[0, :length].clone())
+        self.forwards += length
+        self.cache.length = len(context) + length - 1
+        self._peak = max(self._peak, self.cache.length)
+        self._commit(context, draft)
+        self._memo.nodes = length - 1
+        return draft
+
+    def _ready(self, context: Context) -> bool:
+        """Whether all but the context's last two tokens are in the cache, once what else is there was forgotten."""
+        self._rewind(context)
+        return self.cache.length >= len(context) - 2 > 0
+
+    def _geometry(self, slots: int, lead: int, draft: Draft, held: int) -> tuple[Tensor | None, Tensor | None]:
+        if draft.is_chain and self._fits(lead + len(draft) - held):
+            return None, None  # made by the program itself
+        return super()._geometry(slots, lead, draft, held)
+
+    def _fits(self, width: int) -> bool:
+        return self.cache.length > 0 and width <= max(WIDTHS)
+
+    def _forward(self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None, rows: int) -> Tensor:
+        width = tokens.shape[1]
+        if not self._fits(width):
+            return super()._forward(tokens, positions, mask, rows)
+        bucket = next(w for w in WIDTHS if w >= width)
+        launch = self._launch("chain" if mask is None else "tree", bucket, self.cache.length + width)
+        launch.tokens[:, :width].copy_(tokens)
+        launch.first.fill_(self.cache.length)
+        if mask is not None:
+            launch.positions[:, :width].copy_(positions)
+            launch.mask.fill_(torch.finfo(self.model.dtype).min)[..., :width, : mask.shape[-1]].copy_(mask)
+        logits = launch.program()[:, width - rows : width]
+        self.cache.length += width
+        self._peak = max(self._peak, self.cache.length)
+        self.forwards += 1
+        return logits
+
+    def _launch(self, kind: str, size: int, needed: int) -> Launch:
+        """A program of this kind that attends `needed` slots or some more, for this size (rows, or drafted tokens) or the next larger one
+        there is; made, for all attended lengths at once, if there is none."""
+        made = [held for held_kind, held in self._launches if held_kind == kind and size <= held]
+        size = min(made, default=size)
+        if (kind, size) not in self._launches:
+            reaches = range(self.block, self.cache.capacity + 1, self.block)
+            self._launches[kind, size] = {reach: self._made(kind, size, reach) for reach in reaches}
+        return self._launches[kind, size][-(-needed // self.block) * self.block]
+
+    def _made(self, kind: str, size: int, reach: int) -> Launch:
+        rows = 2 if kind == "rollout" else size
+        like = {"dtype": torch.int64, "device": self.device}
+        tokens, first, positions = torch.zeros(1, rows, **like), torch.zeros(1, **like), torch.zeros(1, rows, **like)
+        mask = torch.zeros(1, 1, rows, reach, dtype=self.model.dtype, device=self.device) if kind == "tree" else None
+        first.fill_(self.cache.capacity - size - 2)  # what capturing writes, it writes where nothing is
+        steps: dict[str, Callable[[], Tensor]] = {
+            "chain": lambda: self._chain(tokens, first, reach),
+            "tree": lambda: self._run(tokens, first + torch.arange(rows, device=self.device), positions, mask),
+            "rollout": lambda: self._drafted(tokens, first, size, reach),
+        }
+        return Launch(self.capture(steps[kind]), tokens, first, positions, mask)
+
+    def _drafted(self, tokens: Tensor, first: Tensor, length: int, reach: int) -> Tensor:
+        """[1, length] greedy tokens behind the two given."""
+        drawn = [self._chain(tokens, first, reach)[:, -1:].argmax(-1)]
+        while len(drawn) < length:
+            drawn.append(self._chain(drawn[-1], first + (1 + len(drawn)), reach).argmax(-1))
+        return torch.cat(drawn, 1)
+
+    def _chain(self, tokens: Tensor, first: Tensor, reach: int) -> Tensor:
+        """[1, w] tokens at slots first, first + 1, ... -> [1, w, V]: row i sees the slots up to its own."""
+        slots = first + torch.arange(tokens.shape[1], device=self.device)
+        unseen = torch.arange(reach, device=self.device) > slots[:, None]
+        mask = torch.zeros(unseen.shape, dtype=self.model.dtype, device=self.device).masked_fill_(unseen, torch.finfo(self.model.dtype).min)
+        return self._run(tokens, slots, slots[None], mask[None, None])
+
+    def _run(self, tokens: Tensor, slots: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        self.cache.slots, self.cache.reach = slots, mask.shape[-1]
+        logits = self._pass.cached(tokens, positions, mask, self.cache, tokens.shape[1])
+        self.cache.slots = None
+        return fit_vocabulary(logits, self.vocab_size)

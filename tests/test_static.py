@@ -1,0 +1,122 @@
+"""Passes of fixed shape say what passes of any shape say, and after warming up no program is made."""
+
+import random
+
+import pytest
+import torch
+from test_lossless_models import decode, text
+from test_runner import random_draft, walk
+from tiny_models import TREES, VOCAB, build
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.context import Context
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.draft import empty_draft
+from specexp.decoding.policies import FixedLength
+from specexp.decoding.policies.confidence import ConfidenceThreshold
+from specexp.decoding.sampling import Sampling
+from specexp.decoding.verifiers import RejectionVerifier
+from specexp.drafters.model import ModelDrafter
+from specexp.drafters.nothing import NoDraft
+from specexp.errors import UserError
+from specexp.models.runner import ModelRunner, StatelessRunner
+from specexp.models.static_runner import StaticRunner
+
+GREEDY = Sampling(0.0)
+
+
+@pytest.mark.parametrize("kind", TREES)
+@torch.inference_mode()
+def test_static_equals_stateless_forward(kind):
+    rng = random.Random(kind)
+    model = build(kind, dtype=torch.float64)
+    runner, oracle = StaticRunner(model, block=32), StatelessRunner(model)
+    for _ in range(3):
+        context = Context([rng.randrange(VOCAB) for _ in range(rng.randrange(1, 20))])
+        runner.start(context.ids, 120)
+        for _ in range(10):
+            draft = random_draft(rng, rng.randrange(0, 12), tree=rng.random() < 0.6)
+            rows = len(draft) + 1
+            got, expected = runner.logits(context, draft, rows).logits, oracle.logits(context, draft, rows).logits
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+            context.append([*walk(rng, draft), rng.randrange(VOCAB)])
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0)], ids=["greedy", "multinomial"])
+@torch.inference_mode()
+def test_drafts_are_those_of_a_stateless_rollout(sampling):
+    model = build("llama", dtype=torch.float64)
+    runner, oracle = StaticRunner(model, block=16), StatelessRunner(model)
+    context = Context(list(range(12)))
+    runner.start(context.ids, 100)
+    for turn in range(12):
+        length = (4, 4, 2, 6, 1, 5)[turn % 6]
+        fast, slow = runner.rollout(context, length, sampling, Chance(turn)), oracle.rollout(context, length, sampling, Chance(turn))
+        assert fast.ids == slow.ids
+        context.append([*fast.ids[: turn % 5], turn])
+
+
+def drafter(draft, policy):
+    return ModelDrafter(StaticRunner(draft, block=32), policy, GREEDY)
+
+
+@pytest.mark.parametrize("policy", [lambda: FixedLength(5), lambda: ConfidenceThreshold(0.3, 8)], ids=["fixed", "confidence"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_text_is_that_of_the_full_cache(kind, policy):
+    target, draft = build(kind), build(kind, seed=0)
+    draft.get_input_embeddings().weight.add_(0.02 * torch.randn(draft.get_input_embeddings().weight.shape))
+    expected = text(decode(ModelRunner(target), NoDraft()))
+    assert text(decode(StaticRunner(target, block=32), NoDraft())) == expected
+    steps = decode(StaticRunner(target, block=32), drafter(draft, policy()))
+    assert text(steps) == expected and 0 < sum(step.accepted for step in steps) < sum(step.drafted for step in steps)
+
+
+def test_no_program_is_made_twice_nor_after_warming_up():
+    model = build("llama")
+    decoder = Decoder(StaticRunner(model, block=32), drafter(model, FixedLength(4)), RejectionVerifier(GREEDY))
+    runners = decoder.target, decoder.drafter.runner
+    prompts = [list(range(2, 2 + length)) for length in (30, 12, 25)]
+    made = []
+    for prompt in [*prompts, *prompts]:
+        list(decoder.generate(prompt, 60, lambda ids, since: None, Chance(0)))
+        made.append([runner.capture.made for runner in runners])
+    assert made[0] == made[-1] and min(made[0]) > 0
+
+
+def test_a_longer_text_gets_larger_buffers_and_new_programs():
+    runner, oracle = StaticRunner(build("llama"), block=32), ModelRunner(build("llama"))
+    for length in (10, 100, 10):
+        context = Context(list(range(length)) if length < VOCAB else [i % VOCAB for i in range(length)])
+        for each in (runner, oracle):
+            each.start(context.ids, 40)
+        assert runner.rollout(context, 6, GREEDY, Chance(0)).ids == oracle.rollout(context, 6, GREEDY, Chance(0)).ids
+        context.append([7])
+        assert runner.rollout(context, 6, GREEDY, Chance(0)).ids == oracle.rollout(context, 6, GREEDY, Chance(0)).ids
+
+
+def test_memory_is_what_is_reserved():
+    runner = StaticRunner(build("llama"), block=32)
+    runner.start([1, 2, 3], 20)
+    runner.logits(Context([1, 2, 3]), empty_draft(), 1)
+    assert runner.kv_bytes == runner.cache.keys[0].shape[2] * runner.cache.bytes_per_slot
+
+
+@pytest.mark.parametrize("kind", ["gpt_neo", "bloom", "mistral_sliding"])
+def test_refuses_what_it_would_make_wrong(kind):
+    model = build(kind)
+    with pytest.raises(UserError, match="static cache"):
+        StaticRunner(model)
+    with pytest.raises(UserError, match="choose cache=full"):
+        StaticRunner.longest_text(model.config, "m")
+
+
+def test_refuses_settings_and_methods_that_do_not_fit():
+    model = build("llama")
+    with pytest.raises(UserError, match="cache.capture=often is unknown; give auto, graphs or none"):
+        StaticRunner(model, capture="often")
+    with pytest.raises(UserError, match="cache.capture=graphs needs a CUDA device and the models are on cpu"):
+        StaticRunner(model, capture="graphs")
+    with pytest.raises(UserError, match="cache.block=0 does not fit"):
+        StaticRunner.longest_text(model.config, "m", block=0)
+    with pytest.raises(UserError, match="does not keep hidden states"):
+        StaticRunner(model).keep_hidden()
