@@ -168,10 +168,21 @@ def _with_decoders(planned, config: DictConfig, build: Callable):
 
     baselines = {"baseline" if name == "eager" else f"baseline_{name}": node.decoder for name, node in config.baselines.items()}
     sides = {name: build(node) for name, node in (baselines | {"method": config.method.decoder}).items()}
+    if _joins_captured(sides):
+        sides["baseline_captured"] = build(config.captured.decoder)
     if config.ignore_eos:
         return replace(planned, sides=sides)
     ends = stop_ids(sides["method"].target.model, planned.tokenizer)
     return replace(planned, sides=sides, stopping=Stopping(planned.tokenizer, ends, planned.dataset.stop_strings))
+
+
+def _joins_captured(sides: dict) -> bool:
+    """On CUDA a loop without captured graphs is no honest measure of what autoregressive decoding can do."""
+    from specexp.models.static_runner import StaticRunner
+
+    target = sides["method"].target
+    captured = "baseline_captured" in sides or isinstance(target, StaticRunner) or not target.cache_exact
+    return target.device.type == "cuda" and not captured and StaticRunner.fits(target.model)
 
 
 def _set_threads(threads: int | None) -> None:

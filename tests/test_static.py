@@ -19,6 +19,7 @@ from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import ModelDrafter
 from specexp.drafters.nothing import NoDraft
 from specexp.errors import UserError
+from specexp.job import _joins_captured
 from specexp.models.runner import ModelRunner, StatelessRunner
 from specexp.models.static_runner import StaticRunner
 
@@ -120,3 +121,16 @@ def test_refuses_settings_and_methods_that_do_not_fit():
         StaticRunner.longest_text(model.config, "m", block=0)
     with pytest.raises(UserError, match="does not keep hidden states"):
         StaticRunner(model).keep_hidden()
+
+
+@pytest.mark.parametrize(("device", "kind", "joins"), [("cpu", "llama", False), ("cuda", "llama", True), ("cuda", "gpt_neo", False)])
+def test_captured_decoding_joins_the_baselines_on_cuda_where_it_is_right(device, kind, joins):
+    runner = ModelRunner(build(kind))
+    runner.device = torch.device(device)
+    assert _joins_captured({"method": Decoder(runner, NoDraft(), RejectionVerifier(GREEDY))}) is joins
+
+
+def test_captured_decoding_is_no_further_baseline_of_itself():
+    runner = StaticRunner(build("llama"))
+    runner.device = torch.device("cuda")
+    assert not _joins_captured({"method": Decoder(runner, NoDraft(), RejectionVerifier(GREEDY))})

@@ -52,13 +52,18 @@ class StaticRunner(ModelRunner):
     def longest_text(cls, config: object, name: str, block: int = 256, capture: str = "auto") -> int | None:
         if block < 1:
             raise UserError(f"cache.block={block} does not fit; give 1 or more.")
-        if not own_masks(config) or (getattr(config, "rope_parameters", None) or {}).get("rope_type") in ("dynamic", "longrope"):
+        turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+        if config.is_encoder_decoder or not own_masks(config) or turns in ("dynamic", "longrope"):  # looked up on the host in every pass
             raise UserError(f"{name} is a {config.model_type} model, which a static cache would make wrong; choose cache=full.")
         return super().longest_text(config, name)
 
+    @staticmethod
+    def fits(model: torch.nn.Module) -> bool:
+        return not model.config.is_encoder_decoder and Architecture.of(model).trees
+
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, block: int = 256, capture: str = "auto"):
         super().__init__(model, vocab_size, StaticCache(block, spare=max(WIDTHS)))
-        if model.config.is_encoder_decoder or not Architecture.of(model).own_masks:
+        if not self.fits(model):
             raise UserError(f"{self.describe()} cannot run with a static cache; choose cache=full.")
         self.block = block
         self.capture = capture_for(capture, model.device)
