@@ -14,9 +14,14 @@ from specexp.evaluation.bootstrap import rate_ratio_interval
 from specexp.evaluation.quotient import quotient
 
 
+def token_count(side: dict) -> int:
+    """By ids; a server that tells none tells how many."""
+    return side["num_tokens"] if side["token_ids"] is None else len(side["token_ids"])
+
+
 def decoded_tokens(side: dict) -> int:
     """Tokens after the first emission: those that `decode_seconds` paid for."""
-    return max(len(side["token_ids"]) - side["first_tokens"], 0)
+    return max(token_count(side) - side["first_tokens"], 0)
 
 
 def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
@@ -26,7 +31,7 @@ def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
     `output_tps` = all tokens / all seconds, prefill included. `itl` is the mean gap between emissions and `tokens_per_emission` what comes
     in one: under speculation several tokens.
     """
-    tokens, decoded = sum(len(s["token_ids"]) for s in sides), sum(map(decoded_tokens, sides))
+    tokens, decoded = sum(map(token_count, sides)), sum(map(decoded_tokens, sides))
     first, decode = sum(s["ttft_seconds"] for s in sides), sum(s["decode_seconds"] for s in sides)
     rounds = sum(len(s["rounds"]) for s in sides)
     return {
@@ -74,7 +79,7 @@ def _decoding(side: dict) -> tuple[float, float]:
 
 
 def _whole_request(side: dict) -> tuple[float, float]:
-    return len(side["token_ids"]), side["ttft_seconds"] + side["decode_seconds"]
+    return token_count(side), side["ttft_seconds"] + side["decode_seconds"]
 
 
 def _by_prompt(ids: Sequence[str], method: Sequence[tuple], baseline: Sequence[tuple]) -> np.ndarray:
