@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from specexp.__main__ import attempted, launch, told
 from specexp.configuration import conf_directory
 from specexp.errors import UserError
+from specexp.extras import installed
 
 MANUAL = """\
 Decode what you type with the target alone and with methods beside it: text coloured by origin, acceptance, tokens/s, speedup.
@@ -41,6 +42,7 @@ def main(config: DictConfig) -> None:
     overrides = list(HydraConfig.get().overrides.task)
 
     def work(build: Callable) -> None:
+        installed("chat", "prompt_toolkit")
         from specexp.chat.session import Session
         from specexp.chat.settings import from_command_line
         from specexp.chat.terminal import start
