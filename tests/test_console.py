@@ -5,13 +5,17 @@ import csv
 import functools
 import io
 import json
+import signal
 from dataclasses import replace
 
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from prompt_toolkit.application import create_app_session
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
 from specexp import __main__ as command
@@ -19,7 +23,7 @@ from specexp.chat import __main__ as chat
 from specexp.chat.commands import COMMANDS, obey
 from specexp.chat.session import Session, figures
 from specexp.chat.settings import Settings, from_command_line
-from specexp.chat.terminal import CommandCompleter, handles_of, perform, play
+from specexp.chat.terminal import CommandCompleter, converse, handles_of, perform, play, stoppable
 from specexp.chat.view import RichView, grouped
 from specexp.configuration import conf_directory
 from specexp.errors import UserError
@@ -225,6 +229,26 @@ def test_chat_puts_the_prompt_into_the_template(view):
     session = Session(Settings(length=4, pair=("chat_template=plain",), enabled=("target",)), composed, command._built)
     assert session.has_template and obey(session, "/chat") == "chat: on"
     assert session._request(session.sides[0], "hello").prompt == session.sides[0].engine.ids("hello")
+
+
+def test_a_conversation_goes_on_after_mistakes_and_ends_with_the_input(session, view, tmp_path):
+    """Ctrl-C gives a line up, history is kept, /quit ends."""
+    history = tmp_path / "history"
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text("/lenght\r/length 3\r/length\x03/seed 4\r/quit\r/seed 5\r")
+        converse(session, view, str(history))
+    assert (session.settings.length, session.settings.seed) == (3, 4) and "/lenght is no command" in told(view)
+    assert "+/seed 4" in history.read_text()
+
+
+def test_the_first_interrupt_asks_to_stop_and_the_second_insists():
+    with stoppable() as stopped:
+        assert not stopped()
+        signal.raise_signal(signal.SIGINT)
+        assert stopped()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_completion_knows_commands_methods_and_handles():

@@ -77,17 +77,26 @@ def converse(session: Session, view: RichView, history: str | None) -> None:
     remembered = InMemoryHistory() if history is None else FileHistory(str(Path(history).expanduser()))
     prompt = PromptSession(PROMPT, history=remembered, completer=CommandCompleter(handles_of), complete_while_typing=False)
     view.welcome(session)
-    while True:
+    while (line := _read(prompt)) is not None:
         try:
-            line = prompt.prompt()
             with stoppable() as stopped:
                 perform(session, view, line, stopped)
         except UserError as error:
             view.say(str(error), "red")
         except KeyboardInterrupt:
-            view.say("stopped", "dim")
-        except (EOFError, Quit):
+            view.say(" [interrupted]", "dim")
+        except Quit:
             return
+
+
+def _read(prompt: PromptSession) -> str | None:
+    """The next line; "" for one that was given up with Ctrl-C, None at Ctrl-D."""
+    try:
+        return prompt.prompt()
+    except KeyboardInterrupt:
+        return ""
+    except EOFError:
+        return None
 
 
 def play(session: Session, view: RichView, lines: Iterable[str], name: str) -> None:

@@ -50,7 +50,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     worker = Worker(app.state.service.decode, app.state.settings.queue, app.state.metrics.finished)
     app.state.worker = worker
-    app.state.close = partial(asyncio.get_running_loop().call_soon_threadsafe, worker.close)  # for a signal handler
+    app.state.close = partial(asyncio.get_running_loop().call_soon_threadsafe, worker.close, app.state.settings.grace_seconds)  # for a signal handler
     app.state.metrics.gauge("queue_length", "requests that wait", lambda: worker.waiting)
     app.state.metrics.gauge("running", "requests being decoded", lambda: worker.running is not None)
     task = asyncio.create_task(worker.run())

@@ -16,6 +16,7 @@ from specexp.serve.app import create_app
 from specexp.serve.service import Decoders, Service
 from specexp.serve.settings import ServerSettings
 
+CUT_SECONDS = 5  # for the answer that is cut short to reach its client
 WARMUP = Request((0,), 8, ("warmup",), ignore_eos=True)
 
 
@@ -34,7 +35,7 @@ def serve(config: DictConfig, build: Callable) -> None:
         service = open_service(config, settings, build)
         app = create_app(service, settings)
         print(announcement(service, settings, door.getsockname()[1]), file=sys.stderr, flush=True)
-        limits = {"timeout_graceful_shutdown": settings.grace_seconds, "log_level": "warning", "access_log": False}
+        limits = {"timeout_graceful_shutdown": settings.grace_seconds + CUT_SECONDS, "log_level": "warning", "access_log": False}
         Server(uvicorn.Config(app, **limits)).run(sockets=[door])
 
 

@@ -87,11 +87,16 @@ class Worker:
         job.cancelled.set()
         self._queue.drop(job.client, job)
 
-    def close(self) -> None:
-        """Refuse what comes and what waits; the running job goes on."""
+    def close(self, grace_seconds: float = 0) -> None:
+        """Refuse what comes and what waits; the running job may go on for so long."""
         self.closed = True
         while self.waiting:
             self._queue.take().end(None, Closed())
+        asyncio.get_running_loop().call_later(grace_seconds, self._cut_short)
+
+    def _cut_short(self) -> None:
+        if self.running is not None:
+            self.running.cancelled.set()
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -106,8 +111,7 @@ class Worker:
                     self.running = None
             finally:
                 self.close()
-                if self.running is not None:
-                    self.running.cancelled.set()
+                self._cut_short()
 
     async def _work(self, job: Job, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
@@ -121,5 +125,7 @@ class Worker:
         error = future.exception()
         if error is not None and not isinstance(error, UserError):
             logger.error("a request failed", exc_info=error)
+        if error is None and self.closed and job.cancelled.is_set():
+            error = Closed()  # a text that we cut short is no answer
         job.end(None if error else future.result(), error)
         self._finished(job)
