@@ -175,7 +175,8 @@ def side(replies: Sequence[Reply]) -> dict[str, object]:
         "ttft_seconds": sum(reply.ttft_seconds for reply in replies) / len(replies),
         "decode_seconds": sum(reply.decode_seconds for reply in replies) / len(replies),
         "first_tokens": 1,
-        "rounds": [[0, 0]] * max(first.chunks - 1, 0),  # emissions behind the first; what was drafted is not seen
+        "chunks": first.chunks,
+        "rounds": [],
         "origins": [],
         "entropies": None,
         "tree": None,

@@ -99,6 +99,7 @@ def test_times_and_counts_are_the_fields():
     figures = summarise_speed([{"id": "x", "method": side([reply])}]).figures
     assert figures["tpot"] == reply.decode_seconds / 8 and figures["itl"] == reply.decode_seconds / 2
     assert figures["e2e_latency"] == pytest.approx(reply.times[-1]) and figures["num_tokens"] == 9 and figures["tokens_per_emission"] == 4
+    assert figures["mean_gamma"] is None and figures["num_spec_steps"] == 0 and figures["draft_acceptance_rate"] is None
     assert completed(streaming(text("", "stop"), USAGE)).times[0] > 0  # a text of no characters
 
 

@@ -73,6 +73,9 @@ def test_a_stream_is_the_same_text_in_pieces(client, service):
     assert "".join(pieces) == text and len([piece for piece in pieces if piece]) > 3
     assert chunks[-2].choices[0].finish_reason == "length" and chunks[-2].speculation["num_spec_steps"] > 0
     assert chunks[-1].usage.completion_tokens == len(out) and chunks[-1].choices == []
+    counted = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=20, stream=True, extra_body={"stream_options": {"continuous_usage_stats": True}})
+    so_far = [chunk.usage.completion_tokens for chunk in counted if chunk.usage]
+    assert so_far == sorted(set(so_far)) and so_far[0] == 1 and so_far[-1] == len(out)
 
 
 def test_chat_streams_and_does_not(client, service):

@@ -19,6 +19,11 @@ def token_count(side: dict) -> int:
     return side["num_tokens"] if side["token_ids"] is None else len(side["token_ids"])
 
 
+def later_emissions(side: dict) -> int:
+    """Behind the first: rounds, or the chunks of a server that tells no rounds."""
+    return max(side["chunks"] - 1, 0) if side["token_ids"] is None else len(side["rounds"])
+
+
 def decoded_tokens(side: dict) -> int:
     """Tokens after the first emission: those that `decode_seconds` paid for."""
     return max(token_count(side) - side["first_tokens"], 0)
@@ -33,13 +38,13 @@ def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
     """
     tokens, decoded = sum(map(token_count, sides)), sum(map(decoded_tokens, sides))
     first, decode = sum(s["ttft_seconds"] for s in sides), sum(s["decode_seconds"] for s in sides)
-    rounds = sum(len(s["rounds"]) for s in sides)
+    later = sum(map(later_emissions, sides))
     return {
         "num_tokens": tokens,
         "ttft": quotient(first, len(sides)),
         "tpot": quotient(decode, decoded),
-        "itl": quotient(decode, rounds),
-        "tokens_per_emission": quotient(decoded, rounds),
+        "itl": quotient(decode, later),
+        "tokens_per_emission": quotient(decoded, later),
         "e2e_latency": quotient(first + decode, len(sides)),
         "output_tps": quotient(tokens, first + decode),
         "output_tps_per_user": quotient(decoded, decode),

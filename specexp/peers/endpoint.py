@@ -7,6 +7,7 @@ the network's among them. The key comes from the environment, goes into the requ
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import time
@@ -149,6 +150,7 @@ class Endpoint:
 
     @cached_property
     def _client(self) -> httpx.Client:
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every request
         key = os.environ.get(self.api_key_env)
         limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
         timeout = httpx.Timeout(self.timeout_seconds, connect=CONNECT_SECONDS)

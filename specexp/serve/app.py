@@ -22,7 +22,7 @@ from specexp.serve.fair_queue import Full
 from specexp.serve.forms import ChatForm, CompletionForm, Form
 from specexp.serve.metrics import Metrics
 from specexp.serve.protocol import ChatRequest, CompletionRequest, Generate, PredictRequest
-from specexp.serve.service import FINISH, Service, usage
+from specexp.serve.service import FINISH, Service, usage, usage_of
 from specexp.serve.settings import ServerSettings
 from specexp.serve.worker import Closed, Job, Worker
 
@@ -50,7 +50,8 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     worker = Worker(app.state.service.decode, app.state.settings.queue, app.state.metrics.finished)
     app.state.worker = worker
-    app.state.close = partial(asyncio.get_running_loop().call_soon_threadsafe, worker.close, app.state.settings.grace_seconds)  # for a signal handler
+    grace = app.state.settings.grace_seconds
+    app.state.close = partial(asyncio.get_running_loop().call_soon_threadsafe, worker.close, grace)  # for a signal handler
     app.state.metrics.gauge("queue_length", "requests that wait", lambda: worker.waiting)
     app.state.metrics.gauge("running", "requests being decoded", lambda: worker.running is not None)
     task = asyncio.create_task(worker.run())
@@ -168,13 +169,14 @@ async def _events(job: Job, asked: Generate, form: Form, request: Request) -> As
     try:
         for chunk in form.opening():
             yield _event(chunk)
-        async for text in job.text():
-            yield _event(form.delta(text))
+        async for text, tokens in job.text():
+            so_far = {"usage": usage_of(job.request, tokens)} if asked.streaming.continuous_usage_stats else {}
+            yield _event(form.delta(text) | so_far)
         if job.error is not None:
             yield _event({"error": _failure(job.error).detail})
             return
         yield _event(form.end(FINISH[job.answer.finish]) | {"speculation": state.service.speculation(job.answer)})
-        if asked.wants_usage:
+        if asked.streaming.include_usage:
             yield _event(form.without_choice() | {"usage": usage(job.request, job.answer)})
         yield "data: [DONE]\n\n"
     finally:

@@ -23,7 +23,10 @@ class Strict(BaseModel):
 
 
 class StreamOptions(Strict):
+    """continuous_usage_stats: as vLLM's, the usage so far with every chunk."""
+
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 class Generate(Strict):
@@ -36,8 +39,8 @@ class Generate(Strict):
     top_k: Annotated[int, Field(ge=-1)] | None = None  # 0, -1: all
     seed: int | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
-    ignore_eos: bool = False
-    stream: bool = False
+    ignore_eos: bool | None = None
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None  # requests of one user wait for each other, not for those of others
     n: One | None = None
@@ -51,8 +54,8 @@ class Generate(Strict):
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
-    def wants_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def streaming(self) -> StreamOptions:
+        return self.stream_options or StreamOptions()
 
     @property
     def most_tokens(self) -> int | None:

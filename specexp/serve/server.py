@@ -51,7 +51,7 @@ def open_service(config: DictConfig, settings: ServerSettings, build: Callable) 
         config.ignore_eos,
         config.seed,
     )
-    service.decode(WARMUP, service.usual, lambda text: None, lambda: False)
+    service.decode(WARMUP, service.usual, lambda text, tokens: None, lambda: False)
     return service
 
 

@@ -63,14 +63,14 @@ class Service:
         prompt = self._prompt(asked)
         longest = asked.most_tokens or self._room(len(prompt))
         seed = (self.seed, "request", next(self._numbers)) if asked.seed is None else (asked.seed,)
-        request = Request(prompt, longest, seed, asked.stops, self.ignore_eos or asked.ignore_eos)
+        request = Request(prompt, longest, seed, asked.stops, self.ignore_eos or bool(asked.ignore_eos))
         self.engine.check(request)
         return request
 
-    def decode(self, request: Request, sampling: Sampling, hear: Callable[[str], None], cancelled: Callable[[], bool]) -> Answer:
-        """In the decoder's thread."""
-        pieces = lambda step, pieces: hear("".join(piece.text for piece in pieces))
-        return self.engine.answer(self.decoders(sampling), request, pieces, cancelled)
+    def decode(self, request: Request, sampling: Sampling, hear: Callable[[str, int], None], cancelled: Callable[[], bool]) -> Answer:
+        """In the decoder's thread. hear: is told each round's text and number of tokens."""
+        told = lambda step, pieces: hear("".join(piece.text for piece in pieces), len(step.tokens))
+        return self.engine.answer(self.decoders(sampling), request, told, cancelled)
 
     def speculation(self, answer: Answer) -> dict[str, object]:
         """How the text came about: counts and the ratios of this one request."""
@@ -95,5 +95,8 @@ class Service:
 
 def usage(request: Request, answer: Answer) -> dict[str, int]:
     """Tokens by ids; the one that ended the text is among them."""
-    completion = len(answer.generation.token_ids)
+    return usage_of(request, len(answer.generation.token_ids))
+
+
+def usage_of(request: Request, completion: int) -> dict[str, int]:
     return {"prompt_tokens": len(request.prompt), "completion_tokens": completion, "total_tokens": len(request.prompt) + completion}
