@@ -48,7 +48,7 @@ def attempted(work: Callable[[Callable], float | None], interrupted: str) -> flo
     except KeyboardInterrupt:
         _leave(interrupted, INTERRUPTED)
     except (UserError, OmegaConfBaseException) as error:
-        sentence = _sentence(error)
+        sentence = told(error)
     if _sweep() is None:
         _leave(sentence)
     if refused is None:
@@ -79,7 +79,7 @@ def launch(task: Callable, helped: Callable[[], str], primary: str = "config") -
     except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
         if _inside_job(error, task) and not isinstance(error, UserError):
             raise
-        _leave(_sentence(error, primary))
+        _leave(told(error, primary))
     if refused:
         _leave(f"jobs {', '.join(map(str, refused))} of the sweep could not run, as told above; the others are finished.")
 
@@ -108,7 +108,7 @@ def _built(node: DictConfig):
         return hydra.utils.instantiate(node)
     except InstantiationException as error:
         if error.__cause__ is None or isinstance(error.__cause__, (UserError, ValueError)):
-            raise UserError(_sentence(error.__cause__ or error)) from error
+            raise UserError(told(error.__cause__ or error)) from error
         raise
 
 
@@ -117,7 +117,8 @@ def _inside_job(error: Exception, task: Callable) -> bool:
     return any(frame.f_code is task.__wrapped__.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def _sentence(error: Exception, primary: str = "config") -> str:
+def told(error: Exception, primary: str = "config") -> str:
+    """What is wrong, in the user's words. primary: the configuration that was composed."""
     disk = error if isinstance(error, OSError) and not isinstance(error, HydraException) else error.__cause__
     if isinstance(error, UserError):
         return str(error)

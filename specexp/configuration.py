@@ -100,11 +100,24 @@ def _meant_key(key: str, primary: str) -> str:
 def _keys(primary: str) -> list[str]:
     """The groups, and the dotted keys of all files whose group has a place of its own, each under its group's name."""
     root = Path(conf_directory())
-    choices = [entry for default in _load(root / f"{primary}.yaml")["defaults"] if isinstance(default, dict) for entry in default]
-    groups = [choice.partition("@")[0].removeprefix("optional ") for choice in choices]
-    files = [root / f"{primary}.yaml", *(file for group in groups for file in sorted((root / group).glob("*.yaml")))]
+    primaries = list(_primaries(primary))
+    defaults = [default for name in primaries for default in _defaults(name) if isinstance(default, dict)]
+    groups = [choice.partition("@")[0].removeprefix("optional ") for default in defaults for choice in default if "hydra/" not in choice]
+    files = [*(root / f"{name}.yaml" for name in primaries), *(file for group in groups for file in sorted((root / group).glob("*.yaml")))]
     found = [key for file in files for key in _dotted(_load(file), file.parent.name if file.parent != root else "")]
     return list(dict.fromkeys(groups + found))
+
+
+def _primaries(name: str) -> Iterator[str]:
+    """The file's name, and those of the whole configurations that it begins with."""
+    yield name
+    for default in _defaults(name):
+        if isinstance(default, str) and default != "_self_":
+            yield from _primaries(default)
+
+
+def _defaults(name: str) -> list:
+    return _load(Path(conf_directory()) / f"{name}.yaml")["defaults"]
 
 
 def _load(file: Path) -> dict:

@@ -1,4 +1,5 @@
-"""One side's generation of one example, timed: a decoder's stream of rounds becomes the counts and seconds of a record.
+"""One generation, timed: a decoder's stream of rounds becomes the counts and seconds of a record. The experiment, the console and the
+server all run decoders through here, so what they show is measured alike.
 
 Knows decoders and clocks; nothing of datasets, scores or files. Phase times (drafter, target pass) are host times, true where
 calls return when the work is done, so they are given on CPU only.
@@ -6,7 +7,7 @@ calls return when the work is done, so they are given on CPU only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter
@@ -90,8 +91,13 @@ def _tree(steps: Sequence[Step]) -> dict[str, tuple[int, ...]] | None:
 
 
 @torch.inference_mode()
-def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop: Stop, seed: tuple) -> Generation:
-    """Run the decoder to its end, the clock read at every emission and the device idle at both ends."""
+def generate(
+    decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop: Stop, seed: tuple, hear: Callable[[Step], None] | None = None
+) -> Generation:
+    """Run the decoder to its end, the clock read at every emission and the device idle at both ends.
+
+    hear: is told each round as it is made. The clock stands still meanwhile, so that showing text is not taken for decoding it.
+    """
     device = torch.device(decoder.target.device)
     chance = Chance(*seed, device=device)
     drafts = decoder.drafter.models
@@ -105,6 +111,10 @@ def generate(decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop:
         steps.append(step)
         times.append((perf_counter() if step.emitted is None else step.emitted) - started)
         evicted.append(decoder.target.tokens_evicted)
+        if hear is not None:
+            paused = perf_counter()
+            hear(step)
+            started += perf_counter() - paused if step.emitted is None else 0.0  # a peer's times were taken before
     return Generation(
         steps=tuple(steps),
         times=tuple(times),

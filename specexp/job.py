@@ -39,7 +39,7 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
     from specexp.report.table import show
     from specexp.tracking.records import RunDirectory
 
-    resolved = _check(config)
+    resolved = check(config)
     inputs = _inputs(config, build)
     with RunDirectory(directory, resolved, exclude=VOLATILE) as run_directory:
         _check_same_data(inputs.examples, run_directory)
@@ -47,7 +47,7 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
         if summary is not None:
             show(summary, directory)
             return summary.get("speedup")
-        planned = _planned(config, inputs)
+        planned = _planned(config, inputs, build)
         prompts = planned.prompts(inputs.examples)
         inputs.tracker.start(OmegaConf.to_container(config, resolve=True), directory, group=sweep and Path(sweep).name)
         experiment = _with_decoders(planned, config, build)
@@ -58,13 +58,16 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
     return summary.get("speedup")
 
 
-def _check(config: DictConfig) -> str:
+def check(config: DictConfig) -> str:
     """All that can be wrong with the configuration as such; gives it resolved, as YAML text."""
     from specexp.signatures import check_signatures
 
     _check_handles(config)
-    _fit_standins(config)
-    _drop_unused_drafts(config)
+    if decodes_here(config):
+        _fit_standins(config)
+        _drop_unused_drafts(config)
+    else:
+        _drop_pair(config)
     if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
         raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
     check_signatures(config)
@@ -83,8 +86,21 @@ def _check_handles(config: DictConfig) -> None:
             raise UserError(f"{key}={shown(config[key])} does not fit; give true or false.")
     if config.samples > 1 and config.sampling.temperature == 0:
         raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
+    if config.baseline.url is not None and decodes_here(config):
+        raise UserError(f"baseline.url={config.baseline.url} goes with method=endpoint only; leave it out, the baseline decodes here.")
     if config.samples > 1 and not _samples(config):
         raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
+
+
+def decodes_here(config: DictConfig) -> bool:
+    """Whether the method asks models of ours; the models of one that does not are a server's."""
+    return "${runners." in OmegaConf.to_yaml(config.method)
+
+
+def _drop_pair(config: DictConfig) -> None:
+    """A server brings its models, and its baseline is another server."""
+    config.model_pair = config.runners = config.dtype = config.device = None
+    config.baselines = {}
 
 
 def _fit_standins(config: DictConfig) -> None:
@@ -148,21 +164,35 @@ def _summary_of_finished(run_directory, wanted: int) -> dict | None:
     return read_object(file) if file.is_file() and len(run_directory.existing()) >= wanted else None
 
 
-def _planned(config: DictConfig, inputs: Inputs):
+def _planned(config: DictConfig, inputs: Inputs, build: Callable):
     """The experiment without its decoders: what it needs beside the weights is found wanting before they are loaded."""
     from specexp.experiment import Experiment
     from specexp.stopping import Stopping
 
-    inputs.pair.check()
-    _set_threads(config.threads)
-    tokenizer = inputs.pair.load_tokenizer()
     handles = {key: config[key] for key in ("max_new_tokens", "samples", "repeats", "warmup", "seed")}
+    if not decodes_here(config):
+        return _planned_remote(config, inputs, build, handles)
+    inputs.pair.check()
+    set_threads(config.threads)
+    tokenizer = inputs.pair.load_tokenizer()
     handles["weights"] = config.model_pair.weights
     never = Stopping(tokenizer, (), ())
     return Experiment({}, inputs.dataset, tokenizer, never, context_length=inputs.pair.longest_text(inputs.cache), **handles)
 
 
+def _planned_remote(config: DictConfig, inputs: Inputs, build: Callable, handles: dict):
+    from specexp.remote import RemoteExperiment
+
+    sides = {"method": build(config.method.decoder)}
+    if config.baseline.url is not None:
+        sides["baseline"] = replace(sides["method"], url=config.baseline.url, model=config.baseline.model)
+    return RemoteExperiment(sides, inputs.dataset, ignore_eos=config.ignore_eos, **handles)
+
+
 def _with_decoders(planned, config: DictConfig, build: Callable):
+    if not decodes_here(config):
+        planned.connect()
+        return planned
     from specexp.models.tokenizer import stop_ids
     from specexp.stopping import Stopping
 
@@ -185,7 +215,7 @@ def _joins_captured(sides: dict) -> bool:
     return target.device.type == "cuda" and not captured and StaticRunner.fits(target.model)
 
 
-def _set_threads(threads: int | None) -> None:
+def set_threads(threads: int | None) -> None:
     """A later job of the sweep that asks for no number gets torch's own again."""
     import torch
 
@@ -203,7 +233,7 @@ def _decode(experiment, examples: list, prompts: dict, run_directory, config: Di
     from specexp.report.progress import watched
     from specexp.tracking.environment import describe_environment
 
-    run_directory.write_environment(describe_environment(_facts(experiment, config)))
+    run_directory.write_environment(describe_environment(_facts(experiment, config) if decodes_here(config) else experiment.facts()))
     records = run_directory.existing()
     done = {(record["id"], record["sample"]) for record in records}
     total = len(examples) * config.samples
@@ -217,16 +247,25 @@ def _decode(experiment, examples: list, prompts: dict, run_directory, config: Di
 
 def _finish(experiment, examples: list, records: list[dict], run_directory, config: DictConfig) -> dict:
     from specexp.evaluation.speed import summarise_speed
-    from specexp.evaluation.swi import swi_figures
-    from specexp.experiment import claims, quality_figures
+    from specexp.experiment import quality_figures
 
-    names = {key: config[key].name for key in ("model_pair", "method")} | {"dataset": experiment.dataset.name}
-    summary = names | {"weights": experiment.weights} | claims(experiment.sides["method"]) | quality_figures(experiment.dataset, records)
-    summary |= summarise_speed(records, seed=config.seed).figures
-    summary |= swi_figures([record["method"] for record in records], _costs(experiment, config))
+    if not decodes_here(config):
+        experiment.conclude(records, run_directory.path)
+    own = _own_figures(experiment, records, config) if decodes_here(config) else experiment.figures(records)
+    summary = own | {"method": config.method.name, "dataset": experiment.dataset.name, "weights": experiment.weights}
+    summary |= quality_figures(experiment.dataset, records) | summarise_speed(records, seed=config.seed).figures
     run_directory.write_samples(*(_sample_lines(experiment.dataset, examples, records, side) for side in ("method", "baseline")))
     run_directory.write_summary(summary)
     return summary
+
+
+def _own_figures(experiment, records: list[dict], config: DictConfig) -> dict:
+    """What is known of models that ran here: what they are, and what their passes cost."""
+    from specexp.evaluation.swi import swi_figures
+    from specexp.experiment import claims
+
+    costs = swi_figures([record["method"] for record in records], _costs(experiment, config))
+    return {"model_pair": config.model_pair.name} | claims(experiment.sides["method"]) | costs
 
 
 def _costs(experiment, config: DictConfig) -> dict[str, dict[str, float]]:

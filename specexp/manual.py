@@ -15,6 +15,7 @@ python -m specexp model_pair=llama13b_7b dataset=humaneval   a named pair from t
 python -m specexp model_pair=llama7b_160m model_pair.weights=standin   its sizes, without its weights (for speed)
 python -m specexp model_pair=custom model_pair.target.name=DIR model_pair.draft.name=DIR
 python -m specexp -m method.gamma=1,2,4,8                    a sweep, into multirun/
+python -m specexp.chat, python -m specexp.serve              a console, a server (--help of their own)
 
 Groups: choose with group=option
 {groups}

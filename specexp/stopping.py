@@ -35,9 +35,15 @@ class Stopping:
 
     def text(self, opening: Sequence[int], ids: Sequence[int]) -> str:
         """The generated text before its first stop string. Decoded behind the ids that it follows, which keeps leading spaces."""
-        whole, before = self._decode([*opening, *ids]), self._decode(opening)
-        text = whole[len(before) :] if whole.startswith(before) else self._decode(ids)
+        whole, before = self.decode([*opening, *ids]), self.decode(opening)
+        text = whole[len(before) :] if whole.startswith(before) else self.decode(ids)
         return text[: min((at for s in self.stop_strings if (at := text.find(s)) >= 0), default=len(text))]
+
+    def pending(self, text: str) -> int:
+        """How many last characters may belong to a stop string: all from the first whole one on, else its longest beginning."""
+        if whole := [at for s in self.stop_strings if (at := text.find(s)) >= 0]:
+            return len(text) - min(whole)
+        return max((n for s in self.stop_strings for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
 
     def _completed(self, ids: Sequence[int], since: int) -> int | None:
         """Number of tokens up to the one that completes the earliest stop string, if a new one does."""
@@ -63,14 +69,15 @@ class Stopping:
 
     def _text(self, token: int) -> str:
         if token not in self._texts:
-            self._texts[token] = self._decode([token])
+            self._texts[token] = self.decode([token])
         return self._texts[token]
 
     def _stops(self, ids: Sequence[int]) -> bool:
-        text = self._decode(ids)
+        text = self.decode(ids)
         return any(s in text for s in self.stop_strings)
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens, nothing tidied."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 

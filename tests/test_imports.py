@@ -17,6 +17,8 @@ ALLOWED = {  # room -> rooms of specexp it may import (besides itself, errors an
     "evaluation": {"theory"},
     "tracking": {"evaluation"},
     "report": {"evaluation", "tracking"},
+    "chat": {"configuration", "decoding", "detokenizer", "engine", "evaluation", "extras", "job", "report", "tracking"},
+    "serve": {"decoding", "detokenizer", "engine", "evaluation"},
     "theory": set(),
     "assets": set(),
 }
@@ -24,6 +26,9 @@ ONLY_IN = {  # package -> prefixes of the files that may import it
     "hydra": ("__main__",),
     "transformers": ("models/", "peers/", "datasets/"),
     "wandb": ("tracking/", "report/"),
+    "httpx": ("peers/",),
+    "prompt_toolkit": ("chat/",),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client"), ("serve/",)),
     "subprocess": ("evaluation/sandbox",),
 }
 
@@ -72,6 +77,6 @@ def test_only_caches_touch_transformers_cache_classes():
 
 
 def test_the_entry_point_imports_nothing_heavy():
-    heavy = "torch, transformers, wandb, evaluate, datasets, rich"
-    program = f"import sys, specexp.__main__; print([m for m in {heavy.split(', ')!r} if m in sys.modules])"
+    heavy = "torch, transformers, wandb, evaluate, datasets, rich, httpx, fastapi, prompt_toolkit"
+    program = f"import sys, specexp.__main__, specexp.chat.__main__, specexp.serve.__main__; print([m for m in {heavy.split(', ')!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"

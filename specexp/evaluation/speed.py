@@ -18,7 +18,7 @@ from specexp.evaluation.acceptance import (
 )
 from specexp.evaluation.cost import cost_figures
 from specexp.evaluation.quotient import quotient
-from specexp.evaluation.timing import speedup_figures, timing_figures
+from specexp.evaluation.timing import speedup_figures, timing_figures, token_count
 
 Figures = dict[str, float | int | None]
 LARGEST_EXPONENT = 700.0  # exp() of more is not a float
@@ -71,7 +71,7 @@ def side_figures(sides: Sequence[dict]) -> Figures:
     return timing_figures(sides) | {
         "target_forwards": forwards,
         "draft_forwards": sum(s["draft_forwards"] for s in sides),
-        "block_efficiency": quotient(sum(len(s["token_ids"]) for s in sides), forwards),
+        "block_efficiency": quotient(sum(map(token_count, sides)), forwards),
         "kv_bytes_target": _largest(sides, "kv_bytes_target"),
         "kv_bytes_draft": _largest(sides, "kv_bytes_draft"),
         "compression_count": sum(s.get("compression_count", 0) for s in sides),  # absent from records of older runs
@@ -92,8 +92,12 @@ def perplexity(sides: Sequence[dict]) -> float | None:
 
 
 def equal_texts(method: Sequence[dict], baseline: Sequence[dict]) -> float | None:
-    """Share of examples whose token ids are the baseline's, one by one."""
-    return quotient(sum(m["token_ids"] == b["token_ids"] for m, b in zip(method, baseline, strict=True)), len(method))
+    """Share of examples whose token ids are the baseline's, one by one; whose texts are, where a server tells no ids."""
+    return quotient(sum(_content(m) == _content(b) for m, b in zip(method, baseline, strict=True)), len(method))
+
+
+def _content(side: dict) -> list[int] | str:
+    return side["text"] if side["token_ids"] is None else side["token_ids"]
 
 
 def example_figures(record: dict) -> Figures:

@@ -14,9 +14,19 @@ from specexp.evaluation.bootstrap import rate_ratio_interval
 from specexp.evaluation.quotient import quotient
 
 
+def token_count(side: dict) -> int:
+    """By ids; a server that tells none tells how many."""
+    return side["num_tokens"] if side["token_ids"] is None else len(side["token_ids"])
+
+
+def later_emissions(side: dict) -> int:
+    """Behind the first: rounds, or the chunks of a server that tells no rounds."""
+    return max(side["chunks"] - 1, 0) if side["token_ids"] is None else len(side["rounds"])
+
+
 def decoded_tokens(side: dict) -> int:
     """Tokens after the first emission: those that `decode_seconds` paid for."""
-    return max(len(side["token_ids"]) - side["first_tokens"], 0)
+    return max(token_count(side) - side["first_tokens"], 0)
 
 
 def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
@@ -26,15 +36,15 @@ def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
     `output_tps` = all tokens / all seconds, prefill included. `itl` is the mean gap between emissions and `tokens_per_emission` what comes
     in one: under speculation several tokens.
     """
-    tokens, decoded = sum(len(s["token_ids"]) for s in sides), sum(map(decoded_tokens, sides))
+    tokens, decoded = sum(map(token_count, sides)), sum(map(decoded_tokens, sides))
     first, decode = sum(s["ttft_seconds"] for s in sides), sum(s["decode_seconds"] for s in sides)
-    rounds = sum(len(s["rounds"]) for s in sides)
+    later = sum(map(later_emissions, sides))
     return {
         "num_tokens": tokens,
         "ttft": quotient(first, len(sides)),
         "tpot": quotient(decode, decoded),
-        "itl": quotient(decode, rounds),
-        "tokens_per_emission": quotient(decoded, rounds),
+        "itl": quotient(decode, later),
+        "tokens_per_emission": quotient(decoded, later),
         "e2e_latency": quotient(first + decode, len(sides)),
         "output_tps": quotient(tokens, first + decode),
         "output_tps_per_user": quotient(decoded, decode),
@@ -74,7 +84,7 @@ def _decoding(side: dict) -> tuple[float, float]:
 
 
 def _whole_request(side: dict) -> tuple[float, float]:
-    return len(side["token_ids"]), side["ttft_seconds"] + side["decode_seconds"]
+    return token_count(side), side["ttft_seconds"] + side["decode_seconds"]
 
 
 def _by_prompt(ids: Sequence[str], method: Sequence[tuple], baseline: Sequence[tuple]) -> np.ndarray:

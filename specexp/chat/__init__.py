@@ -1,0 +1,1 @@
+"""The interactive console: prompts in, coloured text and figures of every enabled method out."""

@@ -1,0 +1,82 @@
+"""`python -m specexp.chat`: prompts at a terminal, from a pipe or from a script, decoded by several methods of one pair.
+
+Wires configuration and console together; what a line does stands in commands.py and session.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from specexp.__main__ import attempted, launch, told
+from specexp.configuration import conf_directory
+from specexp.errors import UserError
+from specexp.extras import installed
+
+MANUAL = """\
+Decode what you type with the target alone and with methods beside it: text coloured by origin, acceptance, tokens/s, speedup.
+
+python -m specexp.chat                                   the shipped tiny pair; /help inside lists the commands
+python -m specexp.chat model_pair=qwen25_1b5_0b5         a pair whose tokenizer has a chat template (null: off; /chat switches)
+python -m specexp.chat method=csd max_new_tokens=200     any overrides of `python -m specexp`
+python -m specexp.chat --script FILE                     commands and prompts, one a line; ends at the first mistake
+printf '/length 40\\ndef add(a, b):\\n' | python -m specexp.chat
+
+chat_template=plain or chat_template=FILE for a tokenizer without one; history=null keeps no history.
+--cfg job shows the whole configuration.
+"""
+script: Path | None = None  # from the command line, where Hydra would not know it
+
+
+@hydra.main(version_base="1.3", config_path=conf_directory(), config_name="chat")
+def main(config: DictConfig) -> None:
+    overrides = list(HydraConfig.get().overrides.task)
+
+    def work(build: Callable) -> None:
+        installed("chat", "prompt_toolkit")
+        from specexp.chat.session import Session
+        from specexp.chat.settings import from_command_line
+        from specexp.chat.terminal import start
+        from specexp.job import check, set_threads
+
+        check(config)
+        set_threads(config.threads)
+        settings = from_command_line(overrides, config.method.name, config.max_new_tokens, config.seed)
+        session = Session(settings, composed, build)
+        session.adopt(replace(settings, chat=session.has_template))
+        start(session, script, config.history)
+
+    attempted(work, "interrupted.")
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The console's configuration with other overrides. UserError for what Hydra refuses."""
+    try:
+        return hydra.compose("chat", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(told(error, "chat")) from error
+
+
+def cli() -> None:
+    global script
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--script", type=Path)
+    options, others = parser.parse_known_args()
+    sys.argv[1:] = others
+    script = options.script
+    if script is not None and not script.is_file():
+        sys.exit(f"specexp: --script {script} is no file; name one with a command or a prompt on each line.")
+    launch(main, lambda: MANUAL, "chat")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,147 @@
+"""The console without its terminal: decoders for the enabled sides, one prompt decoded by each of them in turn, and what came of it.
+
+Every side runs through the same engine as the server and, behind it, the same loop and clock as an experiment. A setting that cannot be
+used is refused and changes nothing. Sides are warmed up before they are timed, and decode in a fixed order: for figures with intervals
+there is the experiment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from omegaconf import DictConfig, OmegaConf
+
+from specexp.chat.settings import TARGET, Settings
+from specexp.decoding.decoder import Decoder, Step
+from specexp.engine import CANCELLED, Engine, Piece, Request, open_pair
+from specexp.errors import UserError
+from specexp.evaluation.speed import summarise_speed
+from specexp.job import check
+
+WARMUP_TOKENS = 16
+
+
+@dataclass
+class Side:
+    """One way to decode. handles: its settings, as the configuration resolved them."""
+
+    name: str
+    handles: dict[str, object]
+    engine: Engine
+    decoder: Decoder
+    ignore_eos: bool
+    warm: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One prompt decoded by one side. side, baseline: as in a record; the baseline is the target's own run, where it was enabled."""
+
+    prompt_id: int
+    prompt: str
+    name: str
+    handles: dict[str, object]
+    seed: int
+    side: dict
+    baseline: dict | None
+
+    def record(self) -> dict:
+        """As records.jsonl holds them, with what the console knows beside."""
+        sides = {"method": self.side} | ({} if self.baseline is None else {"baseline": self.baseline})
+        told = {"name": self.name, "settings": self.handles, "seed": self.seed}
+        return {"id": str(self.prompt_id), "sample": 0, "prompt": self.prompt, **told, **sides}
+
+
+class View(Protocol):
+    """What a session tells while it decodes."""
+
+    def begin(self, name: str) -> None: ...
+
+    def hear(self, step: Step, pieces: list[Piece]) -> None: ...
+
+    def end(self, finish: str) -> None: ...
+
+
+class Session:
+    """compose: overrides -> configuration. build: instantiates a node of it. Raises UserError where the first settings cannot be used."""
+
+    def __init__(self, settings: Settings, compose: Callable[[Sequence[str]], DictConfig], build: Callable):
+        self._compose, self._build = compose, build
+        self._sides: dict[tuple, Side] = {}
+        self.runs: list[Run] = []
+        self._prompts = 0
+        self.settings = settings
+        self.adopt(settings)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether prompts can be put into a chat template."""
+        return all(side.engine.has_template for side in self.sides)
+
+    @property
+    def sides(self) -> list[Side]:
+        """The enabled ones."""
+        return [self._sides[self._key(name, self.settings)] for name in self.settings.enabled]
+
+    def adopt(self, settings: Settings) -> None:
+        """Use these from now on; what they no longer need is let go. UserError, and nothing changed, where they cannot be used."""
+        keys = {name: self._key(name, settings) for name in settings.enabled}
+        found = {key: self._sides.get(key) or self._opened(name, settings) for name, key in keys.items()}
+        if settings.chat and not all(side.engine.has_template for side in found.values()):
+            raise UserError("the tokenizer has no chat template; begin with chat_template=plain or chat_template=FILE.")
+        self._sides, self.settings = found, settings
+
+    def decode(self, prompt: str, view: View, cancelled: Callable[[], bool]) -> list[Run]:
+        """The prompt by every enabled side, the target first; a cancelled one leaves no run, and ends the round of sides."""
+        if not self.settings.enabled:
+            raise UserError("nothing is enabled; /target and /speculative enable the usual two.")
+        requests = [self._request(side, prompt) for side in self.sides]
+        self._prompts += 1
+        runs: list[Run] = []
+        for side, request in zip(self.sides, requests, strict=True):
+            self._warm_up(side, request)
+            view.begin(side.name)
+            answer = side.engine.answer(side.decoder, request, view.hear, cancelled)
+            view.end(answer.finish)
+            if answer.finish == CANCELLED:
+                break
+            own = answer.side()
+            baseline = runs[0].side if runs and runs[0].name == TARGET else own if side.name == TARGET else None
+            runs.append(Run(self._prompts, prompt, side.name, side.handles, self.settings.seed, own, baseline))
+        self.runs += runs
+        return runs
+
+    def _request(self, side: Side, prompt: str) -> Request:
+        ids = side.engine.render([{"role": "user", "content": prompt}]) if self.settings.chat else side.engine.ids(prompt)
+        request = Request(ids, self.settings.length, (self.settings.seed,), ignore_eos=side.ignore_eos)
+        side.engine.check(request)
+        return request
+
+    def _warm_up(self, side: Side, request: Request) -> None:
+        """So that no first call is timed."""
+        if not side.warm:
+            brief = Request(request.prompt, min(request.max_new_tokens, WARMUP_TOKENS), ("warmup",))
+            side.engine.answer(side.decoder, brief, lambda step, pieces: None, lambda: False)
+            side.warm = True
+
+    def _key(self, name: str, settings: Settings) -> tuple:
+        return (name, settings.overrides(name), settings.gamma)
+
+    def _opened(self, name: str, settings: Settings) -> Side:
+        config = self._compose(settings.overrides(name))
+        if settings.gamma is not None and "gamma" in config.method and not settings.has_own_gamma(name):
+            config.method.gamma = settings.gamma
+        check(config)
+        handles = {key: value for key, value in OmegaConf.to_container(config.method, resolve=True).items() if not isinstance(value, dict)}
+        handles.pop("name")
+        return Side(name, handles, open_pair(config, self._build), self._build(config.method.decoder), config.ignore_eos)
+
+
+def figures(runs: Sequence[Run]) -> dict:
+    """An experiment's figures over runs of one side; those against the target only over prompts that it decoded too."""
+    paired = [run.record() for run in runs if run.baseline is not None]
+    alone = [{key: value for key, value in run.record().items() if key != "baseline"} for run in runs]
+    against = summarise_speed(paired).figures if paired else {}
+    return {key: against.get(key) for key in ("speedup", "equal_texts")} | summarise_speed(alone).figures

@@ -1,0 +1,51 @@
+"""`python -m specexp.serve`: one pair and one method behind OpenAI's API.
+
+Wires configuration and server together; what is served stands in service.py and app.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import hydra
+from omegaconf import DictConfig
+
+from specexp.__main__ import attempted, launch
+from specexp.configuration import conf_directory
+from specexp.extras import installed
+
+MANUAL = """\
+Serve a pair behind OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics, /predict.
+
+python -m specexp.serve                                       the shipped tiny pair at http://127.0.0.1:8000/v1
+python -m specexp.serve method=csd model_pair=llama13b_7b     any overrides of `python -m specexp`
+python -m specexp.serve server.port=8001 server.queue=16      where it listens, how many may wait
+SPECEXP_API_KEY=... python -m specexp.serve server.host=0.0.0.0
+
+sampling, seed, max_new_tokens and ignore_eos hold for requests that say nothing; chat_template=plain or chat_template=FILE for a tokenizer
+without one. One request is decoded at a time; requests of different users take turns.
+--cfg job shows the whole configuration.
+"""
+
+
+@hydra.main(version_base="1.3", config_path=conf_directory(), config_name="serve")
+def main(config: DictConfig) -> None:
+    def work(build: Callable) -> None:
+        installed("serve", "fastapi", "uvicorn", "prometheus_client")
+        from specexp.job import check, set_threads
+
+        check(config)
+        set_threads(config.threads)
+        from specexp.serve.server import serve
+
+        serve(config, build)
+
+    attempted(work, "stopped.")
+
+
+def cli() -> None:
+    launch(main, lambda: MANUAL, "serve")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,75 @@
+"""Refusals, in the form that OpenAI's clients know: {"error": {message, type, param, code}} under the right status."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from specexp.errors import UserError
+
+TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+
+
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict:
+    return {"error": {"message": message, "type": TYPES.get(status, "invalid_request_error"), "param": param, "code": code}}
+
+
+def refusal(status: int, message: str, param: str | None = None, code: str | None = None, **headers: str) -> HTTPException:
+    """To be raised."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return HTTPException(status, error_body(status, message, param, code)["error"], named)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Every refusal in one form, FastAPI's own included."""
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        body = {"error": error.detail} if isinstance(error.detail, dict) else error_body(error.status_code, str(error.detail))
+        return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(UserError)
+    async def unusable(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse(error_body(400, str(error)), 400)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return JSONResponse(error_body(400, "the body is not JSON; send an object."), 400)
+        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        return JSONResponse(error_body(422, f"{place or 'the body'}: {first['msg']}.", place or None), 422)
+
+
+class BodyLimit:
+    """ASGI middleware: a body of more than `limit` bytes gets 413, announced or not."""
+
+    def __init__(self, app: ASGIApp, limit: int):
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self.limit:
+            error = self._refusal()
+            await JSONResponse({"error": error.detail}, 413)(scope, receive, send)
+            return
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.limit:
+                raise self._refusal()
+            return message
+
+        await self.app(scope, limited, send)
+
+    def _refusal(self) -> HTTPException:
+        return refusal(413, f"the body has more than {self.limit} bytes; send less, or start the server with a larger server.body_bytes.")

@@ -1,0 +1,108 @@
+"""The requests that the server understands, by the names of OpenAI's API, with top_k and ignore_eos as vLLM has them.
+
+What it cannot do is refused and never ignored: of such fields only the value that means nothing is taken.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from specexp.decoding.sampling import Sampling
+
+Zero = Annotated[float, Field(ge=0, le=0)]
+One = Annotated[int, Field(ge=1, le=1)]
+Tokens = Annotated[int, Field(ge=1)]
+StopString = Annotated[str, Field(min_length=1)]
+MOST_STOPS = 16
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class StreamOptions(Strict):
+    """continuous_usage_stats: as vLLM's, the usage so far with every chunk."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class Generate(Strict):
+    """What both kinds of completion share. Fields left out, or null, are as the server was started."""
+
+    model: str | None = None
+    max_tokens: Tokens | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None  # 0, -1: all
+    seed: int | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None  # requests of one user wait for each other, not for those of others
+    n: One | None = None
+    frequency_penalty: Zero | None = None
+    presence_penalty: Zero | None = None
+    logit_bias: Annotated[dict, Field(max_length=0)] | None = None
+    logprobs: Literal[False, 0] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def streaming(self) -> StreamOptions:
+        return self.stream_options or StreamOptions()
+
+    @property
+    def most_tokens(self) -> int | None:
+        return self.max_tokens
+
+    def sampling(self, usual: Sampling) -> Sampling:
+        """The server's own rule, but for what the request says."""
+        temperature = usual.temperature if self.temperature is None else self.temperature
+        top_p = usual.top_p if self.top_p is None else self.top_p
+        top_k = usual.top_k if self.top_k is None else self.top_k
+        return Sampling(temperature, top_k if top_k and top_k > 0 else None, top_p if temperature else None) if temperature else Sampling()
+
+
+class CompletionRequest(Generate):
+    """prompt: a text, or ids."""
+
+    prompt: str | list[int] | Annotated[list[str], Field(min_length=1, max_length=1)]
+    echo: Literal[False] | None = None
+    suffix: Literal[""] | None = None
+    best_of: One | None = None
+
+
+class Part(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class Message(Strict):
+    role: str
+    content: str | list[Part]
+    name: str | None = None
+
+    def plain(self) -> dict[str, str]:
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": self.role, "content": text}
+
+
+class ChatRequest(Generate):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Tokens | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class PredictRequest(Strict):
+    """S0's form: a prompt, and the text comes back as a JSON string."""
+
+    prompt: str

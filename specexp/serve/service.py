@@ -1,0 +1,102 @@
+"""What the server offers, apart from HTTP: requests turned into jobs for the one decoder, and answers into OpenAI's objects."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from itertools import count
+
+from omegaconf import DictConfig
+
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.sampling import Sampling
+from specexp.engine import Answer, Engine, Request
+from specexp.evaluation.acceptance import acceptance_figures
+from specexp.serve.protocol import ChatRequest, CompletionRequest, Generate
+
+KEPT_DECODERS = 4  # each has caches of its own
+FINISH = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
+FIGURES = ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens", "draft_acceptance_rate", "mean_acceptance_length")
+
+
+class Decoders:
+    """A decoder for each sampling rule that is asked for, the latest few; all over the same weights. config: checked."""
+
+    def __init__(self, config: DictConfig, build: Callable):
+        self._config, self._build = config, build
+        self._known: OrderedDict[Sampling, Decoder] = OrderedDict()
+
+    def __call__(self, sampling: Sampling) -> Decoder:
+        """UserError where the method does not go with that rule."""
+        decoder = self._known.pop(sampling, None) or self._built(sampling)
+        self._known[sampling] = decoder
+        while len(self._known) > KEPT_DECODERS:
+            self._known.popitem(last=False)
+        return decoder
+
+    def _built(self, sampling: Sampling) -> Decoder:
+        config = deepcopy(self._config)
+        config.sampling.update(asdict(sampling))
+        return self._build(config.method.decoder)
+
+
+@dataclass
+class Service:
+    """model: the served name. usual: the sampling of requests that say nothing. max_tokens: likewise."""
+
+    engine: Engine
+    decoders: Decoders
+    model: str
+    method: str
+    usual: Sampling
+    max_tokens: int
+    ignore_eos: bool = False
+    seed: int = 0
+    created: int = field(default_factory=lambda: int(time.time()))
+    _numbers: count = field(default_factory=count, repr=False)
+
+    def request(self, asked: Generate) -> Request:
+        """UserError for a request that does not fit the models."""
+        prompt = self._prompt(asked)
+        longest = asked.most_tokens or self._room(len(prompt))
+        seed = (self.seed, "request", next(self._numbers)) if asked.seed is None else (asked.seed,)
+        request = Request(prompt, longest, seed, asked.stops, self.ignore_eos or bool(asked.ignore_eos))
+        self.engine.check(request)
+        return request
+
+    def decode(self, request: Request, sampling: Sampling, hear: Callable[[str, int], None], cancelled: Callable[[], bool]) -> Answer:
+        """In the decoder's thread. hear: is told each round's text and number of tokens."""
+        told = lambda step, pieces: hear("".join(piece.text for piece in pieces), len(step.tokens))
+        return self.engine.answer(self.decoders(sampling), request, told, cancelled)
+
+    def speculation(self, answer: Answer) -> dict[str, object]:
+        """How the text came about: counts and the ratios of this one request."""
+        side = answer.side()
+        found = acceptance_figures([side])
+        return {"method": self.method, "target_forwards": side["target_forwards"]} | {key: found[key] for key in FIGURES}
+
+    def _prompt(self, asked: Generate) -> list[int]:
+        if isinstance(asked, ChatRequest):
+            return self.engine.render([message.plain() for message in asked.messages])
+        assert isinstance(asked, CompletionRequest)
+        prompt = asked.prompt
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+            return self.engine.known_ids(prompt)
+        return self.engine.ids("".join(prompt))  # a text, or a list of one
+
+    def _room(self, prompt: int) -> int:
+        """max_tokens of a request that says nothing: the usual number, or what fits."""
+        longest = self.engine.longest_text
+        return self.max_tokens if longest is None else max(1, min(self.max_tokens, longest - prompt))
+
+
+def usage(request: Request, answer: Answer) -> dict[str, int]:
+    """Tokens by ids; the one that ended the text is among them."""
+    return usage_of(request, len(answer.generation.token_ids))
+
+
+def usage_of(request: Request, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": len(request.prompt), "completion_tokens": completion, "total_tokens": len(request.prompt) + completion}
