@@ -5,6 +5,7 @@ Checks come in the order of their cost: everything that needs no model first, so
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.errors import UserError
 
+logger = logging.getLogger(__name__)
 VOLATILE = ("tracker",)  # may differ when a run is resumed: no record depends on it
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
 SWITCHES = ("ignore_eos", "quick")
@@ -72,6 +74,7 @@ def _check(config: DictConfig) -> str:
 
 
 def _check_handles(config: DictConfig) -> None:
+    from specexp.evaluation.sandbox import check_level
     from specexp.signatures import shown
 
     for key, least in LEAST.items():
@@ -81,6 +84,7 @@ def _check_handles(config: DictConfig) -> None:
     for key in SWITCHES:
         if type(config[key]) is not bool:
             raise UserError(f"{key}={shown(config[key])} does not fit; give true or false.")
+    check_level(config.sandbox)
     if config.samples > 1 and config.sampling.temperature == 0:
         raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
     if config.samples > 1 and not _samples(config):
@@ -114,6 +118,8 @@ def _inputs(config: DictConfig, build: Callable) -> Inputs:
     from specexp.experiment import QUICK_EXAMPLES
 
     dataset, tracker, pair = build(config.dataset), build(config.tracker), build(config.model_pair)
+    if level := _sandbox_level(dataset):
+        logger.info("model-written code is judged in the sandbox at level %s", level)
     parts = [node for node in config.method.values() if isinstance(node, DictConfig) and "_target_" in node]
     for node in (config.sampling, *parts, *(side.decoder for side in config.baselines.values())):
         _try_parts(node, build)
@@ -210,6 +216,7 @@ def _finish(experiment, examples: list, records: list[dict], run_directory, conf
     from specexp.experiment import claims, quality_figures
 
     names = {key: config[key].name for key in ("model_pair", "method")} | {"dataset": experiment.dataset.name}
+    names |= {"sandbox": level} if (level := _sandbox_level(experiment.dataset)) else {}
     summary = names | {"weights": experiment.weights} | claims(experiment.sides["method"]) | quality_figures(experiment.dataset, records)
     summary |= summarise_speed(records, seed=config.seed).figures
     summary |= swi_figures([record["method"] for record in records], _costs(experiment, config))
@@ -238,8 +245,13 @@ def _facts(experiment, config: DictConfig) -> dict:
         "baselines": {name: node.name for name, node in config.baselines.items()},
         "peers": _peers(config),
         "costs": _costs(experiment, config),
-        "sandbox": getattr(getattr(experiment.dataset, "sandbox", None), "level", None),
+        "sandbox": _sandbox_level(experiment.dataset),
     }
+
+
+def _sandbox_level(dataset) -> str | None:
+    """Where model-written code is run; None where the data set runs none."""
+    return dataset.sandbox.level if hasattr(dataset, "sandbox") else None
 
 
 def _shapes(config: DictConfig) -> dict[str, object] | None:

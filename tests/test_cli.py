@@ -195,6 +195,7 @@ def test_wrong_type_names_the_key_that_was_given(job_refuses, override, way_out)
         (("sampling.top_k=0",), ("sampling.top_k=0", "null")),
         (("dtype=float8",), ("dtype=float8", "bfloat16")),
         (("device=toaster",), ("device=toaster", "cpu")),
+        (("sandbox=docker",), ("sandbox=docker", "bubblewrap")),
         (("max_new_tokens=100000",), ("max_new_tokens=100000", "16384", "lower max_new_tokens")),
     ],
     ids=lambda value: " ".join(value),
