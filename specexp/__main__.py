@@ -6,6 +6,7 @@ A user's mistake ends in one sentence, a defect keeps its traceback.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -71,6 +72,7 @@ def launch(task: Callable, helped: Callable[[], str], primary: str = "config") -
         print(helped())
         return
     refused = []
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
     try:
         task()

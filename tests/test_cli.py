@@ -187,6 +187,7 @@ def test_wrong_type_names_the_key_that_was_given(job_refuses, override, way_out)
         (("samples=0",), ("samples=0", "1 or more")),
         (("repeats=0",), ("repeats=0", "1 or more")),
         (("threads=0",), ("threads=0", "1 or more")),
+        (("threads=100000",), ("threads=100000", "cores of this machine")),
         (("warmup=-1",), ("warmup=-1", "0 or more")),
         (("seed=-1",), ("seed=-1", "0 or more")),
         (("samples=3",), ("samples=3", "sampling=nucleus")),

@@ -41,7 +41,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -113,9 +113,13 @@ class Sandbox:
     def run(self, program: str, test: str) -> Verdict:
         """Executes `program`, then `test` with every function of the program callable by its name; passed if neither raised.
 
-        Raises NotStarted if the sandbox stopped working (then nothing is known about the program).
+        Raises UserError if the sandbox stopped working (then nothing is known about the program).
         """
-        return _check(self._reached[1], program, test, self.timeout_seconds, self.memory_megabytes)
+        level, command = self._reached
+        try:
+            return _check(command, program, test, self.timeout_seconds, self.memory_megabytes)
+        except (NotStarted, OSError) as error:
+            raise UserError(f"the sandbox (level {level}) stopped working ({error}): go on when programs can be started again.") from error
 
     def run_all(self, checks: Iterable[tuple[str, str]]) -> list[Verdict]:
         """`run` of each (program, test), one for each core at a time; the verdicts in the same order."""
@@ -223,7 +227,7 @@ def _source() -> str:
     return Path(__file__).with_name("inside_sandbox.py").read_text(encoding="utf-8")
 
 
-def _start(stack: contextlib.ExitStack, command: tuple[str, ...], folder: str, pass_fds: tuple[int, ...] = (), **streams) -> subprocess.Popen:
+def _start(stack: contextlib.ExitStack, command: Sequence[str], folder: str, pass_fds: tuple[int, ...] = (), **streams) -> subprocess.Popen:
     """A process in a session of its own, ended with its whole group when the stack closes."""
     if FILTER in command:
         descriptor = stack.enter_context(_readable(seccomp_filter())).fileno()
