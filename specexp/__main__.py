@@ -122,7 +122,7 @@ def _inside_job(error: Exception, task: Callable) -> bool:
 def _sentence(error: Exception, primary: str = "config") -> str:
     disk = error if isinstance(error, OSError) and not isinstance(error, HydraException) else error.__cause__
     if isinstance(error, UserError):
-        return str(error)
+        return str(error).replace("\n", "\\n")  # a value may have any character in it
     if isinstance(error, OverrideParseException):
         return unparsable(error.override)
     if isinstance(error, MissingConfigException) and error.options:

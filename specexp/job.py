@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 GO_ON = "the same command with hydra.run.dir=DIR goes on behind the records so far"
 VOLATILE = ("tracker",)  # may differ when a run is resumed: no record depends on it
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
+NODES = ("model_pair", "method", "method.decoder", "dataset", "cache", "sampling", "tracker", "baselines", "runners")
 SWITCHES = ("ignore_eos", "quick")
 
 
@@ -67,8 +68,10 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
 def _check(config: DictConfig) -> str:
     """All that can be wrong with the configuration as such; gives it resolved, as YAML text."""
     from specexp.credentials import refuse_credentials
-    from specexp.signatures import check_signatures
+    from specexp.signatures import check_nodes, check_signatures
 
+    check_nodes(config, NODES)
+    check_nodes(config, [place for name in config.baselines for place in (f"baselines.{name}", f"baselines.{name}.decoder")])
     _check_handles(config)
     _fit_standins(config)
     _drop_unused_drafts(config)

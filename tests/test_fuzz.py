@@ -6,10 +6,11 @@ the same ones every time.
 
 import copy
 import json
+import re
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,23 +25,21 @@ from specexp.datasets.prompts import Prompts
 from specexp.datasets.summarisation import Summarisation
 from specexp.datasets.texts import TextFile
 from specexp.errors import UserError
+from specexp.signatures import shown
 from specexp.tracking.records import RunDirectory, read_records
 
 METHODS = ("speculative", "csd", "egag", "cost_model", "tree", "adaptive_tree", "medusa", "nasd", "katz", "beam", "hf_assisted", "synthetic")
 GROUPS = {"method": METHODS, "dataset": ("microeval", "microsum"), "cache": ("full", "sink"), "sampling": ("greedy", "topknucleus")}
-STEERED_BY_OTHERS = {"_target_", "_partial_", "name"}
+NOT_FOR_USERS = {"_target_", "_partial_", "runners"}
 
 
 def thorough(examples):
-    return settings(max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    """Without making failures smaller: an example takes tens of milliseconds, and is small."""
+    return settings(max_examples=examples, derandomize=True, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 class Accepted(BaseException):
     """The run would have begun."""
-
-
-def words(text):
-    return text.replace("=", " ").replace(".", " ").replace("'", " ").replace(",", " ").replace("[", " ").split()
 
 
 # ---------------------------------------------------------------- values of keys
@@ -54,19 +53,17 @@ VALUES = st.one_of(
 def leaves(node, path=""):
     for key in node:
         place = f"{path}.{key}" if path else str(key)
-        if str(key) in STEERED_BY_OTHERS:
+        if str(key) in NOT_FOR_USERS:
             continue
         yield place
-        if not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(value := node[key]):
+        if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key) and OmegaConf.is_dict(value := node[key]):
             yield from leaves(value, place)
 
 
-@pytest.fixture(scope="module")
-def compositions():
+def compositions(groups):
     """A configuration for each choice in turn, and its keys."""
-    chosen = [f"{group}={option}" for group, options in GROUPS.items() for option in options]
-    configs = [composed(choice) for choice in chosen]
-    return [(config, sorted(set(leaves(config)))) for config in configs]
+    configs = [composed(f"{group}={option}") for group, options in groups.items() for option in options]
+    return [(config, sorted(leaves(config))) for config in configs]
 
 
 def outcome(config, directory):
@@ -80,37 +77,37 @@ def outcome(config, directory):
     raise AssertionError("a run began")
 
 
-def check_values(compositions, directory, monkeypatch, examples):
-    def accepted(*_):
-        raise Accepted
-
-    monkeypatch.setattr(job, "_decode", accepted)
-    told = set()
+def check_values(groups, directory, monkeypatch, examples):
+    """Gives the sentences seen."""
+    monkeypatch.setattr(job, "_decode", lambda *_: (_ for _ in ()).throw(Accepted))
+    choices, told = compositions(groups), set()
 
     @thorough(examples)
-    @given(st.data())
-    def check(data):
-        config, keys = data.draw(st.sampled_from(compositions))
-        key, value = data.draw(st.sampled_from(keys)), data.draw(VALUES)
-        config = copy.deepcopy(config)
-        OmegaConf.update(config, key, value, force_add=False)
+    @given(st.integers(0, len(choices) - 1), st.integers(0), VALUES)
+    def check(choice, number, value):
+        config, keys = choices[choice]
+        config, key = copy.deepcopy(config), keys[number % len(keys)]
+        try:
+            OmegaConf.update(config, key, value)
+        except OmegaConfBaseException:  # the command line would not get so far
+            reject()
         sentence = outcome(config, directory)
         if sentence is not None:
             assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 1500, (key, value, sentence)
-            assert key.rpartition(".")[2] in words(sentence) or str(value) in sentence, (key, value, sentence)
+            assert key.rpartition(".")[2] in re.findall(r"\w+", sentence) or shown(value).replace('\n', '\\n') in sentence, (key, value, sentence)
             told.add(sentence)
 
     check()
     return told
 
 
-def test_a_value_works_or_is_refused_by_its_key(compositions, tmp_path, monkeypatch):
-    assert len(check_values(compositions, tmp_path / "run", monkeypatch, 40)) > 10
+def test_a_value_works_or_is_refused_by_its_key(tmp_path, monkeypatch):
+    assert len(check_values({"method": ["csd"]}, tmp_path / "run", monkeypatch, 25)) > 5
 
 
 @pytest.mark.slow
-def test_many_values_work_or_are_refused_by_their_keys(compositions, tmp_path, monkeypatch):
-    assert len(check_values(compositions, tmp_path / "run", monkeypatch, 2500)) > 300
+def test_many_values_work_or_are_refused_by_their_keys(tmp_path, monkeypatch):
+    assert len(check_values(GROUPS, tmp_path / "run", monkeypatch, 1500)) > 200
 
 
 # ---------------------------------------------------------------- command lines
@@ -166,13 +163,13 @@ def test_a_text_is_read_or_refused_by_its_name(tmp_path):
         try:
             TextFile(path=str(tmp_path / name)).read()
         except UserError as error:
-            assert "\n" not in str(error) and name in str(error) and "text.path=" in str(error)
+            assert "\n" not in str(error) and name in str(error)
 
     check()
 
 
 def test_a_run_directory_with_anything_in_it_is_gone_on_with_or_refused(tmp_path):
-    @thorough(100)
+    @thorough(40)
     @given(CONTENT, CONTENT)
     def check(records, config):
         (tmp_path / "records.jsonl").write_bytes(records)
