@@ -6,6 +6,7 @@ A user's mistake ends in one sentence, a defect keeps its traceback.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -71,6 +72,7 @@ def launch(task: Callable, helped: Callable[[], str], primary: str = "config") -
         print(helped())
         return
     refused = []
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
     try:
         task()
@@ -121,7 +123,7 @@ def told(error: Exception, primary: str = "config") -> str:
     """What is wrong, in the user's words. primary: the configuration that was composed."""
     disk = error if isinstance(error, OSError) and not isinstance(error, HydraException) else error.__cause__
     if isinstance(error, UserError):
-        return str(error)
+        return str(error).replace("\n", "\\n")  # a value may have any character in it
     if isinstance(error, OverrideParseException):
         return unparsable(error.override)
     if isinstance(error, MissingConfigException) and error.options:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 
 from specexp.decoding.decoder import Decoder
 from specexp.errors import UserError
@@ -50,6 +51,13 @@ class Experiment:
                     f"of {self.context_length}; lower max_new_tokens, or choose other prompts."
                 )
         return encoded
+
+    def check_models(self, prompt: list[int]) -> None:
+        """UserError for a model of any side, target or draft, whose likelihood of the prompt's last token is no number. One pass each."""
+        for decoder in self.sides.values():
+            for role, runner in {"target": decoder.target, **decoder.drafter.models}.items():
+                if isnan(continuation_nll(runner.model, prompt, prompt[-1:])[0]):
+                    raise _not_a_number(f"the {role} model", runner.model, "the first prompt")
 
     def warm_up(self, prompts: Sequence[list[int]]) -> None:
         """Every side sees real shapes once, so that no first call is timed."""
@@ -105,6 +113,8 @@ class Experiment:
         if key not in self._likelihoods:
             self._likelihoods.clear()
             self._likelihoods[key] = continuation_nll(self.sides["method"].target.model, prompt, token_ids)
+            if isnan(self._likelihoods[key][0]):
+                raise _not_a_number("the target model", self.sides["method"].target.model, "a text that it wrote")
         return self._likelihoods[key]
 
 
@@ -123,6 +133,11 @@ def quality_figures(dataset, records: Sequence[dict]) -> dict[str, float]:
 def claims(decoder: Decoder) -> dict[str, bool]:
     """lossless: the text keeps the target's law. cache_exact: the cache changes nothing about the model."""
     return {"lossless": decoder.lossless, "cache_exact": decoder.target.cache_exact}
+
+
+def _not_a_number(role: str, model, read: str) -> UserError:
+    dtype = str(model.dtype).removeprefix("torch.")
+    return UserError(f"{role} ({model.config._name_or_path}) computes NaN for {read} in {dtype}: give it another, such as dtype=float32.")
 
 
 def _never(ids: Sequence[int], since: int) -> None:

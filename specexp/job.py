@@ -5,6 +5,8 @@ Checks come in the order of their cost: everything that needs no model first, so
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,8 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.errors import UserError
 
+logger = logging.getLogger(__name__)
+GO_ON = "the same command with hydra.run.dir=DIR goes on behind the records so far"
 VOLATILE = ("tracker",)  # may differ when a run is resumed: no record depends on it
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
+NODES = ("model_pair", "method", "method.decoder", "dataset", "cache", "sampling", "tracker", "baselines", "runners")
 SWITCHES = ("ignore_eos", "quick")
 
 
@@ -36,6 +41,7 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
     A directory that holds records of this configuration is gone on with; a finished one only shows its table.
     Raises UserError for what the user can put right.
     """
+    from specexp.models.device import memory_watched
     from specexp.report.table import show
     from specexp.tracking.records import RunDirectory
 
@@ -50,8 +56,9 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
         planned = _planned(config, inputs, build)
         prompts = planned.prompts(inputs.examples)
         inputs.tracker.start(OmegaConf.to_container(config, resolve=True), directory, group=sweep and Path(sweep).name)
-        experiment = _with_decoders(planned, config, build)
-        records = _decode(experiment, inputs.examples, prompts, run_directory, config)
+        with memory_watched(f"lower max_new_tokens={config.max_new_tokens}, give dtype=bfloat16 or smaller models; {GO_ON}"):
+            experiment = _with_decoders(planned, config, build)
+            records = _decode(experiment, inputs.examples, prompts, run_directory, config)
         summary = _finish(experiment, inputs.examples, records, run_directory, config)
     show(summary, directory)
     inputs.tracker.finish(summary, records)
@@ -60,8 +67,11 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
 
 def check(config: DictConfig) -> str:
     """All that can be wrong with the configuration as such; gives it resolved, as YAML text."""
-    from specexp.signatures import check_signatures
+    from specexp.credentials import refuse_credentials
+    from specexp.signatures import check_nodes, check_signatures
 
+    check_nodes(config, NODES)
+    check_nodes(config, [place for name in config.baselines for place in (f"baselines.{name}", f"baselines.{name}.decoder")])
     _check_handles(config)
     if decodes_here(config):
         _fit_standins(config)
@@ -71,10 +81,12 @@ def check(config: DictConfig) -> str:
     if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
         raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
     check_signatures(config)
+    refuse_credentials(OmegaConf.to_container(config, resolve=True))
     return OmegaConf.to_yaml(config, resolve=True)
 
 
 def _check_handles(config: DictConfig) -> None:
+    from specexp.evaluation.sandbox import check_level
     from specexp.signatures import shown
 
     for key, least in LEAST.items():
@@ -84,6 +96,9 @@ def _check_handles(config: DictConfig) -> None:
     for key in SWITCHES:
         if type(config[key]) is not bool:
             raise UserError(f"{key}={shown(config[key])} does not fit; give true or false.")
+    if (config.threads or 0) > (cores := os.cpu_count() or 1):
+        raise UserError(f"threads={config.threads} is more than the {cores} cores of this machine; give {cores} or fewer, or null.")
+    check_level(config.sandbox)
     if config.samples > 1 and config.sampling.temperature == 0:
         raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
     if config.baseline.url is not None and decodes_here(config):
@@ -130,6 +145,8 @@ def _inputs(config: DictConfig, build: Callable) -> Inputs:
     from specexp.experiment import QUICK_EXAMPLES
 
     dataset, tracker, pair = build(config.dataset), build(config.tracker), build(config.model_pair)
+    if level := _sandbox_level(dataset):
+        logger.info("model-written code is judged in the sandbox at level %s", level)
     parts = [node for node in config.method.values() if isinstance(node, DictConfig) and "_target_" in node]
     for node in (config.sampling, *parts, *(side.decoder for side in config.baselines.values())):
         _try_parts(node, build)
@@ -148,7 +165,13 @@ def _try_parts(node: DictConfig, build: Callable) -> None:
 
 def _check_same_data(examples: list, run_directory) -> None:
     prompts = {example.id: example.prompt for example in examples}
-    for record in run_directory.existing():
+    seen = set()
+    for number, record in enumerate(run_directory.existing(), 1):
+        if missing := [key for key in ("id", "sample", "prompt", "method") if key not in record]:
+            raise UserError(f"{run_directory.path}/records.jsonl, record {number} lacks {missing[0]}: mend or delete that line.")
+        if (key := (record["id"], record["sample"])) in seen:
+            raise UserError(f"{run_directory.path}/records.jsonl, record {number} is the second of {key[0]}: delete one of the two lines.")
+        seen.add(key)
         if prompts.get(record["id"]) != record["prompt"]:
             raise UserError(
                 f"{run_directory.path} holds a record of {record['id']} whose prompt the data set no longer has; "
@@ -238,6 +261,7 @@ def _decode(experiment, examples: list, prompts: dict, run_directory, config: Di
     done = {(record["id"], record["sample"]) for record in records}
     total = len(examples) * config.samples
     if len(done) < total:
+        experiment.check_models(prompts[examples[0].id])
         experiment.warm_up([prompts[example.id] for example in examples])
     for record in watched(experiment.records(examples, prompts, done), total, len(done), config.method.name):
         run_directory.append(record)
@@ -253,6 +277,7 @@ def _finish(experiment, examples: list, records: list[dict], run_directory, conf
         experiment.conclude(records, run_directory.path)
     own = _own_figures(experiment, records, config) if decodes_here(config) else experiment.figures(records)
     summary = own | {"method": config.method.name, "dataset": experiment.dataset.name, "weights": experiment.weights}
+    summary |= {"sandbox": level} if (level := _sandbox_level(experiment.dataset)) else {}
     summary |= quality_figures(experiment.dataset, records) | summarise_speed(records, seed=config.seed).figures
     run_directory.write_samples(*(_sample_lines(experiment.dataset, examples, records, side) for side in ("method", "baseline")))
     run_directory.write_summary(summary)
@@ -288,8 +313,13 @@ def _facts(experiment, config: DictConfig) -> dict:
         "baselines": {name: node.name for name, node in config.baselines.items()},
         "peers": _peers(config),
         "costs": _costs(experiment, config),
-        "sandbox": getattr(getattr(experiment.dataset, "sandbox", None), "level", None),
+        "sandbox": _sandbox_level(experiment.dataset),
     }
+
+
+def _sandbox_level(dataset) -> str | None:
+    """Where model-written code is run; None where the data set runs none."""
+    return dataset.sandbox.level if hasattr(dataset, "sandbox") else None
 
 
 def _shapes(config: DictConfig) -> dict[str, object] | None:

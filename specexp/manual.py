@@ -22,7 +22,7 @@ Groups: choose with group=option
 
 Handles: change with key=value
   method.gamma=4  sampling.temperature=0.7  dataset.limit=20  max_new_tokens=128  ignore_eos=true
-  samples=10  repeats=3  seed=1  dtype=bfloat16  device=cpu  threads=2  quick=true
+  samples=10  repeats=3  seed=1  dtype=bfloat16  device=cpu  threads=2  quick=true  sandbox=require
 
 --cfg job              shows the whole configuration
 hydra.run.dir=DIR      starts the run in DIR, or goes on with it

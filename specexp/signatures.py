@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin
@@ -32,6 +32,14 @@ def check_signatures(config: DictConfig) -> None:
             hint = parameters[key].annotation
             if not _fits(node[key], hint):
                 raise UserError(f"{_source(config, f'{path}.{key}')}={shown(node[key])} does not fit; give {_words(hint)}.")
+
+
+def check_nodes(config: DictConfig, places: Iterable[str]) -> None:
+    """UserError for a place that must hold keys and does not."""
+    for place in places:
+        value = OmegaConf.select(config, place, throw_on_missing=False)
+        if not OmegaConf.is_dict(value):
+            raise UserError(f"{place}={shown(value)} does not fit; choose one by name, or give its keys ({place}.NAME=VALUE).")
 
 
 def shown(value: object) -> str:
@@ -67,7 +75,7 @@ def _fits(value: object, hint: object) -> bool:
         return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
     if hint in (str, bool):
         return isinstance(value, hint)
-    return OmegaConf.is_config(value) or not inspect.isclass(hint)  # an object is described by keys of its own
+    return OmegaConf.is_dict(value) or not inspect.isclass(hint)  # an object is described by keys of its own
 
 
 def _words(hint: object) -> str:

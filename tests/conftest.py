@@ -1,4 +1,5 @@
-"""Shared by all tests: modules beside them are importable, W&B and the Hub stay offline."""
+"""Shared by all tests: modules beside them are importable, W&B and the Hub stay offline, and a run of the whole fast tier fails if a
+message of the package was reached by none of them."""
 
 import logging
 import os
@@ -11,8 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import messages
 import torch
 from absl import logging as absl_logging
+
+messages.watch()
 
 # Imported with the ROUGE scorer. When logging is set up anew its handler closes the stream it was born with, should that not be the
 # standard error of the moment; under a test's capture that would be the stream of all other tests.
@@ -29,3 +33,33 @@ def same_log_handlers():
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+def pytest_sessionfinish(session):
+    """A worker reports; whoever has all reports judges them, if everything was run and passed."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["reached"] = sorted(messages.REACHED)
+    elif _is_whole(config) and not session.testsfailed and messages.REACHED and (missing := sorted(messages.sites() - messages.REACHED)):
+        config.stash[MISSING] = missing
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    messages.REACHED.update(getattr(node, "workeroutput", {}).get("reached", ()))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for site in config.stash.get(MISSING, ()):
+        terminalreporter.line(f"no test reaches the message at specexp/{site}", red=True)
+
+
+MISSING = pytest.StashKey[list[str]]()
+
+
+def _is_whole(config) -> bool:
+    """Nothing was selected beyond what pyproject.toml selects."""
+    options = config.option
+    narrowed = options.keyword or options.lf or options.deselect or options.ignore or options.maxfail or options.collectonly
+    return config.args_source is not config.ArgsSource.ARGS and options.markexpr == "not slow and not gpu" and not narrowed

@@ -18,6 +18,7 @@ from specexp import __main__ as command
 from specexp import job
 from specexp.configuration import conf_directory
 from specexp.errors import UserError
+from specexp.evaluation.sandbox import LEVELS
 from specexp.tracking.records import RunDirectory, read_records
 
 BRIEF = ["tracker=none", "threads=1", "warmup=1", "dataset.limit=2", "max_new_tokens=8"]
@@ -180,7 +181,8 @@ def test_samples_have_the_form_of_human_eval(whole):
 
 def test_everything_else_that_a_run_leaves_behind(whole):
     environment = json.loads((whole / "environment.json").read_text())
-    assert environment["device"] == "cpu" and environment["dtype"] == "float32"
+    assert environment["device"] == "cpu" and environment["dtype"] == "float32" and environment["sandbox"] in LEVELS
+    assert json.loads((whole / "summary.json").read_text())["sandbox"] == environment["sandbox"]
     assert "gamma: 4" in (whole / "config.yaml").read_text()
 
 

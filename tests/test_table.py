@@ -98,3 +98,10 @@ def test_the_run_is_named_and_found(capsys, tmp_path):
 
 def test_stand_ins_are_said_in_words():
     assert "STAND-INS" in shown(SUMMARY | {"weights": "standin"}) and "STAND-INS" not in shown(SUMMARY | {"weights": "real"})
+
+
+def test_where_model_written_code_ran_is_said_and_less_than_bubblewrap_is_warned_of():
+    sealed, open_ = shown(SUMMARY | {"sandbox": "bubblewrap"}), shown(SUMMARY | {"sandbox": "limits"})
+    assert "code judged in bubblewrap" in sealed and "NOT SEALED OFF" not in sealed
+    assert "code judged in limits" in open_ and "NOT SEALED OFF" in open_ and "level limits" in open_.replace("\n", " ")
+    assert "judged" not in shown(SUMMARY)

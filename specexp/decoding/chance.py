@@ -29,9 +29,12 @@ class Chance:
         return self.uniform(*p.shape) * q < p
 
     def draw(self, weights: Tensor) -> Tensor:
-        """One id per row of [..., V] non-negative weights (they need not sum to 1); ids of weight 0 are never drawn. No sync."""
+        """One id per row of [..., V] non-negative weights (they need not sum to 1); ids of weight 0 are never drawn. No sync.
+
+        NaN weights give some id: a broken model is found by who looks at its likelihoods, not by a crash of the device.
+        """
         if self.dtype == torch.float32:  # too coarse to add up a vocabulary: an exponential race instead of the inverse CDF
             return (weights / torch.empty_like(weights).exponential_(generator=self.generator)).argmax(-1)
         cdf = weights.cumsum(-1, dtype=self.dtype)
         threshold = self.uniform(*weights.shape[:-1], 1) * cdf[..., -1:]  # below the total: u is at most 1 - 2^-53
-        return torch.searchsorted(cdf, threshold, right=True)[..., 0]
+        return torch.searchsorted(cdf, threshold, right=True)[..., 0].clamp_(max=cdf.shape[-1] - 1)

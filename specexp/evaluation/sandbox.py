@@ -12,6 +12,8 @@ calls the program's functions over a socket. What the level adds to that:
     other processes out of reach        x            x          -
     nothing survives the check          x            x         (1)
     files hidden and read-only          x            -          -      (3)
+    memory beside the processes' own    x            -          -      (4)
+    keyrings of the kernel hidden       x            -          -      (4)
 
 (1) The kernel does not count root's processes. Root therefore becomes `nobody` where it can: under bubblewrap and namespaces if this
     process may create them without a user namespace, under limits and namespaces only if `nobody` can read the standard library. Where it
@@ -19,8 +21,11 @@ calls the program's functions over a socket. What the level adds to that:
 (2) A process of the same user may read the judge's memory unless the system forbids it.
 (3) Visible are /usr, the libraries, and the Python installation; writable is an empty /tmp of 64 MiB. At the other levels the program sees
     the user's files, and may change what the user may change.
+(4) System calls that reach memory counted nowhere, keyrings and rarely needed parts of the kernel are refused (seccomp.py; on x86-64 and
+ARM64). At the other levels such memory lasts until the check ends, at level `limits` until the machine is started anew.
 
-Not covered at any level: flaws of the kernel, timing and other side channels, and programs that recognise the test inputs. A program may
+Not covered at any level: flaws of the kernel, timing and other side channels, memory that the kernel holds for many small files and
+sockets (only time bounds it), and programs that recognise the test inputs. A program may
 redefine helpers that its prompt defines, as in HumanEval itself. Only plain data crosses between tests and program: an answer that is not
 (a lambda, an object of a class of its own) fails. This is no defence against a determined attacker below level `bubblewrap`.
 """
@@ -36,16 +41,21 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from specexp.errors import UserError
+from specexp.evaluation.seccomp import seccomp_filter
 
 LEVELS = ("bubblewrap", "namespaces", "limits")
 CHOICES = ("auto", "require", *LEVELS)
 SCRATCH_BYTES = 64 << 20
 START_SECONDS = 30.0  # a start takes milliseconds; a busy machine may take longer, and that is not the program's fault
+FILTER = "FILTER"  # in a command: the descriptor from which bubblewrap is to read the system calls to refuse
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # the same text gets the same verdict, whatever the order of its sets
 
 
@@ -60,6 +70,12 @@ class NotStarted(RuntimeError):
     """The sandbox itself did not start; no verdict about any program."""
 
 
+def check_level(level: object) -> None:
+    """UserError for what is no demand that a Sandbox takes."""
+    if level not in CHOICES:
+        raise UserError(f"sandbox={level} does not exist: choose one of {', '.join(CHOICES)}.")
+
+
 class Sandbox:
     """Judges programs at one level of containment.
 
@@ -70,8 +86,7 @@ class Sandbox:
     """
 
     def __init__(self, level: str = "auto", timeout_seconds: float = 3.0, memory_megabytes: int = 1024):
-        if level not in CHOICES:
-            raise UserError(f"sandbox level {level!r} does not exist: choose one of {', '.join(CHOICES)}.")
+        check_level(level)
         if timeout_seconds <= 0 or memory_megabytes < 64:
             raise UserError(f"the sandbox needs time and at least 64 MB, not {timeout_seconds} s and {memory_megabytes} MB: raise them.")
         self.demand, self.timeout_seconds, self.memory_megabytes = level, timeout_seconds, memory_megabytes
@@ -92,15 +107,25 @@ class Sandbox:
             if command is not None:
                 return level, command
             complaints.append(f"{level}: {complaint}")
-        raise UserError(f"sandbox level {self.demand!r} is not to be had here ({'; '.join(complaints)}): install bubblewrap 0.7 or newer "
-                        "and allow it user namespaces, or accept less with dataset.sandbox.level=auto.")
+        raise UserError(f"sandbox={self.demand} is not to be had here ({'; '.join(complaints)}): install bubblewrap 0.7 or newer "
+                        "and allow it user namespaces, or accept less with sandbox=auto.")
 
     def run(self, program: str, test: str) -> Verdict:
         """Executes `program`, then `test` with every function of the program callable by its name; passed if neither raised.
 
-        Raises NotStarted if the sandbox stopped working (then nothing is known about the program).
+        Raises UserError if the sandbox stopped working (then nothing is known about the program).
         """
-        return _check(self._reached[1], program, test, self.timeout_seconds, self.memory_megabytes)
+        level, command = self._reached
+        try:
+            return _check(command, program, test, self.timeout_seconds, self.memory_megabytes)
+        except (NotStarted, OSError) as error:
+            raise UserError(f"the sandbox (level {level}) stopped working ({error}): go on when programs can be started again.") from error
+
+    def run_all(self, checks: Iterable[tuple[str, str]]) -> list[Verdict]:
+        """`run` of each (program, test), one for each core at a time; the verdicts in the same order."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with ThreadPoolExecutor(cores) as pool:  # its threads only wait: each check is two processes
+            return list(pool.map(lambda check: self.run(*check), checks))
 
 
 # ---------------------------------------------------------------- levels
@@ -114,8 +139,8 @@ def _commands(level: str) -> list[tuple[str, ...]]:
         return [()]
     as_root = os.geteuid() == 0
     if level == "bubblewrap" and (bwrap := shutil.which("bwrap")):
-        privileged = (bwrap, *_view(), "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
-        return [privileged] * as_root + [(bwrap, *_view(), "--unshare-user")]
+        view = (bwrap, *_view(), *(("--seccomp", FILTER) if seccomp_filter() else ()))
+        return [(*view, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")] * as_root + [(*view, "--unshare-user")]
     if level == "namespaces" and (unshare := shutil.which("unshare")):
         isolate = ("--net", "--pid", "--ipc", "--fork", "--kill-child", unshare, "--fork")
         return [(unshare, *isolate)] * (as_root and _open_to_all(Path(os.__file__))) + [(unshare, "--user", "--map-current-user", *isolate)]
@@ -202,13 +227,26 @@ def _source() -> str:
     return Path(__file__).with_name("inside_sandbox.py").read_text(encoding="utf-8")
 
 
-def _start(stack: contextlib.ExitStack, command: tuple[str, ...], folder: str, **streams) -> subprocess.Popen:
+def _start(stack: contextlib.ExitStack, command: Sequence[str], folder: str, pass_fds: tuple[int, ...] = (), **streams) -> subprocess.Popen:
     """A process in a session of its own, ended with its whole group when the stack closes."""
+    if FILTER in command:
+        descriptor = stack.enter_context(_readable(seccomp_filter())).fileno()
+        command, pass_fds = [str(descriptor) if word == FILTER else word for word in command], (*pass_fds, descriptor)
     libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}  # some interpreters need it to start
-    process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT | libraries, start_new_session=True, bufsize=0, **streams)
+    process = subprocess.Popen(
+        command, cwd=folder, env=ENVIRONMENT | libraries, start_new_session=True, bufsize=0, pass_fds=pass_fds, **streams
+    )
     stack.enter_context(process)
     stack.callback(_end, process)
     return process
+
+
+def _readable(content: bytes) -> BinaryIO:
+    """A pipe's end with `content` in it, which is short enough to fit."""
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    return os.fdopen(reading, "rb")
 
 
 def _end(process: subprocess.Popen) -> None:

@@ -1,9 +1,14 @@
-"""Which device a name means on this machine: cuda, mps, npu (Ascend, through torch_npu) or cpu. Knows no models."""
+"""Which device a name means on this machine: cuda, mps, npu (Ascend, through torch_npu) or cpu; and what is told when its memory is full.
+
+Knows no models.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from specexp.errors import UserError
 
@@ -42,3 +47,16 @@ def _npus() -> int:
     import torch_npu  # noqa: F401  (importing it is what adds torch.npu)
 
     return torch.npu.device_count() if torch.npu.is_available() else 0
+
+
+@contextmanager
+def memory_watched(way_out: str) -> Iterator[None]:
+    """Running out of memory inside, on a device or on the CPU, becomes a UserError that ends in `way_out`."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter, as is what its CPU allocator raises
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)):
+            raise
+        raise UserError(f"out of memory ({(str(error).splitlines() or [type(error).__name__])[0][:200]}); {way_out}.") from error

@@ -16,7 +16,7 @@ def explained(subject: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise UserError(f"{subject} cannot be loaded: {_reason(error)}") from error
+        raise UserError(f"{subject} cannot be loaded: {_reason(error).rstrip('.')}.") from error
 
 
 def _reason(error: BaseException) -> str:

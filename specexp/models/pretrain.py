@@ -193,7 +193,7 @@ class Trainer:
         path = self.plan.out / "checkpoint.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.device)
+        state = torch.load(path, map_location=self.device, weights_only=True)
         if len(state["target"]) > len(self.target.state_dict()):
             self.grow()
         for name, group in self.learners.items():

@@ -92,10 +92,12 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
     )),
 )
 UNUSUAL = ("compression_count", "tokens_evicted")  # not shown where all are 0
+SEALED = "bubblewrap"
 WARNINGS = {
     "lossless": "LOSSY: this method changes what the model says; its speedup is not that of lossless decoding.",
     "cache_exact": "CACHE NOT EXACT: both sides ran with a cache that changes the model; compare with cache=full.",
 }
+SANDBOX = "NOT SEALED OFF: model-written code ran at sandbox level {}, where it sees the user's files; install bubblewrap."
 STANDIN = "STAND-INS: Llamas of the named sizes that write what the tiny pair writes; time and memory are theirs, text and scores are not."
 
 
@@ -115,9 +117,10 @@ def render(summary: dict, console: Console, title: str | None = None) -> None:
 
 
 def warnings(summary: dict) -> list[str]:
-    """One sentence for each mark that the summary denies, and one for weights that are not the models'."""
+    """One sentence for each mark that the summary denies, for weights that are not the models', and for code that ran unsealed."""
     denied = [text for key, text in WARNINGS.items() if summary.get(key) is False]
-    return [*denied, STANDIN] if summary.get("weights") == "standin" else denied
+    open_sandbox = [SANDBOX.format(summary["sandbox"])] if summary.get("sandbox", SEALED) != SEALED else []
+    return denied + ([STANDIN] if summary.get("weights") == "standin" else []) + open_sandbox
 
 
 def build_table(summary: dict, title: str | None = None) -> Table:
@@ -170,4 +173,7 @@ def _styled(row: Row, value: float) -> Text:
 
 def _caption(summary: dict) -> str | None:
     examples = summary.get("num_examples")
-    return None if examples is None else f"{examples} example{'' if examples == 1 else 's'}, {summary.get('num_tokens', 0)} tokens"
+    if examples is None:
+        return None
+    judged = f", code judged in {summary['sandbox']}" if "sandbox" in summary else ""
+    return f"{examples} example{'' if examples == 1 else 's'}, {summary.get('num_tokens', 0)} tokens{judged}"

@@ -66,3 +66,9 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise UserError(f"cannot write {path} ({error.strerror}); make room or choose another directory with hydra.run.dir=DIR.") from error
+
+
+def remove_drafts(directory: Path) -> None:
+    """What a kill left of `write_whole`; for a directory in which nobody else is writing."""
+    for draft in directory.glob(".*.tmp"):
+        draft.unlink()

@@ -14,7 +14,7 @@ from typing import BinaryIO, Self
 
 from specexp.errors import UserError
 from specexp.tracking.configuration import differing_keys
-from specexp.tracking.jsonl import parse_lines, read_object, to_json, write_whole
+from specexp.tracking.jsonl import parse_lines, read_object, remove_drafts, to_json, write_whole
 
 logger = logging.getLogger(__name__)
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -104,6 +104,7 @@ class RunDirectory:
     def _resume(self) -> list[dict]:
         """Records already there, if they are of this configuration; the file ends in a whole line afterwards."""
         file, config = self.path / "records.jsonl", self.path / "config.yaml"
+        remove_drafts(self.path)
         records, good = parse_lines(file) if file.exists() else ([], 0)
         if records:
             self._refuse_other(config)

@@ -1,0 +1,42 @@
+"""docs/reliability.md says what the tests do: its attacks are the suite's, its counts are theirs, every test it names exists."""
+
+import ast
+import re
+from pathlib import Path
+
+import test_attacks
+import test_faults
+import test_soak
+
+PAGE = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+
+
+def rows(title):
+    """Cells of the table under a heading or line that begins so."""
+    lines = PAGE[PAGE.index(f"\n{title}") :].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("|---"))
+    body = [line for line in lines[start + 1 :][: next(i for i, line in enumerate([*lines[start + 1 :], ""]) if not line.startswith("|"))]]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in body]
+
+
+def test_every_attack_has_its_row():
+    groups = {"Against the machine": test_attacks.BOMBS, "Against files": test_attacks.HARM, "Against the verdict": test_attacks.FAKES}
+    for title, attacks in groups.items():
+        assert [row[0] for row in rows(title)] == list(attacks)
+        assert re.search(rf"^{title}.*\({len(attacks)}\):$", PAGE, re.M)
+
+
+def test_every_row_of_faults_and_bad_input_names_a_test():
+    for title in ("## Faults", "## Bad input", "## Trust"):
+        for row in rows(title):
+            named = re.findall(r"`(test_\w+)\.py::(test_\w+)`", row[-1])
+            assert named, row
+            for file, test in named:
+                source = ast.parse((Path(__file__).parent / f"{file}.py").read_text(encoding="utf-8"))
+                assert test in {node.name for node in source.body if isinstance(node, ast.FunctionDef)}, (file, test)
+
+
+def test_counts_are_those_of_the_tests():
+    assert f"| {test_faults.RUN_ROUNDS} kills |" in PAGE and f"| {test_faults.SWEEP_ROUNDS} kills |" in PAGE
+    assert test_faults.RUN_ROUNDS + test_faults.SWEEP_ROUNDS >= 25
+    assert f"{test_soak.PROMPTS:,} prompts" in PAGE and test_soak.ROTATIONS * test_soak.PER_JOB * len(test_soak.ROTATION) == test_soak.PROMPTS
