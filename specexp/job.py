@@ -210,6 +210,7 @@ def _finish(experiment, examples: list, records: list[dict], run_directory, conf
     from specexp.experiment import claims, quality_figures
 
     names = {key: config[key].name for key in ("model_pair", "method")} | {"dataset": experiment.dataset.name}
+    names |= {"max_new_tokens": config.max_new_tokens, "max_cache_len": config.cache.get("max_length")}
     summary = names | {"weights": experiment.weights} | claims(experiment.sides["method"]) | quality_figures(experiment.dataset, records)
     summary |= summarise_speed(records, seed=config.seed).figures
     summary |= swi_figures([record["method"] for record in records], _costs(experiment, config))

@@ -39,6 +39,19 @@ class Stopping:
         text = whole[len(before) :] if whole.startswith(before) else self._decode(ids)
         return text[: min((at for s in self.stop_strings if (at := text.find(s)) >= 0), default=len(text))]
 
+    def ends(self, ids: Sequence[int], text: str) -> list[int]:
+        """Characters of `text`, which is that of `ids`, up to and with each token; a character of several tokens comes with its last.
+
+        Decoded in steps of a token behind the one before, so that a long text costs no more per token than a short one.
+        """
+        ends, anchor, read, total = [], 0, 0, 0
+        for end in range(1, len(ids) + 1):
+            before, now = self._decode(ids[anchor:read]), self._decode(ids[anchor:end])
+            if len(now) > len(before) and not now.endswith("\ufffd"):
+                anchor, read, total = read, end, total + len(now) - len(before)
+            ends.append(min(total, len(text)))
+        return ends
+
     def _completed(self, ids: Sequence[int], since: int) -> int | None:
         """Number of tokens up to the one that completes the earliest stop string, if a new one does."""
         if not any(self._before_of(ids[i]) and self._may_complete(ids, i) for i in range(since, len(ids))):
