@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.errors import UserError
 
-VOLATILE = ("tracker",)  # may differ when a run is resumed: no record depends on it
+VOLATILE = ("tracker", "published")  # may differ when a run is resumed: no record depends on it
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
 SWITCHES = ("ignore_eos", "quick")
 
@@ -111,13 +111,15 @@ def _samples(config: DictConfig) -> bool:
 
 
 def _inputs(config: DictConfig, build: Callable) -> Inputs:
+    from specexp.datasets.example import part_of
     from specexp.experiment import QUICK_EXAMPLES
 
     dataset, tracker, pair = build(config.dataset), build(config.tracker), build(config.model_pair)
     parts = [node for node in config.method.values() if isinstance(node, DictConfig) and "_target_" in node]
     for node in (config.sampling, *parts, *(side.decoder for side in config.baselines.values())):
         _try_parts(node, build)
-    return Inputs(pair, dataset, dataset.examples()[: QUICK_EXAMPLES if config.quick else None], tracker, build(config.cache))
+    examples = part_of(dataset.examples(), config.part)[: QUICK_EXAMPLES if config.quick else None]
+    return Inputs(pair, dataset, examples, tracker, build(config.cache))
 
 
 def _try_parts(node: DictConfig, build: Callable) -> None:

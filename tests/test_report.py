@@ -12,11 +12,12 @@ import pytest
 from report_runs import records, side, write_failed, write_overrides, write_run
 
 from specexp.errors import UserError
+from specexp.evaluation.origins import spans
 from specexp.report import tables
 from specexp.report.__main__ import COMMANDS, main
 from specexp.report.columns import visible
 from specexp.report.formats import escaped
-from specexp.report.page import page, spans
+from specexp.report.page import page
 from specexp.report.rows import make_rows
 from specexp.report.runs import find_runs
 
@@ -205,11 +206,11 @@ def test_the_page_is_one_file_and_escapes_what_models_write(tmp_path):
 
 def test_texts_are_coloured_by_where_each_token_came_from():
     found = spans(side([[4, 2], [4, 1]], 1.0))
-    assert [(span.style, span.text) for span in found if span.text] == [
+    assert [(span.style, span.text) for span in found] == [
         ("target", "def "), ("draft", "f(x):\n"), ("resample", "    return "), ("draft", "x < 1"), ("resample", " & "),
     ]  # fmt: skip
     cascade = spans(side([[2, 2]], 1.0, origins=["target", "draft:draft", "draft:max_gram", "bonus"]))
-    assert [span.style for span in cascade] == ["target", "draft0", "draft1", "bonus", ""]
+    assert [span.style for span in cascade] == ["target", "draft0", "draft1", "bonus"]
 
 
 def test_records_of_older_runs_are_shown_without_colours():

@@ -14,6 +14,8 @@ COMMANDS = {
     "table": "specexp.report.tables",  # also without its name: python -m specexp.report DIR...
     "compare": "specexp.report.compare",
     "tree": "specexp.report.tree",
+    "sync": "specexp.report.sync",
+    "wandb": "specexp.report.wandb_report",
 }
 
 

@@ -7,26 +7,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
+from specexp.evaluation.origins import KINDS, spans
 from specexp.report.columns import Column, Row, visible
 from specexp.report.runs import Run
 
 SAMPLES = 8  # texts of each run
 RUNS_SHOWN = 60  # with texts: the page stays a page
-KINDS = ("target", "draft", "bonus", "resample")
-STAGES = 4  # shades for the stages of a cascade
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of text whose tokens have one origin."""
-
-    style: str
-    origin: str
-    text: str
 
 
 def page(runs: Sequence[Run], rows: Sequence[Row], notes: Sequence[str], pictures: Mapping[str, bytes], samples: int = SAMPLES) -> str:
@@ -45,26 +33,6 @@ def page(runs: Sequence[Run], rows: Sequence[Row], notes: Sequence[str], picture
         left_out=max(0, len(runs) - RUNS_SHOWN),
         kinds=KINDS,
     )
-
-
-def spans(side: dict) -> list[Span]:
-    """The side's text in pieces of one origin; in one piece of none where the record does not say where its tokens end."""
-    text, ends = side["text"], side.get("ends")
-    if ends is None:
-        return [Span("", "", text)]
-    pieces = [(origin, text[start:end]) for origin, start, end in zip(side["origins"], [0, *ends], ends, strict=False)]
-    stages = list(dict.fromkeys(origin for origin in side["origins"] if ":" in origin))
-    rest = Span("", "", text[ends[-1] if ends else 0 :])
-    return [*(Span(_style(origin, stages), origin, joined) for origin, joined in _joined(pieces)), rest]
-
-
-def _joined(pieces: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    for origin, group in groupby(pieces, key=lambda piece: piece[0]):
-        yield origin, "".join(text for _, text in group)
-
-
-def _style(origin: str, stages: Sequence[str]) -> str:
-    return f"draft{stages.index(origin) % STAGES}" if origin in stages else origin
 
 
 def _key(column: Column, row: Row) -> str:

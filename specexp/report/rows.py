@@ -58,7 +58,8 @@ def _label(run: Run, runs: Sequence[Run], settings: dict) -> str:
     own = [key for key in differing([r for r in runs if r.method == run.method], settings) if key.startswith("method.")]
     others = [key for key in differing(runs, settings) if not key.startswith("method.")]
     mine = settings[run.directory]
-    own, others = (own, others) if run.config else ([key for key in mine if key not in SILENT], [])
+    if not run.config:
+        own, others = [key for key in mine if any(other.overrides.get(key) != mine[key] for other in runs)], []
     shown = [f"{key.rpartition('.')[2] or key}={_text(mine[key])}" for key in (*own, *others) if mine.get(key) is not None]
     return " ".join([run.method, *shown])
 

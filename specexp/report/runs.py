@@ -74,13 +74,21 @@ def _run(directory: Path, place: Path, several: bool) -> Run:
     name = str(place / inside if several else inside if inside.parts else place.absolute().name)
     summary, failure = (read_object(file) if file.is_file() else {} for file in (directory / "summary.json", directory / FAILURE))
     config = _yaml(directory / "config.yaml") or {}
-    return Run(directory, name, summary, config, _overrides(directory), str(failure["error"]) if failure.get("error") else None)
+    overrides = _overrides(directory) if config else _choices(directory) | _overrides(directory)
+    return Run(directory, name, summary, config, overrides, str(failure["error"]) if failure.get("error") else None)
 
 
 def _overrides(directory: Path) -> dict[str, str]:
     """What Hydra gave the job, `+` and `~` left out of the keys; {} of a run that Hydra did not begin."""
     given = _yaml(directory / ".hydra" / "overrides.yaml") or []
     return {key.lstrip("+~"): value for key, _, value in (str(override).partition("=") for override in given)}
+
+
+def _choices(directory: Path) -> dict[str, str]:
+    """The names of what a job would have run, had it got as far as writing its own configuration."""
+    composed = _yaml(directory / ".hydra" / "config.yaml") or {}
+    groups = {group: composed.get(group) for group in ("method", "model_pair", "dataset")}
+    return {group: node["name"] for group, node in groups.items() if isinstance(node, dict) and "name" in node}
 
 
 def _yaml(file: Path) -> object:
