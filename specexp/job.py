@@ -17,6 +17,7 @@ from specexp.errors import UserError
 VOLATILE = ("tracker", "published")  # may differ when a run is resumed: no record depends on it
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
 SWITCHES = ("ignore_eos", "quick")
+QUICK_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def _check(config: DictConfig) -> str:
     from specexp.signatures import check_signatures
 
     _check_handles(config)
+    if config.quick:
+        config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)
     _fit_standins(config)
     _drop_unused_drafts(config)
     if missing := sorted(OmegaConf.missing_keys(config), reverse=True):

@@ -23,7 +23,8 @@ class Article(Example):
 class Summarisation:
     """path: jsonl or parquet with `document` and `summary` (and `id`, if there is one); None for `hub_id` at `revision` on the Hub.
 
-    document_key, summary_key: the columns' names. template: the prompt, with {document} in it. stemmer: words are compared by their stems, as published figures do.
+    document_key, summary_key: the columns' names. template: the prompt, with {document} in it. stemmer: words are compared by their stems,
+    as published figures do.
     """
 
     def __init__(self, limit: int | None = None, subset_seed: int | None = None, max_new_tokens: int = 64,

@@ -13,6 +13,7 @@ from specexp.errors import UserError
 COMMANDS = {
     "table": "specexp.report.tables",  # also without its name: python -m specexp.report DIR...
     "compare": "specexp.report.compare",
+    "ablation": "specexp.report.ablation",
     "tree": "specexp.report.tree",
     "sync": "specexp.report.sync",
     "wandb": "specexp.report.wandb_report",

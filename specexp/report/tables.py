@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from specexp.report import ablation
 from specexp.report.columns import Row, short, visible
 from specexp.report.formats import csv_text, json_text, latex, markdown
 from specexp.report.rows import make_rows, notes
@@ -23,6 +24,9 @@ python -m specexp.report multirun/... --columns label,speedup,method.gamma --sor
 python -m specexp.report multirun/... --out report                            tables, figures and a page to browse, into report/
 python -m specexp.report compare RUN_A RUN_B                                  paired tests of two runs on the same examples
 python -m specexp.report tree RUN                                             a round's token tree
+python -m specexp.report ablation DIR                                         a line per run and prompt, as CSV
+python -m specexp.report sync DIR | xargs wandb sync                          upload what W&B logged offline
+python -m specexp.report wandb DIR                                            a W&B Report of a sweep
 """
 FORMATS = ("markdown", "latex", "csv", "json")
 
@@ -75,6 +79,8 @@ def write(runs: Sequence[Run], rows: Sequence[Row], directory: Path, s2: bool = 
         write_whole(directory / f"sweep.{ending}", text(rows, told, form))
     pictures = _figures(rows, directory / "figures")
     write_whole(directory / "sweep.html", page(runs, rows, told, pictures))
+    if ablation.wanted(runs):
+        write_whole(directory / "ablation.csv", ablation.text(runs))
     if s2:
         from specexp.report.dynatree import write_files
 
