@@ -49,7 +49,7 @@ def test_the_ablations_csv_has_its_columns_and_a_line_per_prompt(tmp_path):
     own = {"name": "egag", "gamma_min": 1, "gamma_max": 6, "ema": 0.9}
     made = records(4)
     made[0]["method"]["entropies"] = [0.5, 1.5]
-    write_run(tmp_path / "run", method="egag", made=made, settings={"method": own, "seed": 3})
+    write_run(tmp_path / "run", method="egag", made=made, overrides={"seed": 3}, settings={"method": own, "seed": 3})
     lines = list(csv.DictReader(text(find_runs([tmp_path])).splitlines()))
     wanted = "method,gamma,gamma_min,gamma_max,ema,order,top_k_filler,seed,prompt_id,tokens,throughput,speedup,acceptance_rate,mean_gamma,mean_h"
     assert ",".join(COLUMNS) == wanted and len(lines) == 4
