@@ -68,7 +68,7 @@ def throughput(rows: Sequence[Row]) -> Figure | None:
     fastest = sorted(rows, key=lambda row: (row["method"] == "baseline", row["output_tps_per_user"]))[-3 * MOST :]  # baselines always
     rows = sorted(fastest, key=lambda row: row["output_tps_per_user"])
     figure, [axis] = _figure(height=1.2 + 0.3 * len(rows))
-    colours = ["#999999" if row["method"] in ("baseline", PUBLISHED) else COLOURS[0] for row in rows]
+    colours = ["#999999" if row["method"] == "baseline" or row["state"] == PUBLISHED else COLOURS[0] for row in rows]
     axis.barh(range(len(rows)), [row["output_tps_per_user"] for row in rows], color=colours, xerr=[_half(row) for row in rows])
     axis.margins(y=0.01)
     axis.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=8)

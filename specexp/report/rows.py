@@ -121,7 +121,7 @@ def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
     for run in runs:
         table = run.config.get(PUBLISHED) or {}
         for figures in table.get("rows") or []:
-            row = {"state": PUBLISHED, "method": PUBLISHED, "weights": "real", "run": str(table.get("source")), **figures}
+            row = {"weights": "real", **figures, "state": PUBLISHED, "run": str(table.get("source"))}
             row["label"] = f"{figures.get('method')} [published]"
             row["output_tps_per_user"] = row.get("output_tps_per_user", row.get("output_tps"))  # nobody else leaves the prefill out
             found.setdefault(str(sorted(row.items(), key=str)), row)
