@@ -22,12 +22,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from specexp.cards import take_card
 from specexp.configuration import conf_directory, explained, not_a_name, unknown_choice, unparsable
 from specexp.errors import UserError
 from specexp.manual import manual
+from specexp.tracking.records import write_failure
 
 INTERRUPTED = 130  # the shell's code for it
-refused: list[int] | None = None  # numbers of the sweep's jobs; None in a launcher's worker process, where nobody would read it
+refused: list[int] = []  # numbers of the sweep's jobs that a user can put right
+command: int | None = None  # the process of the command; a launcher's workers, which get copies of these names, are others
 
 
 @hydra.main(version_base="1.3", config_path=conf_directory(), config_name="config")
@@ -35,6 +38,8 @@ def main(config: DictConfig) -> float | None:
     """One job. Returns its speedup: the sweepers' objective."""
 
     def work(build: Callable) -> float | None:
+        if os.getpid() != command:  # a launcher's worker, beside which there may be others
+            take_card()
         from specexp.job import run
 
         return run(config, Path(HydraConfig.get().runtime.output_dir), _sweep(), build)
@@ -52,9 +57,10 @@ def attempted(work: Callable[[Callable], float | None], interrupted: str) -> flo
         sentence = told(error)
     if _sweep() is None:
         _leave(sentence)
-    if refused is None:
-        raise UserError(sentence)
+    if os.getpid() != command:
+        raise UserError(sentence)  # the command hears of it by Hydra
     job = HydraConfig.get().job
+    write_failure(HydraConfig.get().runtime.output_dir, sentence)
     refused.append(job.num)  # the others go on
     print(f"specexp: job {job.num} ({job.override_dirname}): {sentence}", file=sys.stderr)
     return None
@@ -67,11 +73,12 @@ def cli() -> None:
 
 def launch(task: Callable, helped: Callable[[], str], primary: str = "config") -> None:
     """A command: `task` is what hydra.main made of its job, `helped` gives its manual, `primary` names its configuration."""
-    global refused
+    global command
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(helped())
         return
-    refused = []
+    refused.clear()
+    command = os.getpid()
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
     try:

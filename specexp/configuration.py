@@ -22,7 +22,8 @@ def conf_directory() -> str:
 def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
     """GROUP=NAME where the group has only `options`."""
     options = [option for option in options if not option.startswith("_")]
-    return f"{group}={name} does not exist{_meant(name, options)}; choose one of {', '.join(options)}."
+    more = " (pip install 'specexp[sweeps]' brings more)" if group.startswith("hydra/") else ""
+    return f"{group}={name} does not exist{_meant(name, options)}; choose one of {', '.join(options)}{more}."
 
 
 def unparsable(override: str) -> str:

@@ -101,6 +101,7 @@ class Experiment:
             values = [record[key] for record in records]
             side[key] = None if None in values else sum(values) / len(values)
         side["text"] = self.stopping.text(opening(self.sides["method"].target.model, prompt), side["token_ids"])
+        side["ends"] = self.stopping.ends(side["token_ids"], side["text"])
         if side["tree"] is not None:
             side["tree"]["texts"] = {part: [self.tokenizer.decode([id]) for id in side["tree"][part]] for part in ("nodes", "own")}
         side["score"] = self.dataset.score(example, side["text"])

@@ -18,10 +18,11 @@ from specexp.errors import UserError
 
 logger = logging.getLogger(__name__)
 GO_ON = "the same command with hydra.run.dir=DIR goes on behind the records so far"
-VOLATILE = ("tracker",)  # may differ when a run is resumed: no record depends on it
+VOLATILE = ("tracker", "published")  # may differ when a run is resumed: no record depends on it
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
 NODES = ("model_pair", "method", "method.decoder", "dataset", "cache", "sampling", "tracker", "baselines", "runners")
 SWITCHES = ("ignore_eos", "quick")
+QUICK_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def check(config: DictConfig) -> str:
     check_nodes(config, NODES)
     check_nodes(config, [place for name in config.baselines for place in (f"baselines.{name}", f"baselines.{name}.decoder")])
     _check_handles(config)
+    if config.quick:
+        config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)
     if decodes_here(config):
         _fit_standins(config)
         _drop_unused_drafts(config)
@@ -142,6 +145,7 @@ def _samples(config: DictConfig) -> bool:
 
 
 def _inputs(config: DictConfig, build: Callable) -> Inputs:
+    from specexp.datasets.example import part_of
     from specexp.experiment import QUICK_EXAMPLES
 
     dataset, tracker, pair = build(config.dataset), build(config.tracker), build(config.model_pair)
@@ -150,7 +154,8 @@ def _inputs(config: DictConfig, build: Callable) -> Inputs:
     parts = [node for node in config.method.values() if isinstance(node, DictConfig) and "_target_" in node]
     for node in (config.sampling, *parts, *(side.decoder for side in config.baselines.values())):
         _try_parts(node, build)
-    return Inputs(pair, dataset, dataset.examples()[: QUICK_EXAMPLES if config.quick else None], tracker, build(config.cache))
+    examples = part_of(dataset.examples(), config.part)[: QUICK_EXAMPLES if config.quick else None]
+    return Inputs(pair, dataset, examples, tracker, build(config.cache))
 
 
 def _try_parts(node: DictConfig, build: Callable) -> None:
@@ -277,6 +282,7 @@ def _finish(experiment, examples: list, records: list[dict], run_directory, conf
         experiment.conclude(records, run_directory.path)
     own = _own_figures(experiment, records, config) if decodes_here(config) else experiment.figures(records)
     summary = own | {"method": config.method.name, "dataset": experiment.dataset.name, "weights": experiment.weights}
+    summary |= {"max_new_tokens": config.max_new_tokens, "max_cache_len": config.cache.get("max_length")}
     summary |= {"sandbox": level} if (level := _sandbox_level(experiment.dataset)) else {}
     summary |= quality_figures(experiment.dataset, records) | summarise_speed(records, seed=config.seed).figures
     run_directory.write_samples(*(_sample_lines(experiment.dataset, examples, records, side) for side in ("method", "baseline")))

@@ -36,11 +36,11 @@ def manual(conf: Path) -> str:
 
 
 def _lines(conf: Path) -> list[str]:
-    groups = sorted(folder for folder in conf.iterdir() if folder.is_dir())
-    width = max(len(group.name) for group in groups) + 2
-    return [_line(group, width) for group in groups]
+    groups = {folder.relative_to(conf).as_posix(): folder for folder in sorted(conf.rglob("*")) if any(folder.glob("*.yaml"))}
+    width = max(map(len, groups)) + 2
+    return [_line(name, group, width) for name, group in groups.items()]
 
 
-def _line(group: Path, width: int) -> str:
+def _line(name: str, group: Path, width: int) -> str:
     options = ", ".join(sorted(file.stem for file in group.glob("*.yaml") if not file.stem.startswith("_")))
-    return textwrap.fill(options, 118, initial_indent=f"  {group.name:<{width}}", subsequent_indent=" " * (width + 2))
+    return textwrap.fill(options, 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2))

@@ -45,6 +45,19 @@ class Stopping:
             return len(text) - min(whole)
         return max((n for s in self.stop_strings for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
 
+    def ends(self, ids: Sequence[int], text: str) -> list[int]:
+        """Characters of `text`, which is that of `ids`, up to and with each token; a character of several tokens comes with its last.
+
+        Decoded in steps of a token behind the one before, so that a long text costs no more per token than a short one.
+        """
+        ends, anchor, read, total = [], 0, 0, 0
+        for end in range(1, len(ids) + 1):
+            before, now = self.decode(ids[anchor:read]), self.decode(ids[anchor:end])
+            if len(now) > len(before) and not now.endswith("\ufffd"):
+                anchor, read, total = read, end, total + len(now) - len(before)
+            ends.append(min(total, len(text)))
+        return ends
+
     def _completed(self, ids: Sequence[int], since: int) -> int | None:
         """Number of tokens up to the one that completes the earliest stop string, if a new one does."""
         if not any(self._before_of(ids[i]) and self._may_complete(ids, i) for i in range(since, len(ids))):

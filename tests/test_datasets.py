@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from specexp.assets import asset_path
+from specexp.datasets.answers import Gsm8k, Mmlu, number_in
 from specexp.datasets.example import Example, subset
 from specexp.datasets.hub import answers
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import Prompts
+from specexp.datasets.public_prompts import PublicPrompts
 from specexp.datasets.summarisation import Summarisation
 from specexp.errors import UserError
 from specexp.evaluation.sandbox import Sandbox
@@ -30,7 +32,7 @@ def jsonl(path: Path, rows: list) -> str:
 
 
 # ---------------------------------------------------------------- configuration
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("[!_]*.yaml")))
 def test_keys_are_constructor_parameters(name):
     from hydra import compose, initialize_config_dir
     from hydra.utils import get_class
@@ -259,3 +261,49 @@ def test_prompts_from_text_and_jsonl(tmp_path):
 def test_prompts_need_a_file():
     with pytest.raises(UserError, match=r"add dataset\.path=FILE"):
         Prompts()
+
+
+def test_gsm8k_reads_the_last_number():
+    dataset = Gsm8k("gsm8k", "Q: {question}", "nobody/nothing", path="asset:microsums.jsonl", limit=2)
+    first, _ = dataset.examples()
+    assert first.prompt.startswith("Q: Ann has 3 apples") and first.answer == "7"
+    for text, right in (("3 + 5 = 8, 8 - 1 = 7.", True), ("7 then 8", False), ("It is $7.00", True), ("none", False), ("1,007", False)):
+        assert dataset.score(first, text)["correct"] is right
+    assert dataset.metrics([[dataset.score(first, "7")], [dataset.score(first, "8")]]) == {"accuracy": 0.5}
+    assert number_in("1,234.50 and -2,000") == "-2000" and number_in("1,234.50") == "1234.5" and number_in("100") == "100"
+
+
+def test_mmlu_reads_the_first_letter_on_its_own():
+    dataset = Mmlu("mmlu", "{question}\n{choices}\nAnswer:", "nobody/nothing", path="asset:microchoice.jsonl", limit=1)
+    [first] = dataset.examples()
+    assert first.prompt == "Which of these is a colour?\nA. green\nB. stone\nC. bread\nD. seven\nAnswer:" and first.answer == "A"
+    for text, right in ((" A", True), ("(A) green", True), ("The answer is B, not A.", False), ("Apples", False)):
+        assert dataset.score(first, text)["correct"] is right
+
+
+def test_public_prompts_are_cut_and_named(tmp_path):
+    rows = [{"question_id": 81, "turns": ["one two three four", "x"]}, {"question_id": 82, "turns": ["short"]}]
+    dataset = PublicPrompts("specbench", "turns.0", "nobody/nothing", path=jsonl(tmp_path / "q.jsonl", rows), id_key="question_id", min_words=2, max_words=3)
+    assert dataset.examples() == [Example("specbench/81", "one two three")]
+
+
+@pytest.mark.parametrize(("key", "rows", "words"), [
+    ("turns.0", [{"turns": []}], "lacks 'turns.0'"), ("turns", [{"turns": 3}], "no text but int"), ("turns.0", [{"turns": ["a"]}], "lower dataset.min_words"),
+])
+def test_public_prompts_of_another_form(tmp_path, key, rows, words):
+    with pytest.raises(UserError, match=words):
+        PublicPrompts("x", key, "nobody/nothing", path=jsonl(tmp_path / "q.jsonl", rows), min_words=2).examples()
+
+
+@pytest.mark.parametrize(("kind", "row"), [(Gsm8k, {"question": "?", "answer": "no number"}), (Mmlu, {"question": "?", "choices": ["a"], "answer": 1})])
+def test_answers_of_another_form(tmp_path, kind, row):
+    with pytest.raises(UserError, match="row 1 has no"):
+        kind("x", "{question}{choices}", "nobody/nothing", path=jsonl(tmp_path / "q.jsonl", [row])).examples()
+    with pytest.raises(UserError, match="no place for question"):
+        kind("x", "{choices}", "nobody/nothing")
+
+
+def test_summaries_under_other_names(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"id": "a", "article": "Rain.", "highlights": "It rained."}])
+    [article] = Summarisation(path=path, document_key="article", summary_key="highlights").examples()
+    assert article.summary == "It rained." and article.prompt.endswith("Rain.")

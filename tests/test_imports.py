@@ -23,7 +23,7 @@ ALLOWED = {  # room -> rooms of specexp it may import (besides itself, errors an
     "assets": set(),
 }
 ONLY_IN = {  # package -> prefixes of the files that may import it
-    "hydra": ("__main__",),
+    "hydra": ("__main__", "report/sweep"),
     "transformers": ("models/", "peers/", "datasets/"),
     "wandb": ("tracking/", "report/"),
     "httpx": ("peers/",),

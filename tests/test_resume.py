@@ -24,7 +24,7 @@ from specexp.tracking.records import RunDirectory, read_records
 BRIEF = ["tracker=none", "threads=1", "warmup=1", "dataset.limit=2", "max_new_tokens=8"]
 TIMES = {"ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"}
 SIDE = TIMES | {
-    "token_ids", "text", "score", "finish", "first_tokens", "rounds", "entropies", "tree", "origins", "nll_sum", "nll_count",
+    "token_ids", "text", "ends", "score", "finish", "first_tokens", "rounds", "entropies", "tree", "origins", "nll_sum", "nll_count",
     "lossless", "cache_exact", "repeats_agree", "target_forwards", "draft_forwards", "draft_forwards_by_model", "kv_bytes_target", "kv_bytes_draft", "peak_memory_bytes",
     "compression_count", "tokens_evicted",
 }  # fmt: skip

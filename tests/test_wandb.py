@@ -3,16 +3,20 @@ import json
 import logging
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from report_runs import write_run
 
 from specexp.errors import UserError
+from specexp.report.__main__ import main
 from specexp.tracking.tracker import NullTracker
-from specexp.tracking.wandb import WandbTracker
+from specexp.tracking.wandb import WandbTracker, coloured
+from specexp.tracking.wandb_sweep import WandbSweep
 
 wandb = pytest.importorskip("wandb")
 
@@ -78,12 +82,71 @@ def test_the_table_of_samples_lies_with_the_run(tmp_path):
     [file] = track(tmp_path, mode="offline")
     [table] = file.parent.glob("files/media/table/samples*.json")
     found = json.loads(table.read_text())
-    assert found["columns"] == ["id", "sample", "prompt", "baseline", "method", "baseline_score", "method_score", "speedup"]
-    assert found["data"][1] == ["p/1", 0, "prompt 1", "slow", "fast", '{"passed": true}', '{"passed": true}', pytest.approx(2.0)]
+    assert found["columns"] == ["id", "sample", "prompt", "baseline", "method", "baseline_score", "method_score", "speedup", "coloured"]
+    assert found["data"][1][:8] == ["p/1", 0, "prompt 1", "slow", "fast", '{"passed": true}', '{"passed": true}', pytest.approx(2.0)]
     artifact = next(line["artifact"] for line in map(json.loads, inspect(file).splitlines()) if "artifact" in line)
-    [staged] = artifact["manifest"]["contents"]
-    assert Path(staged["local_path"]).is_relative_to(tmp_path / "home" / "wandb")
-    assert Path(staged["local_path"]).exists()
+    for staged in artifact["manifest"]["contents"]:
+        assert Path(staged["local_path"]).is_relative_to(tmp_path / "home" / "wandb") and Path(staged["local_path"]).exists()
+    pages = [Path(staged["local_path"]).read_text() for staged in artifact["manifest"]["contents"] if staged["path"].endswith(".html")]
+    assert sorted(pages) == sorted({coloured(record["method"]) for record in RECORDS})
+
+
+def test_texts_are_coloured_and_escaped():
+    method = {"text": "<b>&", "ends": [1, 2, 4], "origins": ["target", "draft", "resample"]}
+    html = coloured(method)
+    assert "&lt;</span>" in html and "<b>" not in html and html.count("background:") == 3 and 'title="resample">&gt;&amp;</span>' in html
+
+
+def test_rounds_are_histograms(tmp_path):
+    [file] = track(tmp_path, mode="offline")
+    last = [json.loads(line)["history"]["item"] for line in inspect(file).splitlines() if "history" in json.loads(line)][-1]
+    accepted = last["rounds/accepted"] if isinstance(last.get("rounds/accepted"), dict) else json.loads(inspect(file, "-summary"))["summary"]["rounds/accepted"]
+    assert accepted["_type"] == "histogram" and sum(accepted["values"]) == 6
+
+
+def test_a_sweep_has_a_run_of_its_own_with_table_figures_and_curves(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib.figure")
+    matplotlib.Figure(figsize=(1, 1)).savefig(tmp_path / "gamma.png")
+    tracker = WandbSweep(directory=str(tmp_path / "home"), mode="offline")
+    tracker.pictures, tracker.x = [tmp_path / "gamma.png"], "method.gamma"
+    tracker.start({}, tmp_path, "sweep")
+    rows = [{"method": "speculative", "label": f"γ={g}", "method.gamma": g, "speedup": s, "lossless": True} for g, s in ((4, 2.0), (2, 1.5))]
+    tracker.finish({"jobs": 2}, [*rows, {"method": "csd", "label": "csd"}])
+    [file] = (tmp_path / "home" / "wandb").glob("offline-run-*/*.wandb")
+    lines = [json.loads(line) for line in inspect(file).splitlines()]
+    run = next(line["run"] for line in lines if "run" in line)
+    assert (run["run_group"], run["job_type"]) == ("sweep", "sweep")
+    history = [line["history"]["item"] for line in lines if "history" in line]
+    assert [(row["_step"], row.get("speedup/speculative")) for row in history] == [(2, 1.5), (4, 2.0), (5, None)]
+    [table] = file.parent.glob("files/media/table/sweep*.json")
+    assert json.loads(table.read_text())["data"][2][:2] == ["csd", "csd"] and list(file.parent.glob("files/media/images/figures/gamma*.png"))
+
+
+def test_what_was_logged_offline_is_listed_for_upload(tmp_path, capsys):
+    runs = [write_run(tmp_path / "sweep" / name) for name in "ab"]
+    for run in runs:
+        tracker = WandbTracker(directory=str(tmp_path / "home"), mode="offline")
+        tracker.start({}, run, "sweep")
+        tracker.finish(SUMMARY, RECORDS)
+    main(["sync", str(tmp_path / "sweep")])
+    listed = capsys.readouterr().out.split()
+    assert sorted(listed) == sorted(map(str, (tmp_path / "home" / "wandb").glob("offline-run-*")))
+    shutil.move(tmp_path / "home", tmp_path / "moved")
+    with pytest.raises(SystemExit, match="--wandb DIR"):
+        main(["sync", str(tmp_path / "sweep")])
+    uploaded = next((tmp_path / "moved" / "wandb").glob("*/*.wandb"))
+    uploaded.with_suffix(".wandb.synced").write_text("")
+    main(["sync", str(tmp_path / "sweep"), "--wandb", str(tmp_path / "moved" / "wandb")])
+    assert len(capsys.readouterr().out.split()) == 1
+
+
+def test_a_report_for_wandb_is_built_without_a_network(tmp_path, capsys):
+    pytest.importorskip("wandb_workspaces")
+    write_run(tmp_path / "sweep" / "a", settings={"tracker": {"project": "mine", "group": None}})
+    main(["wandb", str(tmp_path / "sweep")])
+    report = json.loads((tmp_path / "sweep" / "wandb_report.json").read_text())
+    text = json.dumps(report)
+    assert "specexp: sweep" in text and "baseline" in text and "draft_acceptance_rate" in text and report["project"]["name"] == "mine"
 
 
 def test_auto_without_a_key_is_offline_with_one_line(tmp_path, caplog, capfd):

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Protocol, TypeVar
 
 from specexp.errors import UserError
@@ -49,6 +50,22 @@ def check_settings(limit: int | None, subset_seed: int | None, max_new_tokens: i
     if isinstance(stop_strings, str) or not all(isinstance(stop, str) and stop for stop in stop_strings):
         raise UserError(f"dataset.stop_strings={stop_strings!r} is not a list of texts that are not empty: give one, or [] for none.")
     return tuple(stop_strings)
+
+
+PARTS = ("all", "train", "test")
+
+
+def part_of(examples: Sequence[E], part: str) -> list[E]:
+    """Half of the examples, by a hash of their ids: `train` and `test` share none. Raises UserError where a half would be empty."""
+    if part not in PARTS:
+        raise UserError(f"part={part} is not one of {', '.join(PARTS)}; train and test are disjoint halves of the examples.")
+    if part == "all":
+        return list(examples)
+    if len(examples) < 2:
+        raise UserError(f"part={part} of {len(examples)} example is nothing; raise dataset.limit.")
+    hashed = sorted(examples, key=lambda example: sha256(example.id.encode()).digest())
+    train = {example.id for example in hashed[: len(hashed) // 2]}
+    return [example for example in examples if (example.id in train) == (part == "train")]
 
 
 def _is_count(value: object) -> bool:

@@ -2,13 +2,13 @@
 
 The unit is the baseline's time per token. A side that does not know its time inside the target or the drafter gets None, never a guess.
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import mul
 
 from specexp.evaluation.acceptance import conditional_rates, steps_of
 from specexp.evaluation.quotient import quotient
-from specexp.theory import predicted_speedup
+from specexp.theory import expected_tokens, predicted_speedup
 
 
 def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: float | None) -> dict[str, float | None]:
@@ -58,3 +58,15 @@ def expected_per_round(sides: Sequence[dict]) -> float:
     if not rounds:
         raise ValueError("expected_per_round wants at least one round")
     return (sum(by_depth[step.depth] for step in steps) + sum(kept_in_trees) + rounds - len(steps) - len(kept_in_trees)) / rounds
+
+
+def predicted_curve(alpha: float, cost_ratio: float, verify_ratios: Mapping[int, float]) -> dict[int, float]:
+    """gamma -> predicted speedup, for every gamma from the least to the largest that v was measured at; between two, v goes straight."""
+    known = sorted(verify_ratios)
+    curve = {}
+    for gamma in range(known[0], known[-1] + 1):
+        low, high = max(g for g in known if g <= gamma), min(g for g in known if g >= gamma)
+        share = (gamma - low) / (high - low) if high > low else 0.0
+        v = (1 - share) * verify_ratios[low] + share * verify_ratios[high]
+        curve[gamma] = predicted_speedup(expected_tokens(alpha, gamma), gamma, cost_ratio, v)
+    return curve

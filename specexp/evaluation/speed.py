@@ -18,10 +18,10 @@ from specexp.evaluation.acceptance import (
 )
 from specexp.evaluation.cost import cost_figures
 from specexp.evaluation.quotient import quotient
+from specexp.evaluation.spread import LARGEST_EXPONENT, spread_figures
 from specexp.evaluation.timing import speedup_figures, timing_figures, token_count
 
 Figures = dict[str, float | int | None]
-LARGEST_EXPONENT = 700.0  # exp() of more is not a float
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def _renamed(side: str, figures: Figures) -> Figures:
 
 
 def side_figures(sides: Sequence[dict]) -> Figures:
-    """What every side has, baseline or method: timing, forwards, memory (the largest of any example, bytes) and perplexity.
+    """What every side has, baseline or method: timing, forwards, memory (the largest of any example, bytes), perplexity, spread.
 
     `block_efficiency` = emitted tokens per target call, the prefill among the calls: 1 for autoregressive decoding.
     `compression_count` = rounds in which the target's cache evicted, `tokens_evicted` = the tokens it dropped; sums.
@@ -78,7 +78,7 @@ def side_figures(sides: Sequence[dict]) -> Figures:
         "tokens_evicted": sum(s.get("tokens_evicted", 0) for s in sides),
         "peak_mem_allocated": _largest(sides, "peak_memory_bytes"),
         "perplexity": perplexity(sides),
-    }
+    } | spread_figures(sides)
 
 
 def _largest(sides: Sequence[dict], key: str) -> int | None:

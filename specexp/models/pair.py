@@ -20,6 +20,7 @@ class ModelPair:
     drafts: several draft models by name, biggest first, for methods that cascade; where there are none, `draft` is the only one.
     tables: the name of the pair's n-gram tables (of its tokenizer, so pairs may share them).
     medusa: where heads on the target for method=medusa are: a directory, a Hub id, asset:NAME.
+    data: files that experiments read instead of data sets from the Hub, where the pair is too small for those; nothing here reads them.
     weights: real, or standin for models of these shapes that compute what the tiny pair computes (`ModelSpec` says so of each).
     costs: named tables of what a pass of each model costs ("target" and the drafts' names), in any unit: for cost metrics.
     """
@@ -34,6 +35,7 @@ class ModelPair:
     medusa: str | None = None
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     weights: str = "real"
+    data: Mapping[str, str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if odd := [spec.name for _, spec in self._models() if spec.weights != self.weights]:

@@ -18,6 +18,7 @@ from specexp.tracking.jsonl import parse_lines, read_object, remove_drafts, to_j
 
 logger = logging.getLogger(__name__)
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+FAILURE = "failure.json"
 SHOWN = 3  # differing keys named in a refusal
 
 
@@ -27,6 +28,12 @@ def read_records(path: Path | str) -> list[dict]:
     if not file.is_file():
         raise UserError(f"{path} holds no records.jsonl; name the directory of a run.")
     return parse_lines(file)[0]
+
+
+def write_failure(path: Path | str, error: str, trace: str | None = None) -> None:
+    """Leave in a run directory why its job could not run, until a later job there gets going. trace: of a defect."""
+    if Path(path).is_dir():
+        write_whole(Path(path) / FAILURE, to_json({"error": error, "trace": trace}, indent=2) + "\n")
 
 
 class RunDirectory:
@@ -50,6 +57,7 @@ class RunDirectory:
             self._lock = _locked(self.path / ".lock")
             self._existing = self._resume()
             self._stream = (self.path / "records.jsonl").open("ab", buffering=0)
+            (self.path / FAILURE).unlink(missing_ok=True)
         except OSError as error:
             self.close()
             raise self._unwritable(error) from error
@@ -87,6 +95,7 @@ class RunDirectory:
         if nested := [key for key, value in summary.items() if isinstance(value, (dict, list, tuple))]:
             raise TypeError(f"summary.json is flat, but {nested[0]} is not a scalar")
         write_whole(self.path / "summary.json", to_json(summary, indent=2) + "\n")
+        (self.path / FAILURE).unlink(missing_ok=True)  # of a second job that found the directory in use
 
     def write_environment(self, environment: dict) -> None:
         """environment.json; what an earlier session of this run wrote moves into `earlier_sessions`: records of two machines show it."""

@@ -9,10 +9,12 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Self
 
 from specexp.errors import UserError
+from specexp.evaluation.origins import spans
 from specexp.evaluation.speed import example_figures
 from specexp.tracking.jsonl import read_object, to_json, write_whole
 
@@ -21,7 +23,9 @@ MODES = ("auto", "online", "offline", "disabled")
 SYNONYMS = {"dryrun": "offline", "run": "online", "shared": "online"}  # of WANDB_MODE
 INIT_SECONDS, UPLOAD_SECONDS = 8.0, 12.0
 LONGEST_NAME = 128
-COLUMNS = ("id", "sample", "prompt", "baseline", "method", "baseline_score", "method_score", "speedup")
+COLUMNS = ("id", "sample", "prompt", "baseline", "method", "baseline_score", "method_score", "speedup", "coloured")
+COLOURS = {"target": "#e8e8e8", "draft": "#cdeccd", "draft0": "#cdeccd", "draft1": "#b4e3d6", "draft2": "#e6edb0", "draft3": "#d9d2f2",
+           "bonus": "#cfe8ff", "resample": "#ffd6c9", "": "#ffffff"}  # by token origin, as on the report's page
 
 
 class WandbTracker:
@@ -30,6 +34,8 @@ class WandbTracker:
     Runs lie in `directory`/wandb, as W&B's own tools expect, with the files that an upload needs beside them. `group` overrides the
     sweep's, `name` the run directory's. Raises UserError for an unknown mode.
     """
+
+    job_type = "run"
 
     def __init__(self, project: str = "specexp", mode: str = "auto", entity: str | None = None, group: str | None = None,
                  name: str | None = None, tags: tuple[str, ...] = (), directory: str = "."):
@@ -62,12 +68,13 @@ class WandbTracker:
 
     def _log_rows(self, wandb, run, rows: list) -> None:
         _log_samples(wandb, run, rows)
+        _log_rounds(wandb, run, [rounds for _, _, rounds in rows])
 
     def _wanted_mode(self) -> str:
         mode = (os.environ.get("WANDB_MODE") or "online") if self.mode == "auto" else self.mode
         return SYNONYMS.get(mode, mode)
 
-    def _log(self, wandb, wanted: str, summary: dict, rows: list[tuple[dict, tuple]]) -> None:
+    def _log(self, wandb, wanted: str, summary: dict, rows: list) -> None:
         alone = wandb.run is None  # else a notebook's own run is going on: leave W&B's process to it
         (self.directory / "wandb").mkdir(parents=True, exist_ok=True)
         with _staging_in(self.directory / "wandb"):
@@ -76,6 +83,7 @@ class WandbTracker:
                 self._log_rows(wandb, run, rows)
                 run.summary.update(summary)
                 path, url = Path(run.dir).parent, None if run.offline else run.url
+                self._remember(path.parent if run.offline else None)
                 run.finish()
             finally:
                 if alone:
@@ -99,7 +107,7 @@ class WandbTracker:
         return wandb.init(
             project=self.project, entity=self.entity, group=self._group, name=(self.name or self._run_directory.name)[:LONGEST_NAME],
             tags=self.tags, config=self._config, dir=str(self.directory), mode=mode, id=self._run_id(), resume="allow",
-            reinit="create_new", settings=_settings(wandb),
+            reinit="create_new", settings=_settings(wandb), job_type=self.job_type,
         )
 
     def _run_id(self) -> str:
@@ -108,6 +116,11 @@ class WandbTracker:
         if not file.exists():
             write_whole(file, to_json({"id": uuid.uuid4().hex[:12]}) + "\n")
         return str(read_object(file)["id"])
+
+    def _remember(self, home: Path | None) -> None:
+        """Where the run lies until it is uploaded, beside its id; nothing once it was online."""
+        note = {"id": self._run_id()} | ({} if home is None else {"home": str(home)})
+        write_whole(self._run_directory / "wandb.json", to_json(note) + "\n")
 
 
 class WandbCurve(WandbTracker):
@@ -139,21 +152,36 @@ def _has_key(wandb, alone: bool) -> bool:
         return False
 
 
-def _row(record: dict) -> tuple[dict, tuple]:
-    """One record's history row, under example/ so that the summary's names stay the whole run's, and its row in the table of samples."""
+def _row(record: dict) -> tuple[dict, tuple, dict]:
+    """One record's history row, under example/ so that the summary's names stay the whole run's; its row of the samples; its rounds."""
     figures = {key: value for key, value in example_figures(record).items() if value is not None}
     method, baseline = record["method"], record.get("baseline", {})
     sample = (record["id"], record["sample"], record["prompt"], baseline.get("text"), method["text"],
-              to_json(baseline.get("score", {})), to_json(method["score"]), figures.get("speedup"))
-    return {f"example/{key}": value for key, value in figures.items()}, sample
+              to_json(baseline.get("score", {})), to_json(method["score"]), figures.get("speedup"), coloured(method))
+    rounds = {"drafted": [counts[0] for counts in method["rounds"]], "accepted": [counts[1] for counts in method["rounds"]],
+              "entropy": [nats for nats in method.get("entropies") or () if nats is not None]}
+    return {f"example/{key}": value for key, value in figures.items()}, sample, rounds
 
 
-def _log_samples(wandb, run, rows: list[tuple[dict, tuple]]) -> None:
+def coloured(side: dict) -> str:
+    """The side's text as HTML, the background of each token telling its origin; escaped."""
+    styled = ((f"background:{COLOURS[span.style]}", escape(span.origin), escape(span.text)) for span in spans(side))
+    pieces = (f'<span style="{style}" title="{origin}">{text}</span>' for style, origin, text in styled)
+    return f'<pre style="white-space:pre-wrap">{"".join(pieces)}</pre>'
+
+
+def _log_samples(wandb, run, rows: list) -> None:
     run.define_metric("example/*", summary="none")
-    for step, (history, _) in enumerate(rows):
+    for step, (history, _, _) in enumerate(rows):
         run.log(history, step=step)
-    table = wandb.Table(columns=list(COLUMNS), data=[list(sample) for _, sample in rows], allow_mixed_types=True)
-    run.log({"samples": table}, step=len(rows))
+    data = [[*sample[:-1], wandb.Html(sample[-1], inject=False)] for _, sample, _ in rows]
+    run.log({"samples": wandb.Table(columns=list(COLUMNS), data=data)}, step=len(rows))
+
+
+def _log_rounds(wandb, run, rounds: list[dict]) -> None:
+    """Histograms over all rounds: tokens drafted and accepted, and the entropy where a policy looked at it."""
+    pooled = {name: [value for example in rounds for value in example[name]] for name in ("drafted", "accepted", "entropy")}
+    run.log({f"rounds/{name}": wandb.Histogram(values) for name, values in pooled.items() if any(values)}, step=len(rounds))
 
 
 @contextmanager

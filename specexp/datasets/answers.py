@@ -1,0 +1,108 @@
+"""Questions with one right answer: GSM8K (Cobbe et al. 2021, arXiv:2110.14168), a number at the end of a reasoning, and MMLU (Hendrycks et
+al. 2020, arXiv:2009.03300), a letter. A text is right if the answer read from it is; `accuracy` is their share.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from specexp.datasets.example import Example, Score, check_settings, subset
+from specexp.datasets.rows import Source, text_at
+from specexp.errors import UserError
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class Question(Example):
+    answer: str
+
+
+class Answers:
+    """What both have in common. template: the prompt, with its places in braces. path, hub_id, ...: as in `Source`."""
+
+    places: tuple[str, ...] = ()
+
+    def __init__(self, name: str, template: str, hub_id: str, limit: int | None = None, subset_seed: int | None = None,
+                 max_new_tokens: int = 200, stop_strings: tuple[str, ...] = (), path: str | None = None, revision: str = "main",
+                 split: str = "test", subset: str | None = None):
+        self.stop_strings = check_settings(limit, subset_seed, max_new_tokens, stop_strings)
+        for place in self.places:
+            if f"{{{place}}}" not in template:
+                raise UserError(f"dataset.template={template!r} has no place for {place}: put {{{place}}} into it.")
+        self.limit, self.subset_seed, self.max_new_tokens = limit, subset_seed, max_new_tokens
+        self.name, self.template, self.source = name, template, Source(path, hub_id, revision, split, subset)
+
+    def examples(self) -> list[Question]:
+        return subset(list(self._questions()), self.limit, self.subset_seed)
+
+    def _questions(self) -> Iterator[Question]:
+        for number, row in enumerate(self.source.rows()):
+            where = f"{self.source.path or self.source.hub_id} row {number + 1}"
+            filled, answer = self.read(row, where)
+            prompt = self.template
+            for place, text in filled.items():
+                prompt = prompt.replace(f"{{{place}}}", text)
+            yield Question(f"{self.name}/{number}", prompt, answer)
+
+    def read(self, row: dict, where: str) -> tuple[dict[str, str], str]:
+        """What goes into the template's places, and the right answer. Raises UserError for a row that is of another form."""
+        raise NotImplementedError
+
+    def given(self, text: str) -> str | None:
+        """The answer that a text gives; None where there is none."""
+        raise NotImplementedError
+
+    def score(self, example: Question, text: str) -> Score:
+        given = self.given(text)
+        return {"correct": given == example.answer, "given": given or ""}
+
+    def metrics(self, scores: list[list[Score]]) -> dict[str, float]:
+        samples = [sample for example in scores for sample in example]
+        return {"accuracy": sum(bool(sample["correct"]) for sample in samples) / len(samples)} if samples else {}
+
+    def sample_line(self, example: Question, text: str) -> None:
+        return None
+
+
+class Gsm8k(Answers):
+    """Rows with `question` and `answer`, whose number stands behind ####. A text's answer is the last number in it."""
+
+    places = ("question",)
+
+    def read(self, row: dict, where: str) -> tuple[dict[str, str], str]:
+        answer = number_in(text_at(row, "answer", where).rpartition("####")[2])
+        if answer is None:
+            raise UserError(f"{where} has no number behind #### in its answer: it is not in GSM8K's form.")
+        return {"question": text_at(row, "question", where)}, answer
+
+    def given(self, text: str) -> str | None:
+        return number_in(text)
+
+
+class Mmlu(Answers):
+    """Rows with `question`, `choices` and `answer` (the right choice's number, from 0). A text's answer is its first letter on its own."""
+
+    places = ("question", "choices")
+
+    def read(self, row: dict, where: str) -> tuple[dict[str, str], str]:
+        choices, answer = row.get("choices"), row.get("answer")
+        if not isinstance(choices, list) or not isinstance(answer, int) or not 0 <= answer < len(choices) <= len(LETTERS):
+            raise UserError(f"{where} has no choices with the number of the right one in `answer`: it is not in MMLU's form.")
+        lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+        subject = str(row.get("subject", "")).replace("_", " ")
+        return {"question": text_at(row, "question", where), "choices": lines, "subject": subject}, LETTERS[answer]
+
+    def given(self, text: str) -> str | None:
+        found = re.search(rf"\b([{LETTERS}])\b(?!['’])", text)
+        return found[1] if found else None
+
+
+def number_in(text: str) -> str | None:
+    """The last number, without thousands' commas and without a decimal part of zeros."""
+    found = NUMBER.findall(text)
+    if not found:
+        return None
+    plain = found[-1].replace(",", "")
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain

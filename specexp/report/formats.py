@@ -1,0 +1,71 @@
+"""A table of rows as text: markdown, LaTeX (booktabs), CSV, JSON. Knows columns and rows; nothing of runs.
+
+Markdown and LaTeX show the columns they are given; CSV and JSON hold every figure of every row, unrounded.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from specexp.report.columns import Column, Row
+from specexp.report.rows import renamed
+from specexp.tracking.jsonl import to_json
+
+LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "γ": r"$\gamma$",
+         "α": r"$\alpha$", "<": r"$<$", ">": r"$>$", "|": r"$|$"}
+
+
+def markdown(columns: Sequence[Column], rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """A table, numbers to the right, and the notes below it."""
+    lines = [[column.head for column in columns], [":---" if _is_text(column, rows) else "---:" for column in columns]]
+    lines += [[column.text(row).replace("|", "\\|").replace("\n", " ") for column in columns] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "".join(f"\n{note}\n" for note in notes)
+
+
+def latex(columns: Sequence[Column], rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    r"""A `tabular` for \input, the notes as comments; needs \usepackage{booktabs}. The highest speedup of measured rows is bold."""
+    best = max((row["speedup"] for row in rows if row.get("speedup") and row["state"] == "finished"), default=None)
+    body = [" & ".join(_cell(column, row, best) for column in columns) + r" \\" for row in rows]
+    form = "".join("l" if _is_text(column, rows) else "r" for column in columns)
+    head = " & ".join(escaped(column.head) for column in columns) + r" \\"
+    lines = [*(f"% {' '.join(note.split())}" for note in notes), rf"\begin{{tabular}}{{{form}}}", r"\toprule", head, r"\midrule", *body,
+             r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """`text` for LaTeX; a character that its usual fonts lack becomes a question mark."""
+    return "".join(LATEX.get(character, character if character.isascii() else "?") for character in text)
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Every key of any row is a column, in the order in which the rows bring them; nothing is an empty cell."""
+    plain = [renamed(row) for row in rows]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in plain for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return stream.getvalue()
+
+
+def json_text(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """{"results": rows, "summary": what DynaTree's result files end in, "notes": ...}."""
+    measured = [row for row in rows if row["state"] == "finished"]
+    methods = [row for row in measured if row["method"] != "baseline" and row.get("speedup") is not None]
+    base = [row.get("output_tps_per_user") for row in measured if row["method"] == "baseline"]
+    best = max(methods, key=lambda row: row["speedup"], default={})
+    summary = {"baseline_throughput": base[0] if len(base) == 1 else None, "best_method": best.get("label"),
+               "best_speedup": best.get("speedup"), "best_throughput": best.get("output_tps_per_user")}
+    return to_json({"results": [renamed(row) for row in rows], "summary": summary, "notes": list(notes)}, indent=2) + "\n"
+
+
+def _is_text(column: Column, rows: Sequence[Row]) -> bool:
+    return any(isinstance(row.get(column.key), (str, bool)) for row in rows)
+
+
+def _cell(column: Column, row: Row, best: object) -> str:
+    text = escaped(column.text(row)) or "--"
+    return rf"\textbf{{{text}}}" if column.key == "speedup" and best is not None and row.get("speedup") == best else text

@@ -1,0 +1,146 @@
+"""The rows of a table of runs: each run's names, the settings in which the runs differ, and all figures of its summary, flat.
+
+A baseline has a row of its own for each pair, data set, cache and length: the mean over the runs, each of which measured it anew,
+interleaved. Published figures that an experiment's configuration brings have rows too, and say so. Computes nothing but means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import mean
+
+from specexp.report.runs import Run
+
+NOT_SETTINGS = {"name", "decoder", "defaults"}
+GROUPS = ("method", "sampling", "cache")  # whose plain keys are settings
+TOP = ("max_new_tokens", "ignore_eos", "samples", "repeats", "seed", "dtype", "device", "threads", "quick")
+IN_COLUMNS = {"method", "model_pair", "dataset", "experiment"}
+SILENT = {"warmup", "dataset.limit", "repeats", "quick"}  # never part of a label
+SETTING = "setting "  # before a setting's key in a row, since a figure may have the same name
+KIN = ("model_pair", "dataset", "weights", "cache", "max_new_tokens")  # what runs share that have the same baseline, beside
+KIN_SETTINGS = ("sampling.", "cache.", "dtype", "device", "threads", "ignore_eos")  # settings that begin so
+PUBLISHED = "published"
+
+
+def make_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
+    """One row per run, baseline and published figure: the fastest of each pair and data set first, what has no speedup last."""
+    settings = {run.directory: settings_of(run) for run in runs}
+    rows = [_row(run, settings[run.directory], _label(run, runs, settings)) for run in runs]
+    rows += [*_baselines(rows), *_published(runs)]
+    return sorted(rows, key=_order)
+
+
+def settings_of(run: Run) -> dict[str, object]:
+    """Dotted key -> value of a run's handles, and what else its job was given (parts of a method, say)."""
+    config = run.config
+    found = {f"{group}.{key}": value for group in GROUPS for key, value in (config.get(group) or {}).items() if _is_setting(key, value)}
+    found |= {key: config[key] for key in TOP if key in config}
+    if config:
+        found["cache"] = str((config.get("cache") or {}).get("_target_", "")).rpartition(".")[2].removesuffix("Runner").lower()
+    told = {*found, *IN_COLUMNS, *(GROUPS if config else ())}
+    return found | {key: value for key, value in run.overrides.items() if key not in told and not key.startswith(("tracker", "hydra"))}
+
+
+def differing(runs: Sequence[Run], settings: dict) -> list[str]:
+    """The settings that are not the same in all of these runs, those in the way of a table's labels left out. Of a job that got nowhere no
+    more is known than what it was given, so it makes no difference."""
+    runs = [run for run in runs if run.config]
+    keys = dict.fromkeys(key for run in runs for key in settings[run.directory])
+    return [key for key in keys if key not in SILENT and len({_text(settings[run.directory].get(key)) for run in runs}) > 1]
+
+
+def _is_setting(key: str, value: object) -> bool:
+    return key not in NOT_SETTINGS and not key.startswith("_") and not isinstance(value, dict)
+
+
+def _label(run: Run, runs: Sequence[Run], settings: dict) -> str:
+    """The method, and what tells this run from the others: of the method's own keys from those of the same method."""
+    own = [key for key in differing([r for r in runs if r.method == run.method], settings) if key.startswith("method.")]
+    others = [key for key in differing(runs, settings) if not key.startswith("method.")]
+    mine = settings[run.directory]
+    if not run.config:
+        own, others = [key for key in mine if any(other.overrides.get(key) != mine[key] for other in runs)], []
+    shown = [f"{key.rpartition('.')[2] or key}={_text(mine[key])}" for key in (*own, *others) if mine.get(key) is not None]
+    return " ".join([run.method, *shown])
+
+
+def _text(value: object) -> str:
+    return str(value).replace(" ", "")
+
+
+def _row(run: Run, settings: dict, label: str) -> dict[str, object]:
+    names = {key: run.summary.get(key) or _chosen(run, key) for key in ("model_pair", "dataset")}
+    fixed = {"cache": settings.get("cache"), "max_new_tokens": run.config.get("max_new_tokens"), "weights": "real"}
+    state = {"run": run.name, "state": run.state, "error": run.failure, "label": label, "method": run.method}
+    return {**state, **fixed, **names, **{f"{SETTING}{key}": _plain(value) for key, value in settings.items()}, **run.summary}
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, (bool, int, float, str, type(None))) else _text(value)
+
+
+def renamed(row: dict[str, object]) -> dict[str, object]:
+    """The row for other programs: settings under their own keys, except where a figure has that name."""
+    names = {key: key.removeprefix(SETTING) for key in row}
+    return {key if name != key and name in row else name: row[key] for key, name in names.items()}
+
+
+def _chosen(run: Run, group: str) -> str | None:
+    return (run.config.get(group) or {}).get("name") or run.overrides.get(group)
+
+
+def _baselines(rows: Sequence[dict]) -> list[dict[str, object]]:
+    kin: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row["state"] == "finished" and "baseline_tpot" in row:
+            shared = {key: row.get(key) for key in row if key in KIN or key.removeprefix(SETTING).startswith(KIN_SETTINGS)}
+            kin.setdefault(tuple(shared.items()), []).append(row)
+    apart = {key for shared in kin for key, value in shared if any(value != dict(other).get(key) for other in kin)}
+    return [_baseline(dict(shared), group, apart) for shared, group in kin.items()]
+
+
+def _baseline(names: dict, group: list[dict], apart: set[str]) -> dict[str, object]:
+    """Means over the runs of all that stands behind `baseline_`; a standard deviation is that of one run, averaged."""
+    keys = dict.fromkeys(key.removeprefix("baseline_") for row in group for key in row if key.startswith("baseline_"))
+    figures = {key: _mean(row.get(f"baseline_{key}") for row in group) for key in keys}
+    shown = [key for key in names if key in apart and key.startswith(SETTING) and names[key] is not None]
+    told = [f"{key.rpartition('.')[2]}={names[key]}" for key in shown]
+    label = " ".join(["baseline", *told, *([f"(mean of {len(group)} runs)"] if len(group) > 1 else [])])
+    counted = {"num_samples": group[0].get("num_samples"), "num_examples": group[0].get("num_examples")}
+    return names | {"state": "finished", "label": label, "method": "baseline", "speedup": 1.0} | counted | figures
+
+
+def _mean(values: Iterable) -> float | None:
+    known = [value for value in values if isinstance(value, (int, float))]
+    return mean(known) if known else None
+
+
+def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
+    """Each published figure once, however many runs name it."""
+    found: dict[str, dict] = {}
+    for run in runs:
+        table = run.config.get(PUBLISHED) or {}
+        for figures in table.get("rows") or []:
+            row = {"weights": "real", **figures, "state": PUBLISHED, "run": str(table.get("source"))}
+            row["label"] = f"{figures.get('method')} [published]"
+            row["output_tps_per_user"] = row.get("output_tps_per_user", row.get("output_tps"))  # nobody else leaves the prefill out
+            found.setdefault(str(sorted(row.items(), key=str)), row)
+    return list(found.values())
+
+
+def notes(runs: Sequence[Run]) -> list[str]:
+    """What is said below a table: of published figures their source, setup and known faults; each failed job with its sentence."""
+    told = []
+    for run in runs:
+        if table := run.config.get(PUBLISHED):
+            told.append(f"[published] {table.get('source')}. Setup: {table.get('setup')} Known faults: {table.get('faults')}")
+    told += [f"{run.name} failed: {run.failure}" for run in runs if run.failure]
+    told += [f"{run.name} is not finished." for run in runs if run.state == "unfinished"]
+    return list(dict.fromkeys(told))
+
+
+def _order(row: dict) -> tuple:
+    """By pair, data and weights; in them by state and speedup."""
+    states = ("finished", PUBLISHED, "unfinished", "failed")
+    place = tuple(str(row.get(key) or "~") for key in KIN[:3])
+    return (*place, states.index(row["state"]), -(row.get("speedup") or 0.0), row["label"])

@@ -1,0 +1,142 @@
+"""What Hydra calls along a sweep: progress after each job, a note in the directory of a job that failed, and at the end the aggregate.
+
+The aggregate (see tables.py) goes into the sweep's directory. Hydra does not announce the end of a sweep in which
+a job failed, or that was interrupted: then it is written when the process ends, and the report command can write it at any time. Jobs may
+run in other processes or on other machines: what is counted are the files they leave.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shlex
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.specexp_jobs.sweeper import rows
+from specexp.errors import UserError
+from specexp.tracking.records import FAILURE, write_failure
+
+STEPS = ("method.gamma", "cache.max_length", "method.max_nodes", "method.depth")  # the first that varies is the axis of W&B's curves
+TUNED = "optimization_results.yaml"  # Optuna's, in the sweep's directory
+
+
+class SweepReport(Callback):
+    """A callback of hydra.callbacks; does nothing in single runs."""
+
+    def __init__(self) -> None:
+        self._directory = Path()
+        self._jobs: int | None = None
+        self._began, self._done_before = 0.0, 0
+        self._command: list[str] = []
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        self._directory = Path(config.hydra.sweep.dir).absolute()
+        self._began, self._jobs, self._command = time.time(), _count(config), list(config.hydra.overrides.task)
+        self._done_before = _done(self._directory, self._began)[0]
+        atexit.register(self._conclude)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: object) -> None:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            return
+        if job_return.status == JobStatus.FAILED:
+            self._note_failure(Path(config.hydra.runtime.output_dir), job_return)
+        done, failed = _done(self._directory, self._began)
+        print(f"sweep: {self._told(done, failed)}", file=sys.stderr)
+
+    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
+        self._conclude()
+
+    def _note_failure(self, directory: Path, job_return: JobReturn) -> None:
+        error = job_return._return_value  # the property would raise it
+        trace = "".join(traceback.format_exception(error))
+        write_failure(directory, str(error) if isinstance(error, UserError) else _told(error), trace)
+        if not isinstance(error, UserError):
+            print(trace, file=sys.stderr)  # Hydra shows the first one only, at the end
+
+    def _told(self, done: int, failed: int) -> str:
+        text = f"{done} of {self._jobs or '?'} jobs done" + (f", {failed} of them failed" if failed else "")
+        new, left = done - self._done_before, (self._jobs or 0) - done
+        return f"{text}, about {(time.time() - self._began) / new / 60 * left:.0f} min left" if new > 0 and left > 0 else text
+
+    def _conclude(self) -> None:
+        """Once, at whichever end comes first."""
+        from specexp.report.rows import make_rows, notes
+        from specexp.report.runs import find_runs
+        from specexp.report.tables import text, write
+
+        atexit.unregister(self._conclude)
+        try:
+            runs = find_runs([self._directory])
+            rows = make_rows(runs)
+            write(runs, rows, self._directory)
+            print(text(rows, notes(runs)))
+            print(f"{self._directory / 'sweep.html'}", file=sys.stderr)
+            self._tell_held_out()
+            self._track(runs, rows)
+        except UserError as error:  # no job got as far as a directory, say
+            print(f"sweep: no report ({error})", file=sys.stderr)
+
+    def _track(self, runs: list, rows: list[dict]) -> None:
+        """The sweep's own W&B run, as its jobs were tracked."""
+        trackers = [run.config.get("tracker") or {} for run in runs]
+        settings = next((node for node in trackers if str(node.get("_target_")).endswith("WandbTracker")), None)
+        if settings is None:
+            return
+        from specexp.report.rows import SETTING, renamed
+        from specexp.tracking.wandb_sweep import WandbSweep
+
+        tracker = WandbSweep(**{key: value for key, value in settings.items() if not key.startswith("_") and key != "name"})
+        tracker.pictures = sorted((self._directory / "figures").glob("*.png"))
+        tracker.x = next((key for key in STEPS if len({row.get(SETTING + key) for row in rows} - {None}) > 1), None)
+        tracker.start({"sweep": self._command}, self._directory, self._directory.name)
+        fast = [row for row in rows if row.get("speedup") and row["state"] == "finished"]
+        best = max(fast, key=lambda row: row["speedup"], default={})
+        states = [run.state for run in runs]
+        summary = {"jobs": len(runs), "failed": states.count("failed")}
+        tracker.finish(summary | {f"best_{key}": best.get(key) for key in ("label", "speedup")}, [renamed(row) for row in rows])
+        print(f"W&B, if offline: python -m specexp.report sync {shlex.quote(str(self._directory))} | xargs wandb sync", file=sys.stderr)
+
+    def _tell_held_out(self) -> None:
+        """After a search: the command that tests what it found on the prompts it has not seen."""
+        file = self._directory / TUNED
+        if not file.is_file():
+            return
+        best = OmegaConf.load(file).get("best_params") or {}
+        kept = [given for given in self._command if given.partition("=")[0] not in {*best, "part"} and not given.startswith("hydra")]
+        command = shlex.join(["python", "-m", "specexp", *kept, *(f"{key}={value}" for key, value in best.items()), "part=test"])
+        print(f"found on one part of the prompts; to test it on the other: {command}")
+
+
+def _done(directory: Path, began: float) -> tuple[int, int]:
+    """(jobs that are at their end, those of them that failed since `began`)."""
+    finished = {file.parent for file in directory.rglob("summary.json")}
+    failed = {file.parent for file in directory.rglob(FAILURE) if file.stat().st_mtime >= began - 1}
+    return len(finished | failed), len(failed)
+
+
+def _count(config: DictConfig) -> int | None:
+    """How many jobs the sweep will have, where its sweeper lets that be known beforehand."""
+    sweeper = config.hydra.sweeper
+    if "n_trials" in sweeper:
+        return sweeper.n_trials
+    given = [*(f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()), *config.hydra.overrides.task]
+    try:
+        overrides = OverridesParser.create().parse_overrides(given)
+        return len(rows(sweeper.jobs, overrides)) if "jobs" in sweeper else len(BasicSweeper.split_arguments(overrides, None)[0])
+    except (HydraException, AssertionError):  # a sweep over glob(*): its choices are another's to look up
+        return None
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

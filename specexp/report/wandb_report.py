@@ -1,0 +1,84 @@
+"""`python -m specexp.report wandb DIR`: a W&B Report of a sweep: its table, and panels over the sweep's group of runs.
+
+Needs the extra `wandb-report`. Saved to W&B with --save, which wants a key and the runs uploaded; without it only written as
+JSON, into DIR, without any network.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from specexp.errors import UserError
+from specexp.report.columns import short, visible
+from specexp.report.formats import markdown
+from specexp.report.rows import make_rows, notes
+from specexp.report.runs import Run, find_runs
+from specexp.tracking.jsonl import write_whole
+
+FILE = "wandb_report.json"
+ABOUT = "Speculative decoding, each run measured against its own interleaved baseline."
+
+
+def main(arguments: Sequence[str]) -> None:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m specexp.report wandb", description=__doc__, formatter_class=layout)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a sweep's directory")
+    parser.add_argument("--save", action="store_true", help="create it at W&B as well")
+    options = parser.parse_args(arguments)
+    runs = find_runs([options.directory])
+    tracker = next((run.config["tracker"] for run in runs if "project" in (run.config.get("tracker") or {})), {})
+    group = tracker.get("group") or options.directory.absolute().name
+    report = build(runs, tracker.get("project", "specexp"), group, tracker.get("entity") if options.save else None, online=options.save)
+    write_whole(options.directory / FILE, serialised(report) + "\n")
+    print(options.directory / FILE)
+    if options.save:
+        print(_saved(report))
+
+
+def build(runs: Sequence[Run], project: str, group: str, entity: str | None = None, online: bool = False):
+    """A wandb_workspaces Report. Offline its runs are of no project (naming one makes the library ask W&B who is asking)."""
+    reports, expressions = _library()
+    rows = make_rows(runs)
+    table = markdown(short(visible(rows)), rows, notes(runs))
+    where = {"project": project} | ({"entity": entity} if entity else {}) if online else {}
+    runset = reports.Runset(name=group, filters=[expressions.Metric("Group") == group], **where)
+    blocks = [reports.H1("Results"), reports.MarkdownBlock(table), reports.H1("Runs"),
+              reports.PanelGrid(runsets=[runset], panels=_panels(reports))]
+    owner = {} if online and not entity else {"entity": entity or ""}  # not named online: the key's own
+    return reports.Report(project=project, title=f"specexp: {group}", description=ABOUT, blocks=blocks, **owner)
+
+
+def _panels(reports) -> list:
+    return [
+        reports.BarPlot(title="Speedup", metrics=["speedup"], orientation="h"),
+        reports.ScatterPlot(title="Acceptance and speed", x="draft_acceptance_rate", y="speedup"),
+        reports.ScatterPlot(title="Speedup against draft length", x=reports.Config("method.gamma"), y="speedup"),
+        reports.LinePlot(title="Speedup of each example", y=["example/speedup"]),
+    ]
+
+
+def serialised(report) -> str:
+    """What W&B would be sent, as JSON."""
+    return report._to_model().model_dump_json(indent=2, by_alias=True, exclude_none=True)
+
+
+def _library():
+    try:
+        import wandb_workspaces.expr as expressions
+        import wandb_workspaces.reports.v2 as reports
+    except ImportError as error:
+        raise UserError("W&B reports need wandb-workspaces: pip install 'specexp[wandb-report]'.") from error
+    return reports, expressions
+
+
+def _saved(report) -> str:
+    import wandb
+
+    try:
+        report.save()
+    except (wandb.errors.Error, ValueError, OSError) as error:
+        way_out = "is there a key (wandb login), is the sweep uploaded (python -m specexp.report sync)?"
+        raise UserError(f"W&B did not take the report ({type(error).__name__}: {error}); {way_out}") from error
+    return report.url

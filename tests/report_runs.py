@@ -1,0 +1,68 @@
+"""Run directories as finished, failed and unfinished jobs leave them, made from hand-written records: for tests of reports."""
+
+import json
+
+import yaml
+
+from specexp.evaluation.speed import summarise_speed
+
+WORDS = ["def ", "f(x)", ":\n", "    return ", "x < 1", " & ", "y_0", "\n"]
+
+
+def side(rounds, seconds, passed=True, origins=None, text=None):
+    """Eight tokens, or as many as the rounds emit and one more."""
+    tokens = 1 + sum(accepted + 1 for _, accepted, *_ in rounds)
+    words = [WORDS[i % len(WORDS)] for i in range(tokens)]
+    ends = [sum(map(len, words[: i + 1])) for i in range(tokens)]
+    made = ["target"] + [o for drafted, accepted, *_ in rounds for o in ["draft"] * accepted + (["resample"] if drafted else ["target"])]
+    return {
+        "token_ids": list(range(tokens)), "text": text or "".join(words), "ends": ends, "score": {"passed": passed}, "finish": "length",
+        "ttft_seconds": 0.01, "decode_seconds": seconds, "first_tokens": 1, "rounds": rounds, "origins": origins or made, "entropies": None,
+        "tree": None, "nll_sum": 0.5 * tokens, "nll_count": tokens, "target_forwards": 1 + len(rounds), "draft_forwards": 4 * len(rounds),
+        "draft_forwards_by_model": {}, "target_seconds": seconds * 0.8, "draft_seconds": seconds * 0.15, "kv_bytes_target": 2**20,
+        "kv_bytes_draft": 2**18, "compression_count": 0, "tokens_evicted": 0, "peak_memory_bytes": None,
+    }  # fmt: skip
+
+
+def records(gamma, examples=4, passed=lambda i: True, text=None):
+    """A method that keeps two of gamma drafted tokens, a little faster on each further example."""
+    return [
+        {"id": f"p/{i}", "sample": 0, "prompt": f"prompt <{i}>", "weights": "real", "order": ["baseline", "method"],
+         "baseline": side([[0, 0]] * 6, 0.6), "method": side([[gamma, 2], [gamma, 2]], 0.3 - 0.01 * i + 0.001 * gamma, passed(i), text=text)}
+        for i in range(examples)
+    ]  # fmt: skip
+
+
+def config(gamma, method):
+    return {
+        "method": {"name": method, "gamma": gamma, "decoder": {"_target_": "x"}}, "model_pair": {"name": "tiny"}, "dataset": {"name": "microeval"},
+        "sampling": {"_target_": "x", "temperature": 0.0}, "cache": {"_target_": "specexp.models.runner.ModelRunner", "_partial_": True},
+        "max_new_tokens": 8, "seed": 0, "dtype": "float32", "repeats": 1,
+    }  # fmt: skip
+
+
+def write_run(directory, gamma=4, method="speculative", made=None, overrides=None, settings=None, **summary):
+    """A finished run. settings: further keys of its configuration."""
+    made = records(gamma) if made is None else made
+    directory.mkdir(parents=True)
+    (directory / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
+    names = {"model_pair": "tiny", "method": method, "dataset": "microeval", "weights": "real", "lossless": True, "cache_exact": True, "max_new_tokens": 8}
+    scores = [record["method"]["score"] for record in made]
+    quality = {"pass_at_1": sum(score["passed"] for score in scores) / len(scores)} if "passed" in scores[0] else {}
+    figures = names | quality | summarise_speed(made, resamples=200).figures | summary
+    (directory / "summary.json").write_text(json.dumps(figures))
+    (directory / "config.yaml").write_text(yaml.safe_dump(config(gamma, method) | (settings or {})))
+    write_overrides(directory, overrides or {"method.gamma": gamma})
+    return directory
+
+
+def write_overrides(directory, overrides):
+    (directory / ".hydra").mkdir(parents=True)
+    (directory / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"{key}={value}" for key, value in overrides.items()]))
+    (directory / "specexp.log").write_text("")
+
+
+def write_failed(directory, error="out of memory.", **overrides):
+    write_overrides(directory, overrides or {"method.gamma": 99, "method": "speculative"})
+    (directory / "failure.json").write_text(json.dumps({"error": error, "trace": None}))
+    return directory
