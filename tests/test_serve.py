@@ -14,6 +14,7 @@ from served import served
 from specexp import __main__ as command
 from specexp.configuration import conf_directory
 from specexp.decoding.sampling import Sampling
+from specexp.engine import Engine, with_template
 from specexp.errors import UserError
 from specexp.generation import generate
 from specexp.job import check
@@ -260,6 +261,20 @@ def test_memory_stays_flat(client):
             list(pool.map(ask, range(200)))
         sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
     assert sizes[-1] - sizes[0] < 30e6, sizes
+
+
+def test_chat_templates_are_the_tokenizers_own_plain_or_a_files(service, tmp_path):
+    own = service.engine.tokenizer
+    file = tmp_path / "template.jinja"
+    file.write_text("{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}")
+    messages = [{"role": "system", "content": ""}, {"role": "user", "content": "one"}, {"role": "user", "content": "two"}]
+    rendered = {name: Engine(with_template(own, name), ()).render(messages) for name in ("plain", str(file))}
+    assert rendered == {"plain": service.engine.ids("one\n\ntwo"), str(file): service.engine.ids("system: \nuser: one\nuser: two\n")}
+    with pytest.raises(UserError, match="chat_template=nowhere is no file"):
+        with_template(own, "nowhere")
+    file.write_text("{{ raise_exception('no system here') }}")
+    with pytest.raises(UserError, match="does not take these messages .no system here"):
+        Engine(with_template(own, str(file)), ()).render(messages)
 
 
 def test_clients_take_turns():

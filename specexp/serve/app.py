@@ -66,7 +66,8 @@ async def authorised(request: Request) -> None:
     key = request.app.state.settings.api_key
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if key is not None and not hmac.compare_digest(given.encode(), key.encode()):
-        raise refusal(401, "the API key is missing or wrong; send it as a bearer token.", code="invalid_api_key", WWW_Authenticate="Bearer")
+        told = "the API key is missing or wrong; send it as a bearer token."
+        raise refusal(401, told, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
 async def health(request: Request) -> Response:
@@ -130,7 +131,7 @@ async def _begun(asked: Generate, request: Request) -> Job:
         state.worker.submit(job)
     except Full:
         state.metrics.requests.labels("refused").inc()
-        raise refusal(429, f"{state.settings.queue} requests are waiting already; try again later.", Retry_After="1") from None
+        raise refusal(429, f"{state.settings.queue} requests are waiting already; try again later.", headers={"Retry-After": "1"}) from None
     except Closed:
         raise _stopping() from None
     await _while_present(request, job, job.begun)

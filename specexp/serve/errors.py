@@ -17,10 +17,11 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
     return {"error": {"message": message, "type": TYPES.get(status, "invalid_request_error"), "param": param, "code": code}}
 
 
-def refusal(status: int, message: str, param: str | None = None, code: str | None = None, **headers: str) -> HTTPException:
+def refusal(
+    status: int, message: str, param: str | None = None, code: str | None = None, headers: dict[str, str] | None = None
+) -> HTTPException:
     """To be raised."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return HTTPException(status, error_body(status, message, param, code)["error"], named)
+    return HTTPException(status, error_body(status, message, param, code)["error"], headers)
 
 
 def add_handlers(app: FastAPI) -> None:
