@@ -66,27 +66,26 @@ def measured_curve(
     prompts: token ids. sampling: the run's, for drafts. A single token's pass that the method's runner has not compiled is measured on the
     baseline's; None where neither has.
     """
-    method, device = sides["method"], torch.device(sides["method"].target.device)
+    method, prompt = sides["method"], sorted(prompts, key=len)[len(prompts) // 2]
     if not isinstance(method, Decoder):
         return None
-    prompt = sorted(prompts, key=len)[len(prompts) // 2]
     single = next((side.target for side in _own(sides) if side.target.ready(1)), None)
     if single is None:
         return None
-    place = Place(single, prompt, max_new_tokens)
-    passes = {1: place.passes()[1]}
-    passes[1]()
+    device, place = torch.device(single.device), Place(single, prompt, max_new_tokens)
+    step = place.passes()[1]
+    step()
     kv_bytes = single.kv_bytes
-    passes = (place if single is method.target else Place(method.target, prompt, max_new_tokens)).passes() | passes
-    drafts = {name: Place(runner, prompt, max_new_tokens).rollout(sampling) for name, runner in method.drafter.models.items()}
-    drafts = {name: rollout for name, rollout in drafts.items() if rollout is not None}
+    passes = (place if single is method.target else Place(method.target, prompt, max_new_tokens)).passes() | {1: step}
+    places = {name: Place(runner, prompt, max_new_tokens) for name, runner in method.drafter.models.items()}
+    drafts = {name: rollout for name, beside in places.items() if (rollout := beside.rollout(sampling)) is not None}
     repeats, seconds = medians([*(passes[width] for width in sorted(passes)), *drafts.values()], device)
     return CostCurve(
         context_tokens=len(place.context),
         repeats=repeats,
         widths=sorted(passes),
         target_seconds=seconds[: len(passes)],
-        draft_seconds={name: taken / DRAFTED for name, taken in zip(drafts, seconds[len(passes) :], strict=True)},
+        draft_seconds=dict.fromkeys(places) | {name: taken / DRAFTED for name, taken in zip(drafts, seconds[len(passes) :], strict=True)},
         weight_bytes=weight_bytes(method.target.model),
         kv_bytes=kv_bytes,
         bandwidth=memory_bandwidth(device) if device.type == "cuda" else None,

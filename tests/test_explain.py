@@ -39,6 +39,7 @@ def test_a_drafted_token_costs_what_its_only_model_takes():
     assert FLAT.drafted_token == 0.001
     assert CostCurve(4, 3, (1,), (0.02,), {}, 0, 0).drafted_token == 0.0
     assert CostCurve(4, 3, (1,), (0.02,), {"big": 0.1, "small": 0.01}, 0, 0).drafted_token is None
+    assert CostCurve(4, 3, (1,), (0.02,), {"draft": None}, 0, 0).drafted_token is None
 
 
 def test_the_latest_session_that_measured_tells_the_curve():

@@ -73,7 +73,7 @@ def test_what_follows_is_as_if_nothing_had_been_measured(kind):
 def test_no_pass_reaches_beyond_the_text_or_the_next_eviction():
     assert measured_curve(sides(), [PROMPT], 8, GREEDY).widths == [1, 2, 3, 5]  # 4 of 8 tokens are in the context
     alone = measured_curve(sides(), [PROMPT], 1, GREEDY)
-    assert alone.widths == [1] and alone.draft_seconds == {}
+    assert alone.widths == [1] and alone.draft_seconds == {"draft": None}
     runner = SinkRunner(build("llama"), max_length=68)
     place = Place(runner, PROMPT * 9, 40)
     assert place.room == runner.room(place.context) < 24 and max(place.passes()) == max(w for w in WIDTHS if w <= place.room + 1)
@@ -109,7 +109,7 @@ def test_nothing_is_prepared_for_the_curves_sake():
     assert measured_curve(decoders, [PROMPT], 40, GREEDY) is None
     decoders["method"].target.done, decoders["baseline"].target.done = (3, 5), (1,)
     curve = measured_curve(decoders, [PROMPT], 40, GREEDY)
-    assert curve.widths == [1, 3, 5] and curve.draft_seconds == {}
+    assert curve.widths == [1, 3, 5] and curve.draft_seconds == {"draft": None} and curve.drafted_token is None
 
 
 def test_weights_that_a_pass_does_not_read_do_not_count():
@@ -134,7 +134,7 @@ def test_every_architecture_has_a_curve(kind):
 
 
 def test_a_run_keeps_its_curve_and_tells_its_bounds(tmp_path):
-    run(composed("profile=torch", "profile.rounds=1", "max_new_tokens=12"), tmp_path)
+    run(composed("cost_curve=true", "profile=torch", "profile.rounds=1", "max_new_tokens=12"), tmp_path)
     curve = json.loads((tmp_path / "environment.json").read_text())["cost_curve"]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert curve["widths"] == [1, 2, 3, 5] and set(curve["draft_seconds"]) == {"draft"}
@@ -155,7 +155,7 @@ def test_a_profile_that_shows_nothing_is_refused(tmp_path):
 def test_every_kind_of_run_is_explained_and_profiled(chosen, tmp_path, capsys):
     from specexp.report.explain import main
 
-    run(composed("profile=torch", *chosen), tmp_path)
+    run(composed("cost_curve=true", "profile=torch", *chosen), tmp_path)
     assert (tmp_path / "profile_trace.json").stat().st_size > 1000
     curve = json.loads((tmp_path / "environment.json").read_text())["cost_curve"]
     assert (curve is None) is (chosen[0] in ("method=hf_assisted", "method=beam", "warmup=0"))
@@ -167,6 +167,6 @@ def test_every_kind_of_run_is_explained_and_profiled(chosen, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_compiled_run_measures_what_it_has_compiled(tmp_path):
-    run(composed("cache=compiled", "max_new_tokens=40"), tmp_path)
+    run(composed("cost_curve=true", "cache=compiled", "max_new_tokens=40"), tmp_path)
     curve = json.loads((tmp_path / "environment.json").read_text())["cost_curve"]
     assert curve["widths"][0] == 1 and 5 in curve["widths"] and not {9, 17} & set(curve["widths"]) and curve["draft_seconds"]

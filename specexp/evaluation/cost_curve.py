@@ -15,15 +15,15 @@ class CostCurve:
     """Medians of `repeats` passes behind a context of `context_tokens` tokens.
 
     target_seconds[i]: the target's pass over widths[i] tokens (ascending; width 1 is an autoregressive step). draft_seconds: of one drafted
-    token, by draft model. weight_bytes, kv_bytes: what a pass of width 1 reads. bandwidth: bytes per second that the device's memory
-    gives, None where that was not measured.
+    token, by draft model; None where that was not measured. weight_bytes, kv_bytes: what a pass of width 1 reads. bandwidth: bytes per
+    second that the device's memory gives, None where that was not measured.
     """
 
     context_tokens: int
     repeats: int
     widths: Sequence[int]
     target_seconds: Sequence[float]
-    draft_seconds: Mapping[str, float]
+    draft_seconds: Mapping[str, float | None]
     weight_bytes: int
     kv_bytes: int
     bandwidth: float | None = None
@@ -43,7 +43,8 @@ class CostCurve:
 
     @property
     def drafted_token(self) -> float | None:
-        """Seconds of one drafted token: 0 without a draft model (what drafting takes is the host's), None where several share the work."""
+        """Seconds of one drafted token: 0 without a draft model (what drafting takes is the host's), None where several share the work or
+        nothing was measured."""
         costs = list(self.draft_seconds.values())
         return 0.0 if not costs else costs[0] if len(costs) == 1 else None
 

@@ -124,7 +124,8 @@ def _passes(told: Mapping) -> Iterator[tuple[str, str, str]]:
     for width, seconds in zip(curve["widths"], curve["target_seconds"], strict=True):
         yield f"  over {width} token{'s' * (width > 1)}", f"{1000 * seconds:.3f} ms", f"{seconds / curve['target_seconds'][0]:.2f}x"
     for name, seconds in curve["draft_seconds"].items():
-        yield f"  a token of {name}", f"{1000 * seconds:.3f} ms", f"{seconds / curve['target_seconds'][0]:.2f}x"
+        if seconds is not None:
+            yield f"  a token of {name}", f"{1000 * seconds:.3f} ms", f"{seconds / curve['target_seconds'][0]:.2f}x"
     if told["mbu"] is not None:
         yield "  memory bandwidth used by that of 1", "", f"{100 * told['mbu']:.1f} %"
 
