@@ -18,10 +18,10 @@ from specexp.errors import UserError
 
 logger = logging.getLogger(__name__)
 GO_ON = "the same command with hydra.run.dir=DIR goes on behind the records so far"
-VOLATILE = ("tracker", "published")  # may differ when a run is resumed: no record depends on it
+VOLATILE = ("tracker", "published", "profile", "cost_curve")  # may differ when a run is resumed: no record depends on it
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
 NODES = ("model_pair", "method", "method.decoder", "dataset", "cache", "sampling", "tracker", "baselines", "runners")
-SWITCHES = ("ignore_eos", "quick")
+SWITCHES = ("ignore_eos", "quick", "cost_curve")
 QUICK_TOKENS = 64
 
 
@@ -33,6 +33,7 @@ class Inputs:
     dataset: object
     examples: list
     tracker: object
+    profile: object
     cache: object
 
 
@@ -59,8 +60,10 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
         inputs.tracker.start(OmegaConf.to_container(config, resolve=True), directory, group=sweep and Path(sweep).name)
         with memory_watched(f"lower max_new_tokens={config.max_new_tokens}, give dtype=bfloat16 or smaller models; {GO_ON}"):
             experiment = _with_decoders(planned, config, build)
-            records = _decode(experiment, inputs.examples, prompts, run_directory, config)
+            records = _decode(experiment, inputs.examples, prompts, run_directory, config, build)
         summary = _finish(experiment, inputs.examples, records, run_directory, config)
+        if decodes_here(config):
+            inputs.profile.write(experiment.sides["method"], prompts[inputs.examples[0].id], config.max_new_tokens, directory)
     show(summary, directory)
     inputs.tracker.finish(summary, records)
     return summary.get("speedup")
@@ -148,14 +151,14 @@ def _inputs(config: DictConfig, build: Callable) -> Inputs:
     from specexp.datasets.example import part_of
     from specexp.experiment import QUICK_EXAMPLES
 
-    dataset, tracker, pair = build(config.dataset), build(config.tracker), build(config.model_pair)
+    dataset, tracker, profile, pair = (build(config[group]) for group in ("dataset", "tracker", "profile", "model_pair"))
     if level := _sandbox_level(dataset):
         logger.info("model-written code is judged in the sandbox at level %s", level)
     parts = [node for node in config.method.values() if isinstance(node, DictConfig) and "_target_" in node]
     for node in (config.sampling, *parts, *(side.decoder for side in config.baselines.values())):
         _try_parts(node, build)
     examples = part_of(dataset.examples(), config.part)[: QUICK_EXAMPLES if config.quick else None]
-    return Inputs(pair, dataset, examples, tracker, build(config.cache))
+    return Inputs(pair, dataset, examples, tracker, profile, build(config.cache))
 
 
 def _try_parts(node: DictConfig, build: Callable) -> None:
@@ -257,21 +260,34 @@ def _default_threads() -> int:
     return torch.get_num_threads()
 
 
-def _decode(experiment, examples: list, prompts: dict, run_directory, config: DictConfig) -> list[dict]:
+def _decode(experiment, examples: list, prompts: dict, run_directory, config: DictConfig, build: Callable) -> list[dict]:
     from specexp.report.progress import watched
     from specexp.tracking.environment import describe_environment
 
-    run_directory.write_environment(describe_environment(_facts(experiment, config) if decodes_here(config) else experiment.facts()))
+    environment, curve = describe_environment(_facts(experiment, config) if decodes_here(config) else experiment.facts()), None
     records = run_directory.existing()
     done = {(record["id"], record["sample"]) for record in records}
     total = len(examples) * config.samples
     if len(done) < total:
         experiment.check_models(prompts[examples[0].id])
         experiment.warm_up([prompts[example.id] for example in examples])
+        curve = _cost_curve(experiment, [prompts[example.id] for example in examples], config, build)
+    run_directory.write_environment(environment | {"cost_curve": curve and curve.record()})
     for record in watched(experiment.records(examples, prompts, done), total, len(done), config.method.name):
         run_directory.append(record)
         records.append(record)
     return records
+
+
+def _cost_curve(experiment, prompts: list, config: DictConfig, build: Callable):
+    """None where it is not wanted: measuring it is a warm-up too."""
+    from specexp.pass_timing import measured_curve
+    from specexp.report.progress import waiting
+
+    if not config.cost_curve or not config.warmup or not decodes_here(config):
+        return None
+    with waiting("measuring what passes of several widths take"):
+        return measured_curve(experiment.sides, prompts, config.max_new_tokens, build(config.sampling))
 
 
 def _finish(experiment, examples: list, records: list[dict], run_directory, config: DictConfig) -> dict:
@@ -284,7 +300,7 @@ def _finish(experiment, examples: list, records: list[dict], run_directory, conf
     summary = own | {"method": config.method.name, "dataset": experiment.dataset.name, "weights": experiment.weights}
     summary |= {"max_new_tokens": config.max_new_tokens, "max_cache_len": config.cache.get("max_length")}
     summary |= {"sandbox": level} if (level := _sandbox_level(experiment.dataset)) else {}
-    summary |= quality_figures(experiment.dataset, records) | summarise_speed(records, seed=config.seed).figures
+    summary |= quality_figures(experiment.dataset, records) | summarise_speed(records, seed=config.seed).figures | _bounds(records, run_directory)
     run_directory.write_samples(*(_sample_lines(experiment.dataset, examples, records, side) for side in ("method", "baseline")))
     run_directory.write_summary(summary)
     return summary
@@ -297,6 +313,16 @@ def _own_figures(experiment, records: list[dict], config: DictConfig) -> dict:
 
     costs = swi_figures([record["method"] for record in records], _costs(experiment, config))
     return {"model_pair": config.model_pair.name} | claims(experiment.sides["method"]) | costs
+
+
+def _bounds(records: list[dict], run_directory) -> dict:
+    """What other draft lengths would have gained, and how much of the memory's bandwidth is used; from the directory alone."""
+    from specexp.evaluation.bounds import bandwidth_utilisation, bound_figures
+    from specexp.evaluation.cost_curve import curve_of
+    from specexp.tracking.records import read_environment
+
+    curve = curve_of(read_environment(run_directory.path))
+    return bound_figures(records, curve) | {"mbu": bandwidth_utilisation(curve)}
 
 
 def _costs(experiment, config: DictConfig) -> dict[str, dict[str, float]]:

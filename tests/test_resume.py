@@ -21,7 +21,7 @@ from specexp.errors import UserError
 from specexp.evaluation.sandbox import LEVELS
 from specexp.tracking.records import RunDirectory, read_records
 
-BRIEF = ["tracker=none", "threads=1", "warmup=1", "dataset.limit=2", "max_new_tokens=8"]
+BRIEF = ["tracker=none", "threads=1", "warmup=1", "cost_curve=false", "dataset.limit=2", "max_new_tokens=8"]
 TIMES = {"ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"}
 SIDE = TIMES | {
     "token_ids", "text", "ends", "score", "finish", "first_tokens", "rounds", "entropies", "tree", "origins", "nll_sum", "nll_count",

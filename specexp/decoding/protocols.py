@@ -69,6 +69,9 @@ class Runner(Protocol):
     def room(self, context: Context) -> int | None:
         """How many tokens behind the context's last one may be fed together with it, on any path; None: no bound."""
 
+    def ready(self, width: int) -> bool:
+        """Whether a pass over `width` tokens behind a text needs no preparation that would take long (compiling, capturing)."""
+
     def keep_hidden(self) -> None:
         """From now on `Scores.hidden` holds what the output projection reads, row for row with `logits`. ValueError where impossible."""
 

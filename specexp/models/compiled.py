@@ -37,11 +37,13 @@ class CompiledPass(LlamaPass):
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         self._stack = torch.compile(_stack(self.heads, self.norm), fullgraph=True)
         self._head = torch.compile(written_out, fullgraph=True)
+        self.widths: set[int] = set()  # of the passes so far
 
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
         width = hidden.shape[0]
         if not cache.length or width > WIDEST:
             return super().through(hidden, turns, mask, cache)
+        self.widths.add(width)
         end = cache.length + width
         slots = torch.arange(cache.length, end, device=hidden.device)
         mask = None if mask is None else _dynamic(mask, 2, 3)
@@ -80,6 +82,9 @@ class CompiledRunner(ModelRunner):
             raise UserError(f"cache=compiled cannot run this {kind} model (quantised, or with layers of its own): choose cache=full.")
         super().__init__(model, vocab_size)
         self._pass = CompiledPass(model, self.architecture, KnownIds(model, vocab_size))
+
+    def ready(self, width: int) -> bool:
+        return width > WIDEST or width in self._pass.widths
 
 
 def written_out(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -51,6 +51,9 @@ class _ExactRunner:
     def room(self, context: Context) -> int | None:
         return None
 
+    def ready(self, width: int) -> bool:
+        return True
+
     def keep_hidden(self) -> None:
         self._states = OutputStates(self.model)
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "tree": "specexp.report.tree",
     "sync": "specexp.report.sync",
     "wandb": "specexp.report.wandb_report",
+    "explain": "specexp.report.explain",
 }
 
 

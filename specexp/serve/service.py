@@ -81,7 +81,6 @@ class Service:
     def _prompt(self, asked: Generate) -> list[int]:
         if isinstance(asked, ChatRequest):
             return self.engine.render([message.plain() for message in asked.messages])
-        assert isinstance(asked, CompletionRequest)
         prompt = asked.prompt
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
             return self.engine.known_ids(prompt)

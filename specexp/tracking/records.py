@@ -36,6 +36,12 @@ def write_failure(path: Path | str, error: str, trace: str | None = None) -> Non
         write_whole(Path(path) / FAILURE, to_json({"error": error, "trace": trace}, indent=2) + "\n")
 
 
+def read_environment(path: Path | str) -> dict:
+    """The content of environment.json, {} where a run has not written any yet; `path` is the run directory."""
+    file = Path(path) / "environment.json"
+    return read_object(file) if file.is_file() else {}
+
+
 class RunDirectory:
     """`with RunDirectory(path, config) as run:` owns the directory until the block ends.
 
@@ -99,8 +105,7 @@ class RunDirectory:
 
     def write_environment(self, environment: dict) -> None:
         """environment.json; what an earlier session of this run wrote moves into `earlier_sessions`: records of two machines show it."""
-        file = self.path / "environment.json"
-        before = read_object(file) if file.exists() else {}
+        file, before = self.path / "environment.json", read_environment(self.path)
         earlier = [*before.pop("earlier_sessions", []), before] if before else []
         write_whole(file, to_json(environment | ({"earlier_sessions": earlier} if earlier else {}), indent=2) + "\n")
 

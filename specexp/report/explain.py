@@ -1,0 +1,157 @@
+"""Why a run is as fast as it is: `python -m specexp.report explain RUN [--json] [--bandwidth GB/S]`.
+
+Where a round's time goes, what the acceptance and the costs allow, and what other draft lengths would have gained. From the run's records
+and the cost curve in its environment.json; without a curve it says so, and tells what the records know.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from specexp.errors import UserError
+from specexp.evaluation.bounds import bandwidth_utilisation, bound_figures
+from specexp.evaluation.cost_curve import CostCurve, curve_of
+from specexp.evaluation.phases import depth, phases
+from specexp.evaluation.speed import summarise_speed
+from specexp.tracking.jsonl import to_json
+from specexp.tracking.records import read_environment, read_records
+
+SPEEDUPS = ("speedup", "speedup_low", "speedup_high", "predicted_speedup", "efficiency", "tpot", "baseline_tpot")
+NO_CURVE = (
+    "No cost curve (an older run, cost_curve=false, warmup=0, or another engine's loop): what other draft lengths would have gained, "
+    "and the bandwidth used, cannot be told."
+)
+NO_ROUNDS = "This method does not decode in rounds of drafting and one target pass: only its speed can be told."
+NO_PHASES = "Neither the records nor a cost curve tell the time inside the models: where a round's time goes cannot be told."
+NO_DRAFTS = "Nothing was drafted: there is no draft length to choose."
+NO_BASELINE = "The run has no eager baseline: there is no speedup to explain."
+RECKONED = "Drafting and target pass are reckoned from the cost curve; what it gets wrong shows as the host's time."
+
+
+def explained(records: Sequence[dict], curve: CostCurve | None, bandwidth: float | None = None) -> dict[str, object]:
+    """Flat but for `curve`, as recorded, and `missing`, a sentence for everything that cannot be told; figures are None there.
+
+    `ceiling` = the tokens of a round: the speedup if drafting and the host took nothing and a wide pass as long as a narrow one.
+    bandwidth: bytes per second, in the place of the curve's own.
+    """
+    sides, figures = [record["method"] for record in records], summarise_speed(records).figures
+    rounds, spent = [counts for side in sides for counts in side["rounds"]], phases(sides, curve)
+    bounds = bound_figures(records, curve)
+    return {
+        **{key: figures.get(key) for key in SPEEDUPS},
+        "rounds": len(rounds),
+        "drafted_per_round": sum(counts[0] for counts in rounds) / len(rounds) if rounds else None,
+        "longest_draft": max(map(depth, rounds), default=0),
+        "round_ms": spent and 1000 * spent.round,
+        "draft_ms": spent and 1000 * spent.draft,
+        "target_ms": spent and 1000 * spent.target,
+        "host_ms": spent and 1000 * spent.host,
+        "phases_from": spent and spent.source,
+        "ceiling": figures["tokens_per_emission"],
+        **bounds,
+        "mbu": bandwidth_utilisation(curve, bandwidth),
+        "curve": curve and curve.record(),
+        "missing": list(_missing(figures, rounds, spent, curve)),
+    }
+
+
+def _missing(figures: Mapping, rounds: Sequence, spent: object, curve: CostCurve | None) -> Iterator[str]:
+    if figures.get("baseline_tpot") is None:
+        yield NO_BASELINE
+    if not rounds:
+        yield NO_ROUNDS
+    elif spent is None:
+        yield NO_PHASES
+    if curve is None:
+        yield NO_CURVE
+    elif rounds and not figures["num_spec_steps"]:
+        yield NO_DRAFTS
+
+
+def build_table(told: Mapping, title: str) -> Table:
+    """One row for everything that is told, in sections; fits 80 columns."""
+    table = Table(title=title, title_style="bold", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    for name, rows in (("a round", _round(told)), ("speedup", _speedup(told)), ("the target's pass", _passes(told))):
+        found = list(rows)
+        for cells in ([(Text(name, style="bold"), "", "")] if found else []) + found:
+            table.add_row(*cells)
+        table.add_section()
+    return table
+
+
+def _round(told: Mapping) -> Iterator[tuple[str, str, str]]:
+    if told["round_ms"] is None:
+        return
+    drafted = told["drafted_per_round"]
+    rows = [(f"  drafting {drafted:.2f} tokens", "draft_ms"), (f"  the target's pass over {1 + drafted:.2f} tokens", "target_ms")]
+    for label, key in (*rows, ("  host: verifying, the loop", "host_ms"), (f"  all of it (mean of {told['rounds']} rounds)", "round_ms")):
+        yield label, f"{told[key]:.3f} ms", f"{100 * told[key] / told['round_ms']:.1f} %"
+
+
+def _speedup(told: Mapping) -> Iterator[tuple[str, str, str]]:
+    interval = "" if told["speedup_low"] is None else f"{told['speedup_low']:.2f} to {told['speedup_high']:.2f}"
+    lengths = "" if told["best_gamma"] is None else "no draft" if told["best_gamma"] == 0 else f"gamma {told['best_gamma']}"
+    if told["best_gamma"] is not None and told["best_gamma"] > told["longest_draft"]:
+        lengths += ", never tried"
+    kept = f"{told['oracle_open_rounds']} drafts kept whole" if told["oracle_open_rounds"] else ""
+    for label, key, note in (
+        ("  measured", "speedup", interval),
+        ("  the costs allow, the host left out", "predicted_speedup", ""),
+        ("  ceiling", "ceiling", "tokens per round"),
+        ("  this run, by the cost curve", "modelled_speedup", ""),
+        ("  best fixed draft length", "best_gamma_speedup", lengths),
+        ("  oracle draft lengths", "oracle_speedup", kept),
+    ):
+        if told[key] is not None:
+            yield label, f"{told[key]:.2f}x", note
+    if told["efficiency"] is not None:
+        yield "  efficiency", f"{100 * told['efficiency']:.1f} %", "measured / allowed"
+
+
+def _passes(told: Mapping) -> Iterator[tuple[str, str, str]]:
+    curve = told["curve"]
+    if curve is None:
+        return
+    for width, seconds in zip(curve["widths"], curve["target_seconds"], strict=True):
+        yield f"  over {width} token{'s' * (width > 1)}", f"{1000 * seconds:.3f} ms", f"{seconds / curve['target_seconds'][0]:.2f}x"
+    for name, seconds in curve["draft_seconds"].items():
+        if seconds is not None:
+            yield f"  a token of {name}", f"{1000 * seconds:.3f} ms", f"{seconds / curve['target_seconds'][0]:.2f}x"
+    if told["mbu"] is not None:
+        yield "  memory bandwidth used by that of 1", "", f"{100 * told['mbu']:.1f} %"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m specexp.report explain", description=__doc__, formatter_class=layout)
+    parser.add_argument("directory", type=Path, help="a run directory")
+    parser.add_argument("--json", action="store_true", help="figures for a machine")
+    parser.add_argument("--bandwidth", type=float, help="the memory's, in GB/s, where it was not measured")
+    options = parser.parse_args(arguments)
+    if options.bandwidth is not None and not options.bandwidth > 0:
+        raise UserError(f"--bandwidth {options.bandwidth:g} is no bandwidth; give GB/s above 0.")
+    records = read_records(options.directory)
+    if not records:
+        raise UserError(f"{options.directory} holds no records yet; wait for its first example.")
+    curve = curve_of(read_environment(options.directory))
+    told = explained(records, curve, options.bandwidth and 1e9 * options.bandwidth)
+    if options.json:
+        print(to_json(told, indent=2))
+    else:
+        _show(told, options.directory)
+
+
+def _show(told: Mapping, directory: Path) -> None:
+    console = Console()
+    console.print(build_table(told, directory.resolve().name))
+    for sentence in (*told["missing"], *([RECKONED] if told["phases_from"] == "curve" else [])):
+        console.print(Text(sentence))
