@@ -6,7 +6,6 @@ Checks come in the order of their cost: everything that needs no model first, so
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,14 +14,12 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from specexp.errors import UserError
+from specexp.facts import bounds, facts, own_figures, sandbox_level
+from specexp.handles import check, decodes_here
 
 logger = logging.getLogger(__name__)
 GO_ON = "the same command with hydra.run.dir=DIR goes on behind the records so far"
 VOLATILE = ("tracker", "published", "profile", "cost_curve")  # may differ when a run is resumed: no record depends on it
-LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
-NODES = ("model_pair", "method", "method.decoder", "dataset", "cache", "sampling", "tracker", "baselines", "runners")
-SWITCHES = ("ignore_eos", "quick", "cost_curve")
-QUICK_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -69,90 +66,12 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
     return summary.get("speedup")
 
 
-def check(config: DictConfig) -> str:
-    """All that can be wrong with the configuration as such; gives it resolved, as YAML text."""
-    from specexp.credentials import refuse_credentials
-    from specexp.signatures import check_nodes, check_signatures
-
-    check_nodes(config, NODES)
-    check_nodes(config, [place for name in config.baselines for place in (f"baselines.{name}", f"baselines.{name}.decoder")])
-    _check_handles(config)
-    if config.quick:
-        config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)
-    if decodes_here(config):
-        _fit_standins(config)
-        _drop_unused_drafts(config)
-    else:
-        _drop_pair(config)
-    if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
-        raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
-    check_signatures(config)
-    refuse_credentials(OmegaConf.to_container(config, resolve=True))
-    return OmegaConf.to_yaml(config, resolve=True)
-
-
-def _check_handles(config: DictConfig) -> None:
-    from specexp.evaluation.sandbox import check_level
-    from specexp.signatures import shown
-
-    for key, least in LEAST.items():
-        value = config[key]
-        if (type(value) is not int or value < least) and not (key == "threads" and value is None):
-            raise UserError(f"{key}={shown(value)} does not fit; give a whole number, {least} or more.")
-    for key in SWITCHES:
-        if type(config[key]) is not bool:
-            raise UserError(f"{key}={shown(config[key])} does not fit; give true or false.")
-    if (config.threads or 0) > (cores := os.cpu_count() or 1):
-        raise UserError(f"threads={config.threads} is more than the {cores} cores of this machine; give {cores} or fewer, or null.")
-    check_level(config.sandbox)
-    if config.samples > 1 and config.sampling.temperature == 0:
-        raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
-    if config.baseline.url is not None and decodes_here(config):
-        raise UserError(f"baseline.url={config.baseline.url} goes with method=endpoint only; leave it out, the baseline decodes here.")
-    if config.samples > 1 and not _samples(config):
-        raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
-
-
-def decodes_here(config: DictConfig) -> bool:
-    """Whether the method asks models of ours; the models of one that does not are a server's."""
-    return "${runners." in OmegaConf.to_yaml(config.method)
-
-
-def _drop_pair(config: DictConfig) -> None:
-    """A server brings its models, and its baseline is another server."""
-    config.model_pair = config.runners = config.dtype = config.device = None
-    config.baselines = {}
-
-
-def _fit_standins(config: DictConfig) -> None:
-    """Stand-ins write the tiny pair's ids, which its tables fit, in states of another width than its heads read."""
-    if config.model_pair.weights == "standin":
-        config.model_pair.tables, config.model_pair.medusa = "tiny", None
-
-
-def _drop_unused_drafts(config: DictConfig) -> None:
-    """Draft models that no side's drafter runs are neither asked for nor loaded; several drafts stand in for the one where used."""
-    sides = "".join(OmegaConf.to_yaml(node) for node in (config.method, *config.baselines.values()))
-    cascades = "${runners.drafts}" in sides
-    if not cascades:
-        config.model_pair.drafts, config.runners.drafts = {}, None
-    if "${runners.draft}" not in sides and not (cascades and not config.model_pair.drafts):
-        config.model_pair.draft = None
-    if "${runners.draft}" not in sides:
-        config.runners.draft = None
-
-
-def _samples(config: DictConfig) -> bool:
-    """Whether the method draws its tokens by the run's sampling rule; beam search searches instead."""
-    return "${sampling}" in OmegaConf.to_yaml(config.method)
-
-
 def _inputs(config: DictConfig, build: Callable) -> Inputs:
     from specexp.datasets.example import part_of
     from specexp.experiment import QUICK_EXAMPLES
 
     dataset, tracker, profile, pair = (build(config[group]) for group in ("dataset", "tracker", "profile", "model_pair"))
-    if level := _sandbox_level(dataset):
+    if level := sandbox_level(dataset):
         logger.info("model-written code is judged in the sandbox at level %s", level)
     parts = [node for node in config.method.values() if isinstance(node, DictConfig) and "_target_" in node]
     for node in (config.sampling, *parts, *(side.decoder for side in config.baselines.values())):
@@ -264,7 +183,7 @@ def _decode(experiment, examples: list, prompts: dict, run_directory, config: Di
     from specexp.report.progress import watched
     from specexp.tracking.environment import describe_environment
 
-    environment, curve = describe_environment(_facts(experiment, config) if decodes_here(config) else experiment.facts()), None
+    environment, curve = describe_environment(facts(experiment, config) if decodes_here(config) else experiment.facts()), None
     records = run_directory.existing()
     done = {(record["id"], record["sample"]) for record in records}
     total = len(examples) * config.samples
@@ -296,78 +215,15 @@ def _finish(experiment, examples: list, records: list[dict], run_directory, conf
 
     if not decodes_here(config):
         experiment.conclude(records, run_directory.path)
-    own = _own_figures(experiment, records, config) if decodes_here(config) else experiment.figures(records)
+    own = own_figures(experiment, records, config) if decodes_here(config) else experiment.figures(records)
     summary = own | {"method": config.method.name, "dataset": experiment.dataset.name, "weights": experiment.weights}
     summary |= {"max_new_tokens": config.max_new_tokens, "max_cache_len": config.cache.get("max_length")}
-    summary |= {"sandbox": level} if (level := _sandbox_level(experiment.dataset)) else {}
-    summary |= quality_figures(experiment.dataset, records) | summarise_speed(records, seed=config.seed).figures | _bounds(records, run_directory)
+    summary |= {"sandbox": level} if (level := sandbox_level(experiment.dataset)) else {}
+    summary |= quality_figures(experiment.dataset, records) | summarise_speed(records, seed=config.seed).figures
+    summary |= bounds(records, run_directory)
     run_directory.write_samples(*(_sample_lines(experiment.dataset, examples, records, side) for side in ("method", "baseline")))
     run_directory.write_summary(summary)
     return summary
-
-
-def _own_figures(experiment, records: list[dict], config: DictConfig) -> dict:
-    """What is known of models that ran here: what they are, and what their passes cost."""
-    from specexp.evaluation.swi import swi_figures
-    from specexp.experiment import claims
-
-    costs = swi_figures([record["method"] for record in records], _costs(experiment, config))
-    return {"model_pair": config.model_pair.name} | claims(experiment.sides["method"]) | costs
-
-
-def _bounds(records: list[dict], run_directory) -> dict:
-    """What other draft lengths would have gained, and how much of the memory's bandwidth is used; from the directory alone."""
-    from specexp.evaluation.bounds import bandwidth_utilisation, bound_figures
-    from specexp.evaluation.cost_curve import curve_of
-    from specexp.tracking.records import read_environment
-
-    curve = curve_of(read_environment(run_directory.path))
-    return bound_figures(records, curve) | {"mbu": bandwidth_utilisation(curve)}
-
-
-def _costs(experiment, config: DictConfig) -> dict[str, dict[str, float]]:
-    """What a pass of each model costs: by number of parameters, and as the pair's own tables say."""
-    method = experiment.sides["method"]
-    models = {"target": method.target} | dict(method.drafter.models)
-    parameters = {name: runner.model.num_parameters() for name, runner in models.items()}
-    return {"model_parameters": parameters} | OmegaConf.to_container(config.model_pair.costs, resolve=True)
-
-
-def _facts(experiment, config: DictConfig) -> dict:
-    model = experiment.sides["method"].target.model
-    return {
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": model.config._attn_implementation,
-        "cache": config.cache["_target_"].rpartition(".")[2],
-        "weights": experiment.weights,
-        "shapes": _shapes(config),
-        "baselines": {name: node.name for name, node in config.baselines.items()},
-        "peers": _peers(config),
-        "costs": _costs(experiment, config),
-        "sandbox": _sandbox_level(experiment.dataset),
-    }
-
-
-def _sandbox_level(dataset) -> str | None:
-    """Where model-written code is run; None where the data set runs none."""
-    return dataset.sandbox.level if hasattr(dataset, "sandbox") else None
-
-
-def _shapes(config: DictConfig) -> dict[str, object] | None:
-    """Of stand-ins, which are Llamas whatever the named models are."""
-    if config.model_pair.weights == "real":
-        return None
-    pair = OmegaConf.to_container(config.model_pair, resolve=True)
-    models = {name: pair[name] for name in ("target", "draft") if pair[name]} | pair["drafts"]
-    return {name: {"architecture": "llama"} | {k: v for k, v in model["shape"].items() if k[0] != "_"} for name, model in models.items()}
-
-
-def _peers(config: DictConfig) -> dict[str, dict]:
-    """The settings of each side that is another engine's, by side."""
-    sides = {"method": config.method, **config.baselines}
-    peers = {name: node for name, node in sides.items() if node.decoder["_target_"].startswith("specexp.peers.")}
-    return {name: {key: node[key] for key in node if key not in ("name", "decoder")} for name, node in peers.items()}
 
 
 def _sample_lines(dataset, examples: list, records: list[dict], side: str) -> list[dict]:

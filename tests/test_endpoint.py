@@ -18,7 +18,7 @@ from specexp.datasets.load import LoadPrompts
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.evaluation.speed import summarise_speed
-from specexp.job import check
+from specexp.handles import check
 from specexp.peers.endpoint import Endpoint, Refused
 from specexp.remote import before_stop, side
 from specexp.report import llmperf

@@ -20,6 +20,7 @@ from test_resume import composed, run, timeless
 
 import specexp
 from specexp import job
+from specexp.handles import check as check_configuration
 from specexp.errors import UserError
 from specexp.models import loading
 from specexp.tracking.records import RunDirectory, read_records
@@ -170,7 +171,7 @@ def test_the_zeros_that_a_power_cut_leaves_are_mended(tmp_path):
     (lambda lines: [lines[0].replace('"prompt": "', '"prompt": "x')], "whose prompt the data set no longer has"),
 ])
 def test_records_that_somebody_changed_are_refused(config, tmp_path, undisturbed, edit, sentence):
-    (tmp_path / "config.yaml").write_text(job._check(copy.deepcopy(config)))
+    (tmp_path / "config.yaml").write_text(check_configuration(copy.deepcopy(config)))
     (tmp_path / "records.jsonl").write_text("\n".join(edit([json.dumps(record) for record in undisturbed])) + "\n")
     refused(config, tmp_path, sentence)
 

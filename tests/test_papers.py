@@ -63,6 +63,7 @@ def test_the_ablations_csv_has_its_columns_and_a_line_per_prompt(tmp_path):
 @pytest.mark.parametrize("name", list(FILES))
 def test_every_experiment_runs_on_the_tiny_pair(name, tmp_path):
     few = ["dataset.limit=1", "max_new_tokens=8", "warmup=1", "threads=1", "tracker=none", "hydra.sweep.dir=sweep"]
+    few += ["method.depth=3,5"] if name == "tree_search" else []
     few += [setting for setting in ("seed=0", "sampling=greedy") if setting.partition("=")[0] in (CONTENT[name]["hydra"]["sweeper"].get("params") or {})]
     environment = os.environ | {"PYTHONPATH": str(Path(specexp.__file__).parent.parent), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "specexp", "-m", f"experiment={name}", "model_pair=tiny", "quick=true", *few]

@@ -17,7 +17,7 @@ from specexp.decoding.sampling import Sampling
 from specexp.engine import Engine, with_template
 from specexp.errors import UserError
 from specexp.generation import generate
-from specexp.job import check
+from specexp.handles import check
 from specexp.serve.fair_queue import FairQueue, Full
 from specexp.serve.server import listening, open_service
 from specexp.serve.settings import ServerSettings

@@ -46,7 +46,8 @@ def main(config: DictConfig) -> None:
         from specexp.chat.session import Session
         from specexp.chat.settings import from_command_line
         from specexp.chat.terminal import start
-        from specexp.job import check, set_threads
+        from specexp.handles import check
+        from specexp.job import set_threads
 
         check(config)
         set_threads(config.threads)

@@ -18,7 +18,7 @@ from specexp.decoding.decoder import Decoder, Step
 from specexp.engine import CANCELLED, Engine, Piece, Request, open_pair
 from specexp.errors import UserError
 from specexp.evaluation.speed import summarise_speed
-from specexp.job import check
+from specexp.handles import check
 
 WARMUP_TOKENS = 16
 

@@ -6,6 +6,7 @@ interleaved. Published figures that an experiment's configuration brings have ro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import mean
 
@@ -25,7 +26,8 @@ PUBLISHED = "published"
 def make_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
     """One row per run, baseline and published figure: the fastest of each pair and data set first, what has no speedup last."""
     settings = {run.directory: settings_of(run) for run in runs}
-    rows = [_row(run, settings[run.directory], _label(run, runs, settings)) for run in runs]
+    labels = _labels(runs, settings)
+    rows = [_row(run, settings[run.directory], labels[run.directory]) for run in runs]
     rows += [*_baselines(rows), *_published(runs)]
     return sorted(rows, key=_order)
 
@@ -53,15 +55,24 @@ def _is_setting(key: str, value: object) -> bool:
     return key not in NOT_SETTINGS and not key.startswith("_") and not isinstance(value, dict)
 
 
-def _label(run: Run, runs: Sequence[Run], settings: dict) -> str:
-    """The method, and what tells this run from the others: of the method's own keys from those of the same method."""
-    own = [key for key in differing([r for r in runs if r.method == run.method], settings) if key.startswith("method.")]
+def _labels(runs: Sequence[Run], settings: dict) -> dict[object, str]:
+    """Directory -> the method, and what tells this run from the others: of the method's own keys from those of the same method."""
+    by_method: dict[str, list[Run]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    own = {name: [key for key in differing(some, settings) if key.startswith("method.")] for name, some in by_method.items()}
     others = [key for key in differing(runs, settings) if not key.startswith("method.")]
-    mine = settings[run.directory]
-    if not run.config:
-        own, others = [key for key in mine if any(other.overrides.get(key) != mine[key] for other in runs)], []
-    shown = [f"{key.rpartition('.')[2] or key}={_text(mine[key])}" for key in (*own, *others) if mine.get(key) is not None]
-    return " ".join([run.method, *shown])
+    shared = Counter(item for run in runs for item in run.overrides.items())
+    labels = {}
+    for run in runs:
+        given = [key for key, value in run.overrides.items() if shared[key, value] < len(runs)]
+        keys = [*own[run.method], *others] if run.config else given
+        labels[run.directory] = " ".join([run.method, *_told(keys, settings[run.directory])])
+    return labels
+
+
+def _told(keys: Sequence[str], settings: dict) -> list[str]:
+    return [f"{key.rpartition('.')[2] or key}={_text(settings[key])}" for key in keys if settings.get(key) is not None]
 
 
 def _text(value: object) -> str:

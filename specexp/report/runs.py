@@ -7,6 +7,7 @@ what the figures mean.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from specexp.tracking.jsonl import read_object
 from specexp.tracking.records import FAILURE, read_records
 
 MARKS = {"summary.json", "records.jsonl", FAILURE, "specexp.log"}  # the last: Hydra's, of a job that wrote nothing else
-STATES = ("finished", "unfinished", "failed")
+# Of config.yaml, as OmegaConf writes it: the trees of parts, most of the file, from which nothing is reported.
+SKIPPED = re.compile(r"^(?:(?:runners|baselines):\n(?:[ -].*\n)+|  decoder:\n(?:    .*\n)+)", re.M)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _run(directory: Path, place: Path, several: bool) -> Run:
     inside = directory.relative_to(place)
     name = str(place / inside if several else inside if inside.parts else place.absolute().name)
     summary, failure = (read_object(file) if file.is_file() else {} for file in (directory / "summary.json", directory / FAILURE))
-    config = _yaml(directory / "config.yaml") or {}
+    config = _yaml(directory / "config.yaml", SKIPPED) or {}
     overrides = _overrides(directory) if config else _choices(directory) | _overrides(directory)
     return Run(directory, name, summary, config, overrides, str(failure["error"]) if failure.get("error") else None)
 
@@ -91,13 +93,18 @@ def _choices(directory: Path) -> dict[str, str]:
     return {group: node["name"] for group, node in groups.items() if isinstance(node, dict) and "name" in node}
 
 
-def _yaml(file: Path) -> object:
-    """None where there is no such file; raises UserError for one that is not YAML."""
+def _yaml(file: Path, skipped: re.Pattern[str] | None = None) -> object:
+    """None where there is no such file; raises UserError for one that is not YAML. What matches `skipped` is not looked at."""
     import yaml
 
     if not file.is_file():
         return None
     try:
+<<<<<<< HEAD
         return yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  safe, in C: ten times as fast
+=======
+        text = file.read_text(encoding="utf-8")
+        return yaml.load(skipped.sub("", text) if skipped else text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: ten times as fast
+>>>>>>> report
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not readable YAML any more; mend it, or take its directory away.") from error

@@ -1,4 +1,4 @@
-"""One round's token tree on the terminal: `python -m specexp.report.tree RUN_DIRECTORY [--example ID]`.
+"""One round's token tree on the terminal: `python -m specexp.report tree RUN_DIRECTORY [--example ID]`.
 
 From the run's records alone, which hold the first round of each example that drafted a tree. Nodes on the kept path are green, the others
 dim, and behind the path stands the token that the target added; without colours the kept ones are marked with a star.
@@ -45,7 +45,7 @@ def find(directory: Path, example: str | None) -> tuple[str, dict]:
 
 def main(arguments: list[str] | None = None) -> None:
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m specexp.report.tree", description=__doc__, formatter_class=layout)
+    parser = argparse.ArgumentParser("python -m specexp.report tree", description=__doc__, formatter_class=layout)
     parser.add_argument("directory", type=Path, help="a run directory")
     parser.add_argument("--example", help="the example's id; the first with a tree by default")
     options = parser.parse_args(arguments)

@@ -32,7 +32,8 @@ without one. One request is decoded at a time; requests of different users take 
 def main(config: DictConfig) -> None:
     def work(build: Callable) -> None:
         installed("serve", "fastapi", "uvicorn", "prometheus_client")
-        from specexp.job import check, set_threads
+        from specexp.handles import check
+        from specexp.job import set_threads
 
         check(config)
         set_threads(config.threads)

@@ -15,7 +15,7 @@ from specexp.decoding.decoder import Decoder
 from specexp.decoding.sampling import Sampling
 from specexp.engine import Answer, Engine, Request
 from specexp.evaluation.acceptance import acceptance_figures
-from specexp.serve.protocol import ChatRequest, CompletionRequest, Generate
+from specexp.serve.protocol import ChatRequest, Generate
 
 KEPT_DECODERS = 4  # each has caches of its own
 FINISH = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
