@@ -100,11 +100,7 @@ def _yaml(file: Path, skipped: re.Pattern[str] | None = None) -> object:
     if not file.is_file():
         return None
     try:
-<<<<<<< HEAD
-        return yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  safe, in C: ten times as fast
-=======
         text = file.read_text(encoding="utf-8")
-        return yaml.load(skipped.sub("", text) if skipped else text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # C: ten times as fast
->>>>>>> report
+        return yaml.load(skipped.sub("", text) if skipped else text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  safe, in C: ten times as fast
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not readable YAML any more; mend it, or take its directory away.") from error
