@@ -19,9 +19,8 @@ import torch
 from test_resume import composed, run, timeless
 
 import specexp
-from specexp import job
-from specexp.handles import check as check_configuration
 from specexp.errors import UserError
+from specexp.handles import check as check_configuration
 from specexp.models import loading
 from specexp.tracking.records import RunDirectory, read_records
 
