@@ -46,6 +46,18 @@ class Draft:
         return cls(tokens, chain_parents(tokens.shape[0]), q, **fields)
 
     @classmethod
+    def behind(cls, last: int, block: Tensor, q: Tensor | None = None) -> Draft:
+        """x_1 .. x_N of [1, 1 + N] tokens that begin with the one they follow, whose id is `last`."""
+        draft = cls.chain(block[0, 1:], q)
+        draft.__dict__["_block"] = last, block
+        return draft
+
+    def block_behind(self, last: int) -> Tensor | None:
+        """[1, 1 + N] the token `last` and all of ours, if we were made so: what a target's pass reads."""
+        held = self.__dict__.get("_block")
+        return held[1] if held is not None and held[0] == last else None
+
+    @classmethod
     def of_ids(cls, ids: Sequence[int], device: torch.device | str = "cpu") -> Draft:
         """A chain of point masses whose ids are already on the host (n-gram drafters)."""
         return cls.of_nodes(ids, chain_parents(len(ids)), device)

@@ -104,17 +104,17 @@ class ModelRunner(_ExactRunner):
             return empty_draft(self.device)
         logits = self._logits(context, empty_draft(self.device), rows=1)
         token, distribution = sampling.propose(logits, chance)
-        tokens, q = [token], [distribution]
+        tokens, q = [context.tail(len(context) - 1)[None], token], [distribution]
         first = len(context) - self.cache.evicted
         for slot in range(first, first + length - 1):
-            if proceeds is not None and not proceeds(len(tokens), logits[0, 0], token[0, 0]):
+            if proceeds is not None and not proceeds(len(q), logits[0, 0], token[0, 0]):
                 break
-            logits = self._forward(token, self._position(slot), None, rows=1)  # one row sees everything: no mask
+            logits = self._forward(token, self._position(slot), None, 1)  # one row sees everything: no mask
             token, distribution = sampling.propose(logits, chance)
             tokens.append(token)
             q.append(distribution)
-        draft = Draft.chain(torch.cat(tokens, 1).squeeze(0), None if q[0] is None else torch.cat(q, 1).squeeze(0))
-        self._memo.draft, self._memo.nodes = draft, len(tokens) - 1
+        draft = Draft.behind(context.ids[-1], torch.cat(tokens, 1), None if q[0] is None else torch.cat(q, 1)[0])
+        self._memo.draft, self._memo.nodes = draft, len(q) - 1
         return draft
 
     def _logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
@@ -124,12 +124,18 @@ class ModelRunner(_ExactRunner):
             self._rewind(context)
         slots = len(context) - self.cache.evicted  # of the context, its last token's among them
         lead = slots - self.cache.length if not held else 0
+        scores = self._forward(self._fed(context, lead, draft, held), *self._geometry(slots, lead, draft, held), rows)
+        self._commit(context, draft)
+        return scores
+
+    def _fed(self, context: Context, lead: int, draft: Draft, held: int) -> Tensor:
+        """[1, n] the context's last `lead` tokens and the draft's nodes from `held` on; as the draft was made, where that is just them."""
+        if lead == 1 and not held and (block := draft.block_behind(context.ids[-1])) is not None:
+            return block
         tokens = context.tail(len(context) - lead)
         if len(draft):
             tokens = torch.cat([tokens, draft.tokens[held:] if held else draft.tokens])
-        scores = self._forward(tokens[None], *self._geometry(slots, lead, draft, held), rows)
-        self._commit(context, draft)
-        return scores
+        return tokens[None]
 
     def _rewind(self, context: Context) -> None:
         """Keep what spells the context, but for its last token: its logits are always wanted."""
@@ -180,10 +186,10 @@ class ModelRunner(_ExactRunner):
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
         """[1, n] tokens into the slots from `cache.length` on -> [1, rows, V] logits of the last rows."""
         logits = self._pass.cached(tokens, positions, mask, self.cache, rows)
-        self.cache.length += tokens.shape[1]
-        self._peak = max(self._peak, self.cache.length)
+        self.cache.length = length = self.cache.length + tokens.shape[1]
+        self._peak = max(self._peak, length)
         self.forwards += 1
-        return fit_vocabulary(logits, self.vocab_size)
+        return logits if logits.shape[-1] == self.vocab_size else fit_vocabulary(logits, self.vocab_size)
 
 
 class StatelessRunner(_ExactRunner):

@@ -74,6 +74,9 @@ class StaticRunner(ModelRunner):
     def kv_bytes(self) -> int:
         return self.cache.capacity * self.cache.bytes_per_slot
 
+    def ready(self, width: int) -> bool:
+        return any(kind == "chain" and width <= size for kind, size in self._launches)
+
     def keep_hidden(self) -> None:
         raise UserError("cache=static does not keep hidden states, which this method needs; choose cache=full.")
 
