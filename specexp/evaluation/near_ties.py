@@ -1,7 +1,7 @@
 """Greedy texts of two ways of decoding in 16 bits: where they part, was it a tie that rounding decided, or an error?
 
-A pass over one token and one over several round differently. Where the two best logits lie closer together than that noise, either
-token is right (a near-tie); a wider gap between the tokens chosen is a real divergence, of which a lossless method has none. After its first
+A pass over one token and one over several round differently. Where the two best logits lie closer together than that noise, either token
+is right (a near-tie); a wider gap between the tokens chosen is a real divergence, of which a lossless method has none. After its first
 divergence a text is another text, so only that one is judged. Pure functions on numbers.
 """
 
