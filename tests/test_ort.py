@@ -8,7 +8,7 @@ from time import perf_counter
 
 import pytest
 import torch
-from test_peers import GREEDY, PROMPT, at_end, near, never, ours, state, steps_of, text
+from test_peers import GREEDY, PROMPT, at_end, near, ours, state, steps_of, text
 from test_resume import composed, run
 from tiny_models import build as build_tiny
 from tiny_models import build_encoder_decoder
@@ -157,7 +157,7 @@ def test_what_would_be_no_fair_comparison_is_refused(engine):
 
 @installed
 def test_sampling_is_refused():
-    with pytest.raises(UserError, match="greedily only, and temperature=0.8; choose sampling=greedy"):
+    with pytest.raises(UserError, match="greedily only, and temperature=0.8 samples; choose sampling=greedy"):
         OrtSettings(Sampling(0.8))
 
 

@@ -33,6 +33,7 @@ from specexp.peers.shared_model import SharedModel
 logger = logging.getLogger(__name__)
 
 SAMPLE = 32  # tokens that model and conversion are compared on
+NAMES = ("_name_or_path", "transformers_version", "architectures")  # what of a configuration says nothing about its model's function
 OTHERWISE = "choose another pair, or method=hf_assisted"
 CLOSE = 1e-3  # of the largest logit; two orders above what float32 rounding was seen to do
 
@@ -76,7 +77,7 @@ def converted(shared: SharedModel, directory: Path) -> Converted:
 
 def fingerprint(model: torch.nn.Module) -> str:
     """Of configuration, names, shapes and weights; the same for two models that compute the same."""
-    config = {key: value for key, value in model.config.to_dict().items() if key not in ("_name_or_path", "transformers_version", "architectures")}
+    config = {key: value for key, value in model.config.to_dict().items() if key not in NAMES}
     digest = blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
     for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -115,7 +116,8 @@ def _save(shared: SharedModel, place: Path) -> None:
     """As transformers saves it. Weights that are views of a larger memory are copied, which it would take for tied ones. The tokenizer
     that the builder insists on is one of numbers: ids are all that goes in and out."""
     model = shared.model
-    weights = {key: tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor for key, tensor in model.state_dict().items()}
+    whole = {key: tensor.untyped_storage().nbytes() == tensor.nbytes for key, tensor in model.state_dict().items()}
+    weights = {key: tensor if whole[key] else tensor.clone() for key, tensor in model.state_dict().items()}
     with shared.lent(generation_config=GenerationConfig(), config=copy.deepcopy(model.config)):  # saving writes in both
         model.save_pretrained(place, state_dict=weights)
     words = WordLevel({str(id): id for id in range(model.config.vocab_size)}, unk_token="0")

@@ -18,8 +18,10 @@ import numpy as np
 
 from specexp.peers.onnx_conversion import Converted
 
-SEARCH = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
-COUNTED = ("rounds", "draft_tokens_proposed", "draft_tokens_accepted", "target_forward_passes", "draft_forward_passes")
+SEARCH = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
+SEARCH |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
+PASSES = ("target_forward_passes", "target_reanchor_forward_passes", "draft_forward_passes")
+COUNTED = ("rounds", "draft_tokens_proposed", "draft_tokens_accepted", *PASSES)
 TIMED = ("total_draft_ms", "total_target_ms")
 
 
@@ -40,6 +42,32 @@ class EngineRound:
     target_seconds: float | None
 
 
+@dataclass
+class Passes:
+    """Of each step, those in the statistics and those that they leave out: over the tokens of plain steps, which the next step makes.
+
+    What counts here was checked against ONNX Runtime's profile, which tells every run of a graph.
+
+    waiting: the last token has had no pass yet. plain: it came from a plain step.
+    """
+
+    waiting: bool = False
+    plain: bool = False
+    extra: int = 0
+
+    def of(self, done: Mapping[str, float]) -> tuple[int, int]:
+        """(target's, draft's) of the step by which the statistics grew so."""
+        counted, speculated = done["target_forward_passes"], bool(done["rounds"])
+        left_out = self.waiting and (self.plain if speculated else not counted)
+        passes = counted + left_out + self.extra, done["draft_forward_passes"] + self.extra
+        self.waiting, self.plain, self.extra = not (speculated and done["target_reanchor_forward_passes"]), not speculated, 0
+        return passes
+
+    def read_by_itself(self) -> None:
+        """The last token has had a pass of its own, in both models, that is in no statistics."""
+        self.waiting, self.extra = False, 1
+
+
 @dataclass(frozen=True)
 class Session:
     """model: the engine's, with its weights."""
@@ -50,15 +78,16 @@ class Session:
         """Until max_new_tokens are emitted; no id ends a text. options: the engine's speculative ones; none: it decodes one by one."""
         generator = self._generator(len(prompt) + max_new_tokens, options)
         generator.append_tokens(np.array([prompt], dtype=np.int32))
-        before, plain, left = _statistics(generator, options), None, max_new_tokens  # plain: whether the last step was one
+        before, passes, left = _statistics(generator, options), Passes(), max_new_tokens
         while left:
             tokens = _delivered(generator, options)
             time, now = perf_counter(), _statistics(generator, options)
             done = {key: now[key] - before[key] for key in now}
-            yield _round(tokens, time, done, plain)
-            before, plain, left = now, not done["rounds"], left - len(tokens)
+            yield _round(tokens, time, done, *passes.of(done))
+            before, left = now, left - len(tokens)
             if left and generator.is_done():  # by an id that ends a text for the engine, which always knows one, and does not read it
                 generator.append_tokens(np.array([tokens[-1:]], dtype=np.int32))
+                passes.read_by_itself()
 
     def _generator(self, length: int, options: Mapping[str, int]) -> object:
         import onnxruntime_genai as engine
@@ -117,16 +146,9 @@ def _statistics(generator: object, options: Mapping[str, int]) -> dict[str, floa
     return {key: told[key] for key in (*COUNTED, *TIMED)}
 
 
-def _round(tokens: tuple[int, ...], time: float, done: Mapping[str, float], plain: bool | None) -> EngineRound:
-    """done: what the statistics grew by. plain: whether the step before was a plain one, None for the first.
-
-    Not in the statistics are the passes over the tokens of plain steps: the next step makes each, except where it was counted as the
-    re-anchoring of a round that went before. (Checked against ONNX Runtime's profile: its number of runs.)
-    """
+def _round(tokens: tuple[int, ...], time: float, done: Mapping[str, float], target_passes: int, draft_passes: int) -> EngineRound:
+    """done: what the statistics grew by."""
     drafted = done["draft_tokens_proposed"] if done["rounds"] else None
-    passes = done["target_forward_passes"]
-    passes += int(bool(plain)) if done["rounds"] else int(plain is not None and not passes)
     target_seconds = None if drafted is None else done["total_target_ms"] / 1000
     accepted = min(done["draft_tokens_accepted"], len(tokens))
-    draft_seconds = done["total_draft_ms"] / 1000
-    return EngineRound(tokens, time, drafted, accepted, passes, done["draft_forward_passes"], draft_seconds, target_seconds)
+    return EngineRound(tokens, time, drafted, accepted, target_passes, draft_passes, done["total_draft_ms"] / 1000, target_seconds)

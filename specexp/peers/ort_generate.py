@@ -2,7 +2,7 @@
 
 An engine of its own in C++, graphs converted once by its own builder (onnx_conversion.py), caches of its own; the stream and the records
 are ours. Rounds are handed out as they end. Greedy and in float32 on the CPU, where the text is that of our autoregressive decoding, token
-for token (tests/test_ort.py); anything else is refused. Which ids were drafted and refused the engine does not tell: a `Step` has their number.
+for token (tests/test_ort.py); anything else is refused. Which ids were refused the engine does not tell: steps have their number.
 """
 
 from __future__ import annotations
@@ -100,9 +100,12 @@ class OrtSettings:
 
     def __post_init__(self) -> None:
         if not self.sampling.is_greedy:
-            raise UserError(f"onnxruntime-genai is compared greedily only, and temperature={self.sampling.temperature}; choose sampling=greedy.")
+            asked = f"temperature={self.sampling.temperature}"
+            raise UserError(f"onnxruntime-genai is compared greedily only, and {asked} samples; choose sampling=greedy.")
         if (package := missing()) is not None:
-            raise UserError(f"onnxruntime-genai needs {package}, which is not installed: pip install 'specexp[peers]' (in a checkout: '.[peers]').")
+            raise UserError(
+                f"onnxruntime-genai needs {package}, which is not installed: pip install 'specexp[peers]' (in a checkout: '.[peers]')."
+            )
 
 
 def missing() -> str | None:
@@ -164,7 +167,10 @@ def _check(models: Sequence[SharedModel]) -> None:
     configs = [shared.model.config for shared in models]
     for shared, config in zip(models, configs, strict=True):
         if config.is_encoder_decoder:
-            raise UserError(f"onnxruntime-genai speculates with decoder-only models, and {config.model_type} is none; choose another pair, or method=hf_assisted.")
+            raise UserError(
+                f"onnxruntime-genai speculates with decoder-only models, and {config.model_type} is none; "
+                "choose another pair, or method=hf_assisted."
+            )
         if shared.device.type != "cpu" or shared.model.dtype != torch.float32:
             kind = f"{str(shared.model.dtype).removeprefix('torch.')} on {shared.device.type}"
             raise UserError(f"onnxruntime-genai is compared in float32 on the CPU, and the model is {kind}; give dtype=float32 device=cpu.")
