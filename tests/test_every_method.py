@@ -13,6 +13,7 @@ from test_resume import composed, run
 from specexp.assets import asset_path
 from specexp.configuration import conf_directory
 from specexp.errors import UserError
+from specexp.peers.ort_generate import missing
 from specexp.tracking.records import read_records
 
 ELSEWHERE = {"endpoint"}  # decodes on a server: test_endpoint.py
@@ -24,16 +25,19 @@ def drafts_trees(method):
     return "drafter" in decoder and getattr(get_object(decoder.drafter["_target_"]), "needs_trees", False)
 
 
-CHAINS = [m for m in METHODS if not drafts_trees(m) and m != "hf_early_exit"]  # T5's relative positions know no trees; nor is it left early
-PEERS = [method for method in METHODS if method.startswith("hf_")]  # bring their own caches
-GREEDY_ONLY = {"synthetic", "planted"}  # made of the target's greedy text
+ENGINE = [method for method in METHODS if method.startswith("ort")]  # not installed everywhere, knows no T5, compared greedily
+CHAINS = [m for m in METHODS if not drafts_trees(m) and m not in ("hf_early_exit", *ENGINE)]  # T5's relative positions know no trees; nor is it left early
+PEERS = [method for method in METHODS if method.startswith("hf_")] + ENGINE  # bring their own caches
+GREEDY_ONLY = {"synthetic", "planted", *ENGINE}
 PART = {"csd-exact": ("method=csd", "verifier@method.reviewer=rejection"), "lenient": ("verifier@method.decoder.verifier=lenient",)}
 PAIRS = {"tiny": ("dataset=microeval",), "tiny_t5": ("model_pair=tiny_t5", "dataset=microsum")}
 
 
-def skip_what_cannot_be_foreseen(method, sampling):
+def skip_what_cannot_be(method, sampling):
     if method in GREEDY_ONLY and sampling != "greedy":
-        pytest.skip("drafts are made of the target's greedy text")
+        pytest.skip("drafts are made of the target's greedy text, or the engine is compared greedily")
+    if method in ENGINE and missing() is not None:
+        pytest.skip(f"needs the extra `peers`: {missing()} is not installed")
 
 
 def finished(directory, *overrides):
@@ -47,7 +51,7 @@ def finished(directory, *overrides):
     ("pair", "method"), [("tiny", method) for method in [*METHODS, *PART]] + [("tiny_t5", method) for method in [*CHAINS, *PART]]
 )
 def test_runs_on_the_shipped_pairs(pair, method, sampling, tmp_path):
-    skip_what_cannot_be_foreseen(method, sampling)
+    skip_what_cannot_be(method, sampling)
     chosen = PART.get(method, (f"method={method}",))
     summary, records = finished(tmp_path, *PAIRS[pair], *chosen, f"sampling={sampling}")
     assert len(records) == 2 and summary["lossless"] is (method not in ("beam", "lenient"))
@@ -64,7 +68,7 @@ def test_runs_on_the_shipped_pairs(pair, method, sampling, tmp_path):
 )
 def test_runs_with_a_streaming_cache(pair, method, sampling, tmp_path):
     """Against autoregressive decoding under the same cache; lengths such that evictions fall into the text."""
-    skip_what_cannot_be_foreseen(method, sampling)
+    skip_what_cannot_be(method, sampling)
     chosen = PART.get(method, (f"method={method}",))
     overrides = (*PAIRS[pair], *chosen, f"sampling={sampling}", "cache=sink", "cache.max_length=68", "max_new_tokens=80", "ignore_eos=true", "dataset.limit=1", "warmup=0")
     summary, records = finished(tmp_path, *overrides)
@@ -96,6 +100,7 @@ def test_staged_stands_beside_both_models_alone(tmp_path):
 
 @pytest.mark.parametrize("method", PEERS)
 def test_peers_are_refused_with_a_streaming_cache(method, tmp_path):
+    skip_what_cannot_be(method, "greedy")
     with pytest.raises(UserError, match="SinkRunner changes the model.*choose cache=full"):
         finished(tmp_path, f"method={method}", "cache=sink")
 

