@@ -38,7 +38,7 @@ def main(config: DictConfig) -> float | None:
     """One job. Returns its speedup: the sweepers' objective."""
 
     def work(build: Callable) -> float | None:
-        if os.getpid() != command:  # a launcher's worker, beside which there may be others
+        if "joblib" in HydraConfig.get().launcher._target_:  # other workers beside this one, on the same machine
             take_card()
         from specexp.job import run
 
