@@ -33,7 +33,8 @@ def test_wheel_holds_conf_and_assets_and_runs_anywhere(tmp_path):
     models = [f"assets/{pair}/{model}" for pair in ("tiny", "tiny_t5") for model in ("target", "draft")]
     needed += [f"assets/medusa/tiny/{file}" for file in ("config.json", "medusa_lm_head.safetensors")]
     needed += [f"{model}/{file}" for model in models for file in ("model.safetensors", "tokenizer.json")]
-    assert not {f"specexp/{name}" for name in needed} - names
+    needed += ["report/page.html.j2", "conf/hydra/sweeper/jobs.yaml", "assets/plan.jsonl"]
+    assert not {f"specexp/{name}" for name in needed} - names and "hydra_plugins/specexp_jobs/sweeper.py" in names
     assert sum((tmp_path / "site" / name).stat().st_size for name in names if "/assets/" in name) < 40e6
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     command = [sys.executable, "-m", "specexp", "--cfg", "job", "method.gamma=7"]

@@ -136,6 +136,19 @@ def test_a_search_ends_in_the_command_that_tests_it(sweep, capsys):
     assert capsys.readouterr().out.splitlines()[-1].endswith("python -m specexp dataset.limit=9 method.gamma=6 part=test")
 
 
+@pytest.mark.parametrize(("mode", "told"), [("offline", True), ("disabled", False)])
+def test_a_sweep_is_tracked_as_its_jobs_were(sweep, capsys, tmp_path, mode, told):
+    wandb = pytest.importorskip("wandb")
+    begun, place, _ = sweep
+    node = {"_target_": "specexp.tracking.wandb.WandbTracker", "project": "p", "mode": mode, "name": "job", "directory": str(tmp_path / "home")}
+    for gamma in (2, 4):
+        write_run(place / f"g{gamma}", gamma, settings={"tracker": node})
+    begun._conclude()
+    wandb.teardown()
+    assert ("to upload all of it" in capsys.readouterr().err) is told
+    assert len(list((tmp_path / "home").glob("wandb/offline-run-*"))) == told
+
+
 def test_a_sweep_of_which_nothing_is_left_says_so(sweep, capsys):
     sweep[0]._conclude()
     assert "sweep: no report" in capsys.readouterr().err

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.specexp_jobs.sweeper import rows
 from specexp.errors import UserError
+from specexp.tracking.jsonl import read_object
 from specexp.tracking.records import FAILURE, write_failure
 
 STEPS = ("method.gamma", "cache.max_length", "method.max_nodes", "method.depth")  # the first that varies is the axis of W&B's curves
@@ -105,7 +106,10 @@ class SweepReport(Callback):
         states = [run.state for run in runs]
         summary = {"jobs": len(runs), "failed": states.count("failed")}
         tracker.finish(summary | {f"best_{key}": best.get(key) for key in ("label", "speedup")}, [renamed(row) for row in rows])
-        print(f"W&B, if offline: python -m specexp.report sync {shlex.quote(str(self._directory))} | xargs wandb sync", file=sys.stderr)
+        note = self._directory / "wandb.json"
+        if note.is_file() and "home" in read_object(note):
+            command = f"python -m specexp.report sync {shlex.quote(str(self._directory))} | xargs wandb sync"
+            print(f"W&B: the sweep was logged offline; to upload all of it: {command}", file=sys.stderr)
 
     def _tell_held_out(self) -> None:
         """After a search: the command that tests what it found on the prompts it has not seen."""
