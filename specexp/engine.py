@@ -146,6 +146,8 @@ def open_pair(config: DictConfig, build: Callable) -> Engine:
     from specexp.models.loading import load_model
     from specexp.models.tokenizer import stop_ids
 
+    if config.model_pair is None:
+        raise UserError(f"method={config.method.name} decodes on another server; choose one that decodes here.")
     pair = build(config.model_pair)
     pair.check()
     tokenizer = with_template(pair.load_tokenizer(), config.chat_template)

@@ -87,12 +87,12 @@ class RemoteExperiment:
             for block in self._blocks(tasks):
                 names = sorted(self.sides)
                 first, *others = names if draws.random() < 0.5 else names[::-1]
-                before = {first: list(pool.map(partial(self._side, first), block))} if others else {}
+                before = {first: list(pool.map(partial(self._replies, first), block))} if others else {}
                 last = others[0] if others else first
-                for index, (task, side) in enumerate(zip(block, pool.map(partial(self._side, last), block), strict=True)):
-                    sides = {name: found[index] for name, found in before.items()} | {last: side}
+                for index, (task, replies) in enumerate(zip(block, pool.map(partial(self._replies, last), block), strict=True)):
+                    sides = {name: found[index] for name, found in before.items()} | {last: replies}
                     if None not in sides.values():
-                        yield self._record(task, [*before, last], sides)
+                        yield self._record(task, sides)
 
     def facts(self) -> dict:
         """For environment.json: there is no machine of ours in it."""
@@ -130,27 +130,31 @@ class RemoteExperiment:
             write_whole(directory / f"{llmperf.file_stem(settings)}_{name}.json", to_json(content, indent=4) + "\n")
 
     def _blocks(self, tasks: list[Task]) -> Iterator[list[Task]]:
-        """One side alone need not stop for the other."""
+        """One side alone need not stop for the other; one request at a time is never under way while a text is scored."""
         concurrency = self._own.concurrency
-        size = max(1, len(tasks)) if len(self.sides) == 1 else 1 if concurrency == 1 else BLOCK * concurrency
+        size = 1 if concurrency == 1 else BLOCK * concurrency if len(self.sides) > 1 else max(1, len(tasks))
         return (tasks[start : start + size] for start in range(0, len(tasks), size))
 
-    def _record(self, task: Task, order: list[str], sides: dict[str, dict]) -> dict:
-        return {"id": task.example.id, "sample": task.sample, "prompt": task.prompt, "weights": self.weights, "order": order, **sides}
+    def _record(self, task: Task, replies: dict[str, list[Reply]]) -> dict:
+        """replies: by side, in the order in which they were asked. Scores: in this thread alone, since scorers know no threads."""
+        named = {"id": task.example.id, "sample": task.sample, "prompt": task.prompt, "weights": self.weights, "order": list(replies)}
+        return named | {name: self._scored(task, found) for name, found in replies.items()}
 
-    def _side(self, name: str, task: Task) -> dict | None:
-        """None for a failure that is only counted."""
+    def _scored(self, task: Task, replies: list[Reply]) -> dict:
+        text = before_stop(replies[0].text, self.dataset.stop_strings)
+        return side(replies) | {"text": text, "score": self.dataset.score(task.example, text)}
+
+    def _replies(self, name: str, task: Task) -> list[Reply] | None:
+        """One for each repeat; None for a failure that is only counted."""
         endpoint, seed = self.sides[name], (self.seed, task.example.id, task.sample)
         try:
-            replies = [self._complete(endpoint, task.prompt, self.max_new_tokens, seed) for _ in range(self.repeats)]
+            return [self._complete(endpoint, task.prompt, self.max_new_tokens, seed) for _ in range(self.repeats)]
         except Refused as error:
             if endpoint.on_error == "stop":
                 raise _refusal(endpoint, error, f" to {task.example.id}") from error
             if name == "method":
                 self.failures.append(Failure(task.example.id, error.code, error.message))
             return None
-        text = before_stop(replies[0].text, self.dataset.stop_strings)
-        return side(replies) | {"text": text, "score": self.dataset.score(task.example, text)}
 
     def _asked(self, endpoint: Endpoint, prompt: str, max_new_tokens: int, seed: tuple) -> None:
         try:

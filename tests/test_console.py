@@ -225,6 +225,11 @@ def test_a_script_ends_at_its_first_mistake(session, view):
     assert session.settings.length == 3
 
 
+def test_a_method_that_decodes_elsewhere_is_refused():
+    with pytest.raises(UserError, match="method=endpoint decodes on another server"):
+        Session(Settings(enabled=("endpoint",)), composed, command._built)
+
+
 def test_chat_puts_the_prompt_into_the_template(view):
     session = Session(Settings(length=4, pair=("chat_template=plain",), enabled=("target",)), composed, command._built)
     assert session.has_template and obey(session, "/chat") == "chat: on"

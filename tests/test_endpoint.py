@@ -198,6 +198,12 @@ def test_a_refused_request_stops_the_run_or_is_counted(place, tmp_path, monkeypa
     assert summary["num_examples"] == 3
 
 
+def test_scorers_are_asked_by_one_thread(place, tmp_path):
+    """ROUGE's keeps what it is asked between two calls."""
+    summary, records = remote(tmp_path, place, "dataset=microsum", "dataset.limit=4", "max_new_tokens=4", "method.concurrency=4", "warmup=0")
+    assert len(records) == 4 and summary["rouge1"] >= 0
+
+
 def test_the_key_is_sent_and_nowhere_written(place, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     caplog.set_level("DEBUG")
