@@ -19,7 +19,7 @@ from specexp.models.llama import LlamaPass
 from specexp.models.runner import ModelRunner
 from specexp.models.spec import LlamaShape
 from specexp.models.standin import grow
-from specexp.peers import ort_generate
+from specexp.peers import onnx_session, ort_generate
 from specexp.peers.ort_generate import Alone, DraftModel, NgramLookup, OrtGenerate, OrtSettings, Width
 from specexp.peers.shared_model import SharedModel
 from specexp.tracking.records import read_records
@@ -99,6 +99,41 @@ def test_counts_without_a_draft_model(engine):
     steps = steps_of(lookup, prompt=PROMPT * 4)
     assert 0 < sum(step.accepted for step in steps) <= sum(step.drafted for step in steps) and max(step.drafted for step in steps) == 6
     assert len(steps) <= lookup.target.forwards <= 2 * len(steps)
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [(), (23,)], ids=["no end inside", "over an end"])
+def test_passes_are_the_runs_in_onnx_runtimes_profile(ends, kept, tmp_path, monkeypatch):
+    plain = onnx_session._decoder
+
+    def profiled(converted, name, threads):
+        decoder = plain(converted, name, threads)
+        return decoder | {"session_options": decoder["session_options"] | {"enable_profiling": str(tmp_path / name)}}
+
+    monkeypatch.setattr(onnx_session, "_decoder", profiled)
+    model = build("llama")
+    model.generation_config.eos_token_id = model.config.eos_token_id = next(iter(ends), 1)
+    lookups = [NgramLookup(Width(gamma), ngram) for gamma in (1, 2, 6) for ngram in (2, 3)]
+    for drafter in (*ways(model).values(), drafting(near(model), 1), *lookups):
+        for tokens in (2, 40):
+            onnx_session.session.cache_clear()
+            decoder = OrtGenerate(SharedModel(model), OrtSettings(GREEDY, str(kept)), drafter)
+            for draft in drafter.models.values():
+                draft.forwards = 0
+            steps_of(decoder, tokens, prompt=PROMPT * 3)
+            counted = {"target": decoder.target.forwards} | {name: draft.forwards for name, draft in drafter.models.items()}
+            decoder._session = None
+            onnx_session.session.cache_clear()  # writes the profiles
+            assert counted == {name: runs(tmp_path, name) for name in counted}, (drafter, tokens)
+
+
+def runs(directory, name):
+    """Of that model's graph, in the profile written last, which is taken away."""
+    [file] = directory.glob(f"{name}*")
+    found = sum(event.get("name") == "model_run" for event in json.loads(file.read_text()))
+    file.unlink()
+    return found
 
 
 @installed
