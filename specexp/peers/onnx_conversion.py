@@ -120,7 +120,7 @@ def _save(shared: SharedModel, place: Path) -> None:
     weights = {key: tensor if whole[key] else tensor.clone() for key, tensor in model.state_dict().items()}
     with shared.lent(generation_config=GenerationConfig(), config=copy.deepcopy(model.config)):  # saving writes in both
         model.save_pretrained(place, state_dict=weights)
-    words = WordLevel({str(id): id for id in range(model.config.vocab_size)}, unk_token="0")
+    words = WordLevel({str(id): id for id in range(model.config.vocab_size)}, unk_token="0")  # noqa: S106 (a word of numbers, no password)
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(place)
 
 
