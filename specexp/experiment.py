@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 
+from torch.nn import Module
+
 from specexp.decoding.decoder import Decoder
 from specexp.errors import UserError
 from specexp.generation import Generation, continuation_nll, generate, opening
@@ -53,10 +55,11 @@ class Experiment:
         return encoded
 
     def check_models(self, prompt: list[int]) -> None:
-        """UserError for a model of any side, target or draft, whose likelihood of the prompt's last token is no number. One pass each."""
+        """UserError for a model of any side, target or draft, whose likelihood of the prompt's last token is no number. One pass
+        each; a drafter without a model of its own (the target's first layers) has been looked at with the target."""
         for decoder in self.sides.values():
             for role, runner in {"target": decoder.target, **decoder.drafter.models}.items():
-                if isnan(continuation_nll(runner.model, prompt, prompt[-1:])[0]):
+                if isinstance(runner.model, Module) and isnan(continuation_nll(runner.model, prompt, prompt[-1:])[0]):
                     raise _not_a_number(f"the {role} model", runner.model, "the first prompt")
 
     def warm_up(self, prompts: Sequence[list[int]]) -> None:

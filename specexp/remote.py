@@ -72,6 +72,9 @@ class RemoteExperiment:
         for endpoint in self.sides.values():
             endpoint.connect()
 
+    def check_models(self, prompt: str) -> None:
+        """A server's models are not seen from here."""
+
     def warm_up(self, prompts: Sequence[str]) -> None:
         """Every side answers briefly once or twice, so that no first request is timed."""
         for index, prompt in enumerate(prompts[: self.warmup]):

@@ -55,7 +55,7 @@ def test_shipped_data_sets_instantiate(name):
     from hydra.utils import instantiate
 
     with initialize_config_dir(str(CONF.parent), version_base="1.3"):
-        dataset = instantiate(compose(overrides=[f"+dataset={name}", "dataset.limit=3"]).dataset)
+        dataset = instantiate(compose(overrides=[f"+dataset={name}", "dataset.limit=3", "+sandbox=auto"]).dataset)
     examples = dataset.examples()
     assert len(examples) == 3 and all(example.prompt for example in examples)
     assert isinstance(dataset.stop_strings, tuple) and "\n" in dataset.stop_strings[0]

@@ -73,7 +73,7 @@ def outcome(config, directory):
     except Accepted:
         return None
     except (UserError, OmegaConfBaseException) as error:
-        return command._sentence(error)
+        return command.told(error)
     raise AssertionError("a run began")
 
 

@@ -17,7 +17,7 @@ ALLOWED = {  # room -> rooms of specexp it may import (besides itself, errors an
     "evaluation": {"theory"},
     "tracking": {"evaluation"},
     "report": {"evaluation", "tracking"},
-    "chat": {"configuration", "decoding", "detokenizer", "engine", "evaluation", "extras", "job", "report", "tracking"},
+    "chat": {"configuration", "decoding", "detokenizer", "engine", "evaluation", "extras", "handles", "job", "report", "tracking"},
     "serve": {"decoding", "detokenizer", "engine", "evaluation"},
     "theory": set(),
     "assets": set(),

@@ -21,7 +21,7 @@ from specexp.signatures import check_signatures
 
 FILES = {file.stem: file for file in sorted((Path(conf_directory()) / "experiment").glob("*.yaml"))}
 CONTENT = {name: yaml.safe_load(file.read_text()) for name, file in FILES.items()}
-PAPERS = [name for name, content in CONTENT.items() if "jobs" in content["hydra"]["sweeper"]]
+PAPERS = [name for name, content in CONTENT.items() if "jobs" in content.get("hydra", {}).get("sweeper", {})]
 
 
 def test_every_paper_is_there():

@@ -1,5 +1,6 @@
 """Reports of many runs from what they left on disk: table in four formats, files, page, comparison; in few seconds and without torch."""
 
+import copy
 import csv
 import io
 import json
@@ -123,7 +124,7 @@ def test_a_part_chosen_on_the_command_line_is_in_the_label(tmp_path):
 def test_of_a_configuration_only_what_is_reported_is_read(tmp_path):
     tree = {"target": {"model": {"name": "x"}}, "drafter": {"policy": {"gamma": 4}}}
     own = {"decoder": tree, "gamma": 4, "name": "speculative"}
-    write_run(tmp_path / "a", settings={"baselines": {"eager": {"decoder": tree}}, "runners": {"target": {"cache": None}}, "method": own, "seed": 7})
+    write_run(tmp_path / "a", settings={"baselines": {"eager": {"decoder": copy.deepcopy(tree)}}, "runners": {"target": {"cache": None}}, "method": own, "seed": 7})
     [run] = find_runs([tmp_path])
     assert run.config["method"] == {"gamma": 4, "name": "speculative"} and run.config["seed"] == 7
     assert not {"runners", "baselines"} & set(run.config) and run.config["model_pair"] == {"name": "tiny"}

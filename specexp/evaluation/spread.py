@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 from specexp.evaluation.bootstrap import t_quantile
 from specexp.evaluation.quotient import quotient
-from specexp.evaluation.timing import decoded_tokens
+from specexp.evaluation.timing import decoded_tokens, token_count
 
 LARGEST_EXPONENT = 700.0  # exp() of more is not a float
 
@@ -21,7 +21,7 @@ def spread_figures(sides: Sequence[dict]) -> dict[str, float | None]:
         "ttft": [side["ttft_seconds"] for side in sides],
         "tpot": [quotient(side["decode_seconds"], decoded_tokens(side)) for side in sides],
         "e2e_latency": [side["ttft_seconds"] + side["decode_seconds"] for side in sides],
-        "output_tps": [quotient(len(side["token_ids"]), side["ttft_seconds"] + side["decode_seconds"]) for side in sides],
+        "output_tps": [quotient(token_count(side), side["ttft_seconds"] + side["decode_seconds"]) for side in sides],
         "output_tps_per_user": [quotient(decoded_tokens(side), side["decode_seconds"]) for side in sides],
         "perplexity": [_perplexity(side) for side in sides],
         "draft_acceptance_rate": [quotient(sum(r[1] for r in side["rounds"]), sum(r[0] for r in side["rounds"])) for side in sides],
