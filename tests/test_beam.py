@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers as t
 from test_stopping import Letters
+from tiers import tiered
 from tiny_models import CONFIGS, VOCAB, build
 
 from specexp.decoding.beam import BeamDecoder, Hypothesis, best_first
@@ -72,7 +73,7 @@ def transformers_text(model, prompt, max_new_tokens, num_beams, alpha, early_sto
     return text[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize("kind", tiered(["llama", "gpt2", "t5"], ["llama"]))
 def test_power_rule_is_transformers_beam_search(kind):
     """With stop ids that come early, late or never: the model's own text without any tells which."""
     lengths = set()
@@ -120,7 +121,7 @@ def gnmt_oracle(model, prompt, max_new_tokens, num_beams, top_k, min_length, alp
     return max(places, key=score)
 
 
-@pytest.mark.parametrize(("num_beams", "top_k", "min_length"), [(4, 3, 5), (3, 1, 0), (2, 5, 5)])
+@pytest.mark.parametrize(("num_beams", "top_k", "min_length"), [pytest.param(4, 3, 5, marks=pytest.mark.slow), (3, 1, 0), pytest.param(2, 5, 5, marks=pytest.mark.slow)])
 def test_gnmt_rule_is_its_oracle(num_beams, top_k, min_length):
     lengths = set()
     for seed, alpha in itertools.product(range(3), (0.0, 1.2, 3.0)):

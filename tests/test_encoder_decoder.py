@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from test_lossless_models import decode, never, text
+from tiers import tiered
 from tiny_models import ENCODER_DECODER, VOCAB, build, build_encoder_decoder
 
 from specexp.assets import asset_path
@@ -50,7 +51,7 @@ def near(kind, amount=0.05, **settings):
     return model
 
 
-@pytest.mark.parametrize("kind", ENCODER_DECODER)
+@pytest.mark.parametrize("kind", tiered(ENCODER_DECODER, ["gated_untied", "mt5"]))
 def test_methods_give_the_oracles_and_transformers_text(kind):
     model = build_encoder_decoder(kind)
     expected = generated(model)
@@ -161,6 +162,7 @@ def test_draft_with_another_padded_vocabulary():
         assert text(decode(ModelRunner(target), drafter, prompt=SOURCE)) == expected
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_targets_law():
     """First two tokens, speculated, against the exact law of the model: a chi-square that a lost residual or a stale cache fails."""
     model, draft, sampling = build_encoder_decoder("relu_tied"), near("relu_tied", 0.5), Sampling(1.0, top_k=3)

@@ -14,6 +14,7 @@ from tabular import TabularRunner, completed, law_of, total_variation
 from test_lossless_models import decode, never, text
 from test_resume import composed, run
 from test_runner import random_draft, walk
+from tiers import tiered
 from tiny_models import CONFIGS, ENCODER_DECODER, TREES, VOCAB, build, build_encoder_decoder
 
 from specexp.assets import asset_path
@@ -136,7 +137,7 @@ SAMPLINGS = {"greedy": GREEDY, "multinomial": Sampling(1.0), "nucleus": Sampling
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
-@pytest.mark.parametrize("tree", [PAIRS[name] for name in SMALL], ids=SMALL)
+@pytest.mark.parametrize("tree", tiered({name: PAIRS[name] for name in SMALL}, ["wide"]))
 def test_whole_texts_have_the_targets_law(tree, sampling):
     target = TabularRunner(1)
     drafter = MedusaDrafter(TabularHeads(2, 3), tree)
@@ -599,7 +600,7 @@ def test_shipped_heads_leave_the_greedy_text_alone(nodes):
         assert nodes == 1 or len(steps) < 20
 
 
-@pytest.mark.parametrize("overrides", [("method.nodes=4",), ("method.nodes=8", "cache=none"), ("method.ranks=1",), ("method.nodes=6", "sampling=nucleus")])
+@pytest.mark.parametrize("overrides", tiered([("method.nodes=4",), ("method.nodes=8", "cache=none"), ("method.ranks=1",), ("method.nodes=6", "sampling=nucleus")], [("method.nodes=4",)]))
 def test_runs_by_name(overrides, tmp_path):
     run(composed("method=medusa", *overrides), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())

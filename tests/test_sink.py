@@ -9,6 +9,7 @@ import transformers
 from test_cascade import csd
 from test_lossless_models import GREEDY, decode, text
 from test_runner import random_draft, walk
+from tiers import tiered
 from tiny_models import VOCAB, build, build_encoder_decoder
 
 from specexp.decoding.chance import Chance
@@ -175,7 +176,7 @@ def test_with_one_layer_it_is_the_model_on_the_kept_tokens(kind):
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", tiered(range(3), [0]))
 def test_any_way_of_cutting_a_text_into_passes_gives_the_same(settings, seed):
     """Drafts, trees, rejections, lags, forks, texts taken back beyond an eviction: all equal the definition."""
     model, rng, (max_length, sinks, block) = exact_llama(), random.Random(seed), settings
@@ -265,7 +266,7 @@ def drafters(model, near, settings):
     }
 
 
-@pytest.mark.parametrize(("settings", "prompt"), [(SETTINGS[0], 200), (SETTINGS[1], 7), (SETTINGS[2], 7), (SETTINGS[3], 200)])
+@pytest.mark.parametrize(("settings", "prompt"), [(SETTINGS[0], 200), (SETTINGS[1], 7), pytest.param(SETTINGS[2], 7, marks=pytest.mark.slow), pytest.param(SETTINGS[3], 200, marks=pytest.mark.slow)])
 def test_every_kind_of_method_gives_the_text_of_ar_under_the_same_cache(settings, prompt):
     model, near = build("llama", 0), build("llama", 0)
     for parameter in near.parameters():
@@ -289,7 +290,7 @@ def test_other_architectures_give_the_text_of_ar_too(kind):
     assert run(ModelDrafter(SinkRunner(near, None, 4, 68, 32), FixedLength(4), GREEDY)) == run(NoDraft())
 
 
-@pytest.mark.parametrize("kind", ["relu_tied", "gated_untied", "mt5"])
+@pytest.mark.parametrize("kind", tiered(["relu_tied", "gated_untied", "mt5"], ["gated_untied"]))
 def test_encoder_decoder_texts_stream_too(kind):
     model, near = build_encoder_decoder(kind), build_encoder_decoder(kind, seed=1)
     run = lambda drafter: text(decode(SinkRunner(model, None, 4, 68, 32), drafter, 150))

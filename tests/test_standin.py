@@ -9,6 +9,7 @@ from test_loading import PAIR_NAMES
 from test_lossless_models import decode, text
 from test_resume import composed, run
 from test_runner import random_draft, walk
+from tiers import tiered
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
@@ -177,7 +178,10 @@ def by_name(*overrides):
     return composed("model_pair=llama7b_160m", "model_pair.weights=standin", "dtype=float32", *LITTLE, *shapes, *overrides)
 
 
-@pytest.mark.parametrize("overrides", [("method=speculative",), ("method=tree", "sampling=nucleus"), ("method=katz",), ("method=speculative", "cache=sink", "cache.max_length=68", "max_new_tokens=60", "ignore_eos=true")])
+RUNS = [("method=speculative",), ("method=tree", "sampling=nucleus"), ("method=katz",), ("method=speculative", "cache=sink", "cache.max_length=68", "max_new_tokens=60", "ignore_eos=true")]
+
+
+@pytest.mark.parametrize("overrides", tiered(RUNS, [("method=speculative",)]))
 def test_a_named_pair_runs_as_a_stand_in_and_says_so(overrides, tmp_path, capsys):
     run(by_name(*overrides), tmp_path / "grown")
     run(composed(*LITTLE, *overrides), tmp_path / "tiny")

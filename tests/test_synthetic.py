@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_lossless_models import PROMPT, decode, text
 from test_resume import composed, run
+from tiers import tiered
 from tiny_models import build
 
 from specexp.decoding.chance import Chance
@@ -39,7 +40,7 @@ def planted(model, alpha, gamma=4, draft=None, policy=None):
 
 
 @pytest.mark.parametrize("make", [synthetic, planted])
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("alpha", tiered([0.0, 0.3, 0.8, 1.0], [0.0, 0.8]))
 def test_positions_are_accepted_independently_with_the_chosen_rate(make, alpha):
     model = build("llama")
     steps = decode(ModelRunner(model), make(model, alpha), 300)
@@ -145,7 +146,7 @@ def test_spoilt_tokens_are_always_others():
 
 
 @pytest.mark.parametrize("method", ["synthetic", "planted"])
-@pytest.mark.parametrize("overrides", [(), ("cache=sink", "cache.max_length=68", "max_new_tokens=60", "ignore_eos=true")])
+@pytest.mark.parametrize("overrides", tiered([("cache=full",), ("cache=sink", "cache.max_length=68", "max_new_tokens=60", "ignore_eos=true")], [("cache=full",)]))
 def test_runs_by_name(method, overrides, tmp_path):
     run(composed(f"method={method}", "method.alpha=0.7", "max_new_tokens=24", "dataset.limit=1", "warmup=0", *overrides), tmp_path)
     summary, records = json.loads((tmp_path / "summary.json").read_text()), read_records(tmp_path)

@@ -190,6 +190,7 @@ def test_the_command_builds_from_files_and_from_the_generator(tmp_path, capsys):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_table_of_what_a_model_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("specexp.models.writing.LENGTH", 60)  # some of the texts end before
     common = ["--tokenizer", "asset:tiny/draft", "--written", "asset:tiny/draft", "--documents", "70", "--min-count", "1", "--out"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from tiers import tiered
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from specexp import __main__ as command
@@ -119,7 +120,7 @@ def run(directory, *overrides):
 
 
 @pytest.mark.parametrize(
-    "overrides", [(), ("sampling=nucleus",), ("method=prompt_lookup",), ("cache=none", "dataset.limit=1")], ids=" ".join
+    "overrides", tiered([("sampling=greedy",), ("sampling=nucleus",), ("method=prompt_lookup",), ("cache=none", "dataset.limit=1")], [("sampling=greedy",)])
 )
 def test_experiments_run(tmp_path, overrides):
     summary, records = run(tmp_path, *overrides)

@@ -108,6 +108,7 @@ def test_an_adaptive_tree_that_branches_has_the_targets_law(seed):
     assert total_variation(emitted, completed({(): 1.0}, target, sampling, prompt, 4)) < 1e-12
 
 
+@pytest.mark.slow
 def test_what_a_round_teaches_an_adaptive_tree_does_not_change_the_law():
     """All of a text, whose later trees depend on what became of the earlier ones."""
     sampling, target, prompt, shapes = Sampling(1.0), TabularRunner(31), [0, 1, 2], set()
