@@ -13,6 +13,7 @@ from math import isnan
 from torch.nn import Module
 
 from specexp.decoding.decoder import Decoder
+from specexp.decoding.protocols import Cut
 from specexp.errors import UserError
 from specexp.generation import Generation, continuation_nll, generate, opening
 from specexp.stopping import Stopping
@@ -67,7 +68,7 @@ class Experiment:
         longest_first = sorted(prompts, key=len, reverse=True)  # the longest fixes the size of every buffer
         for index, prompt in enumerate(longest_first[: self.warmup]):
             for decoder in self.sides.values():
-                generate(decoder, prompt, min(self.max_new_tokens, WARMUP_TOKENS), _never, ("warmup", index))
+                generate(decoder, prompt, self.max_new_tokens, _briefly, ("warmup", index))
 
     def records(self, examples: Sequence, prompts: dict[str, list[int]], done: set[tuple[str, int]]) -> Iterator[dict]:
         """One record per example and sample, in order, without those already done."""
@@ -144,5 +145,6 @@ def _not_a_number(role: str, model, read: str) -> UserError:
     return UserError(f"{role} ({model.config._name_or_path}) computes NaN for {read} in {dtype}: give it another, such as dtype=float32.")
 
 
-def _never(ids: Sequence[int], since: int) -> None:
-    return None
+def _briefly(ids: Sequence[int], since: int) -> Cut | None:
+    """A warm-up's end: its buffers are made for a whole text, since what is made later is timed."""
+    return Cut(len(ids), "stop") if len(ids) >= WARMUP_TOKENS else None

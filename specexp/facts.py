@@ -46,11 +46,17 @@ def facts(experiment, config: DictConfig) -> dict:
         "cache": config.cache["_target_"].rpartition(".")[2],
         "weights": experiment.weights,
         "shapes": _shapes(config),
-        "baselines": {name: node.name for name, node in config.baselines.items()},
+        "baselines": _baselines(experiment, config),
         "peers": _peers(config),
         "costs": _costs(experiment, config),
         "sandbox": sandbox_level(experiment.dataset),
     }
+
+
+def _baselines(experiment, config: DictConfig) -> dict[str, str]:
+    """Those of the configuration, and one that joined by itself."""
+    joined = "baseline_captured" in experiment.sides and "captured" not in config.baselines
+    return {name: node.name for name, node in config.baselines.items()} | ({"captured": config.captured.name} if joined else {})
 
 
 def sandbox_level(dataset) -> str | None:

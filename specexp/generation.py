@@ -130,9 +130,10 @@ def generate(
 
 def _begin_memory(device: torch.device) -> int | None:
     """Bytes allocated now, the device idle and its peak forgotten; None where there is nothing to ask."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     if device.type != "cuda":
         return None
-    torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
 

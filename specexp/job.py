@@ -135,7 +135,7 @@ def _planned_remote(config: DictConfig, inputs: Inputs, build: Callable, handles
 
     sides = {"method": build(config.method.decoder)}
     if config.baseline.url is not None:
-        sides["baseline"] = replace(sides["method"], url=config.baseline.url, model=config.baseline.model)
+        sides["baseline"] = replace(sides["method"], **OmegaConf.to_container(config.baseline))
     return RemoteExperiment(sides, inputs.dataset, ignore_eos=config.ignore_eos, **handles)
 
 

@@ -27,8 +27,9 @@ WARMUP_TOKENS = 32
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that was refused for good."""
+    """A request that was refused for good. side: of whom it was asked."""
 
+    side: str
     example: str
     code: int
     message: str
@@ -43,7 +44,7 @@ class Task:
 
 @dataclass
 class RemoteExperiment:
-    """sides: "method" and, if there is a second URL, "baseline". failures: of the method's requests, where they are counted."""
+    """sides: "method" and, if there is a second URL, "baseline". failures: of requests, where they are counted."""
 
     sides: dict[str, Endpoint]
     dataset: object
@@ -111,8 +112,8 @@ class RemoteExperiment:
         """The files of a load test. UserError where every request failed."""
         if not records:
             first = self.failures[0]
-            told = f"{first.code} ({first.message.rstrip('.')})"
-            raise UserError(f"all {len(self.failures)} requests to {self._own.url} failed, the first with {told}.")
+            told = f"to {self.sides[first.side].url}, with {first.code} ({first.message.rstrip('.')})"
+            raise UserError(f"no prompt was answered: {len(self.failures)} requests failed, the first, {told}.")
         if isinstance(self.dataset, LoadPrompts):
             self._write_llmperf(records, directory)
 
@@ -126,7 +127,7 @@ class RemoteExperiment:
             "num_concurrent_requests": self._own.concurrency,
             "additional_sampling_params": {"temperature": self._own.sampling.temperature},
         }
-        errors = [llmperf.failed(failure.code, failure.message) for failure in self.failures]
+        errors = [llmperf.failed(failure.code, failure.message) for failure in self.failures if failure.side == "method"]
         requests = [*map(llmperf.individual, records), *errors]
         files = {"summary": llmperf.summary(records, errors, settings), "individual_responses": requests}
         for name, content in files.items():
@@ -155,8 +156,7 @@ class RemoteExperiment:
         except Refused as error:
             if endpoint.on_error == "stop":
                 raise _refusal(endpoint, error, f" to {task.example.id}") from error
-            if name == "method":
-                self.failures.append(Failure(task.example.id, error.code, error.message))
+            self.failures.append(Failure(name, task.example.id, error.code, error.message))
             return None
 
     def _asked(self, endpoint: Endpoint, prompt: str, max_new_tokens: int, seed: tuple) -> None:

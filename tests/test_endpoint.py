@@ -13,6 +13,7 @@ from served import served
 from test_resume import BRIEF, composed, run
 
 from specexp import __main__ as command
+from specexp import job
 from specexp.configuration import conf_directory
 from specexp.datasets.load import LoadPrompts
 from specexp.decoding.sampling import Sampling
@@ -125,6 +126,9 @@ def test_only_busy_servers_are_asked_again(monkeypatch):
         (lambda request: httpx.Response(400, json={"message": "too long"}), 400, "too long"),
         (streaming(text("a", "stop")), -1, "no usage"),
         (streaming(text("a"), USAGE), -1, "ended before"),
+        (streaming({"error": "too long"}), 200, "too long"),
+        (streaming({"error": {"message": "too long"}}), 200, "too long"),
+        (streaming(text("a", "stop"), {"choices": [], "usage": {"total_tokens": 3}}), -1, "tells no usage"),
         (streaming({"error": {"message": "lost"}}), 200, "lost"),
         (streaming("{"), -1, "not JSON"),
         (lambda request: (_ for _ in ()).throw(httpx.ConnectError("gone")), -1, "gone"),
@@ -159,7 +163,8 @@ def test_a_request_says_what_is_known_and_nothing_else():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("method.url=nowhere",), "method.url=nowhere is no address"),
+        (("method.url=nowhere",), "url=nowhere is no address"),
+        (("method.url=http://there/v1", "baseline.url=ftp://b"), "url=ftp://b is no address"),
         (("method.url=http://me:secret@host/v1",), "put a key into OPENAI_API_KEY"),
         (("method.api=words",), "choose one of completions, chat"),
         (("method.concurrency=0",), "method.concurrency=0 does not fit"),
@@ -196,6 +201,31 @@ def test_a_refused_request_stops_the_run_or_is_counted(place, tmp_path, monkeypa
     monkeypatch.setattr(Endpoint, "complete", complete)
     summary, _ = remote(tmp_path / "a", place, *data)  # goes on where it stopped
     assert summary["num_examples"] == 3
+
+
+def test_a_chunk_without_an_error_may_say_so():
+    assert completed(streaming(text("a", "stop") | {"error": None}, USAGE)).text == "a"
+
+
+def test_a_baseline_that_refuses_every_prompt_is_told(place, tmp_path, monkeypatch):
+    complete = Endpoint.complete
+
+    def failing(self, prompt, max_new_tokens, *arguments):
+        if self.api_key_env == "BASELINE_API_KEY":
+            raise Refused(400, "too long.")
+        return complete(self, prompt, max_new_tokens, *arguments)
+
+    monkeypatch.setattr(Endpoint, "complete", failing)
+    settings = (f"baseline.url={place.url}", "method.on_error=count", "dataset.limit=1", "max_new_tokens=4", "warmup=0")
+    with pytest.raises(UserError, match=r"no prompt was answered: 1 requests failed, the first, to http.*, with 400 \(too long\)"):
+        remote(tmp_path, place, *settings)
+
+
+def test_a_key_goes_to_its_own_server_alone(monkeypatch, place):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-one")
+    config = composed("method=endpoint", f"method.url={place.url}", f"baseline.url={place.url}")
+    sides = job._planned_remote(config, job.Inputs(*[None] * 6), command._built, {"max_new_tokens": 4}).sides
+    assert "authorization" in sides["method"]._client.headers and "authorization" not in sides["baseline"]._client.headers
 
 
 def test_scorers_are_asked_by_one_thread(place, tmp_path):

@@ -133,3 +133,12 @@ def test_chance_accepts_and_draws_with_the_stated_probabilities():
 def test_same_seed_same_numbers_other_example_other_numbers():
     assert torch.equal(Chance(1, "a", 0).uniform(5), Chance(1, "a", 0).uniform(5))
     assert not torch.equal(Chance(1, "a", 0).uniform(5), Chance(1, "b", 0).uniform(5))
+
+
+def test_a_law_is_one_at_any_temperature_that_is_taken():
+    logits = torch.tensor([[1.0, 3.0, -2.0]])
+    assert Sampling(1e-39)(logits).tolist() == [[0.0, 1.0, 0.0]]
+    torch.testing.assert_close(Sampling(1e30)(logits), torch.full((1, 3), 1 / 3))
+    for temperature in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="is no temperature"):
+            Sampling(temperature)

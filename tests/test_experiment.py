@@ -1,6 +1,6 @@
 """The experiment on toy parts: who goes first, what is counted, what is refused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from specexp.errors import UserError
 from specexp.experiment import Experiment, claims, quality_figures
 from specexp.generation import continuation_nll
 from specexp.models.runner import ModelRunner
+from specexp.models.static_runner import StaticRunner
 from specexp.stopping import Stopping
 
 
@@ -122,3 +123,17 @@ def test_quality_is_told_for_every_side_and_losses_are_marked():
     assert quality_figures(run.dataset, recorded(run)) == {"words": 9.0, "baseline_words": 9.0}
     assert claims(run.sides["method"]) == {"lossless": True, "cache_exact": True}
     assert claims(experiment(verifier=SkipSampleAdjustment).sides["method"])["lossless"] is False
+
+
+@torch.inference_mode()
+def test_warming_up_makes_buffers_and_programs_for_whole_texts():
+    """What is made later is timed."""
+    model = build("llama")
+    target, draft = StaticRunner(model, block=16), StaticRunner(model, block=16)
+    decoder = Decoder(target, ModelDrafter(draft, FixedLength(3), Sampling(0.0)), RejectionVerifier(Sampling(0.0)))
+    prompts = {"a": list(range(9)), "b": list(range(40))}
+    warmed = replace(experiment(max_new_tokens=200), sides={"method": decoder})
+    warmed.warm_up(list(prompts.values()))
+    made = target.capture.made, draft.capture.made
+    assert len(list(warmed.records([Prompt(name, "") for name in prompts], prompts, set()))) == 2
+    assert (target.capture.made, draft.capture.made) == made

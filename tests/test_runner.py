@@ -179,3 +179,14 @@ def test_narrower_and_wider_vocabularies_meet_the_targets():
     assert ModelRunner(model, VOCAB - 4).logits(context, empty_draft(), 1).logits.shape == (1, VOCAB - 4)
     padded = ModelRunner(model, VOCAB + 8).logits(context, empty_draft(), 1).logits
     assert padded.shape == (1, VOCAB + 8) and Sampling(1.0)(padded)[0, VOCAB:].sum() == 0
+
+
+def test_a_request_too_large_for_the_machine_leaves_the_runner_whole():
+    model = build("llama")
+    runner, context = ModelRunner(model), Context(list(range(8)))
+    runner.start(context.ids, 10**13)
+    with pytest.raises(RuntimeError, match="allocate"):
+        runner.logits(context, empty_draft(), 1)
+    runner.start(context.ids, 4)
+    expected = StatelessRunner(model).logits(context, empty_draft(), 1).logits
+    torch.testing.assert_close(runner.logits(context, empty_draft(), 1).logits, expected)

@@ -134,3 +134,50 @@ def test_captured_decoding_is_no_further_baseline_of_itself():
     runner = StaticRunner(build("llama"))
     runner.device = torch.device("cuda")
     assert not _joins_captured({"method": Decoder(runner, NoDraft(), RejectionVerifier(GREEDY))})
+
+
+@pytest.mark.parametrize(("gamma", "tokens"), [(80, 130), (30, 60)])
+@torch.inference_mode()
+def test_drafts_longer_than_what_is_spare_make_the_cache_grow(gamma, tokens):
+    model = build("llama", dtype=torch.float64)
+    runners = StaticRunner(model, block=64), StaticRunner(model, block=64)
+    decoder = Decoder(runners[0], ModelDrafter(runners[1], FixedLength(gamma), GREEDY), RejectionVerifier(GREEDY))
+    assert text(decode(decoder.target, decoder.drafter, tokens=tokens)) == text(decode(StatelessRunner(model), NoDraft(), tokens=tokens))
+
+
+@torch.inference_mode()
+def test_wide_trees_near_the_end_of_a_text_make_the_cache_grow():
+    rng, model = random.Random(5), build("llama", dtype=torch.float64)
+    runner, oracle, context = StaticRunner(model, block=32), StatelessRunner(model), Context(list(range(30)))
+    runner.start(context.ids, 2)
+    for nodes in (60, 63, 130):
+        draft = random_draft(rng, nodes, tree=True)
+        got, expected = (each.logits(context, draft, nodes + 1).logits for each in (runner, oracle))
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_short_drafts_run_no_long_program():
+    runner, context = StaticRunner(build("llama"), block=64), Context(list(range(9)))
+    runner.start(context.ids, 100)
+    runner.logits(context, empty_draft(), 1)
+    for length, passes in ((12, 12), (8, 12), (3, 12), (0, 0), (3, 3), (12, 12)):
+        context.append([length])
+        if not length:
+            runner.logits(context, empty_draft(), 1)  # now there are single steps
+            continue
+        before = runner.forwards
+        assert len(runner.rollout(context, length, GREEDY, Chance(0))) == length
+        assert runner.forwards - before == passes
+
+
+def test_what_cannot_be_captured_does_not_join_as_a_baseline():
+    model = build("llama")
+    assert StaticRunner.fits(model)
+    model.config.quantization_config = {"load_in_8bit": True}
+    assert not StaticRunner.fits(model)
+    with pytest.raises(UserError, match="cannot run with a static cache"):
+        StaticRunner(model)
+    hooked = build("llama")
+    hooked.model.layers[0]._hf_hook = object()
+    assert not StaticRunner.fits(hooked)

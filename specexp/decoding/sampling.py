@@ -7,6 +7,7 @@ temperature, then top-k, then nucleus. Exactly k ids survive top-k, ties include
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"sampling.temperature={self.temperature} is negative; 0 means greedy, 1 the model's own distribution.")
+        if not 0 <= self.temperature < inf:
+            raise ValueError(f"sampling.temperature={self.temperature} is no temperature; 0 means greedy, 1 the model's own distribution.")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"sampling.top_k={self.top_k} keeps no token; give 1 or more, or null to keep all.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -40,7 +41,8 @@ class Sampling:
         if self.is_greedy:
             best = logits.argmax(-1, keepdim=True)
             return torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, best, 1.0)
-        logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # a tiny temperature overflows to -inf alone
         return self._nucleus(self._top_k(logits).softmax(-1))
 
     def propose(self, logits: Tensor, chance: Chance) -> tuple[Tensor, Tensor | None]:

@@ -37,9 +37,12 @@ class FullCache(Cache):
     def reserve(self, capacity: int) -> None:
         """Empty, with room for `capacity` positions, so that nothing is allocated while decoding."""
         self.length = 0
-        self._capacity = max(capacity, self._capacity)
-        if self.keys and self.keys[0].shape[2] < capacity:
-            self.keys, self.values = [], []
+        if not self._holds(capacity):
+            self.keys, self.values, self._capacity = [], [], capacity
+
+    def _holds(self, capacity: int) -> bool:
+        """What an allocation that failed left in pieces does not."""
+        return bool(self.keys) and len(self.keys) == len(self.values) and self.values[-1].shape[2] >= capacity
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """[1, H, n, d] each -> views of the filled part, [1, H, length + n, d]. (Signature: transformers' interface.)"""

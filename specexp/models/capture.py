@@ -38,14 +38,26 @@ class Uncaptured:
 
 
 class Graphs:
-    """One CUDA graph per program, all of them in one pool of memory."""
+    """One CUDA graph per program, all of them in one pool of memory. device: the models', which need not be the current one."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.made = 0
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, program: Program) -> Program:
         self.made += 1
+        with torch.cuda.device(self._device):
+            graph, output = self._captured(program)
+
+        def launch() -> Tensor:
+            with torch.cuda.device(self._device):
+                graph.replay()
+            return output
+
+        return launch
+
+    def _captured(self, program: Program) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
@@ -53,14 +65,9 @@ class Graphs:
                 program()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=aside):
             output = program()
-
-        def launch() -> Tensor:
-            graph.replay()
-            return output
-
-        return launch
+        return graph, output
 
 
 def capture_for(name: str, device: torch.device) -> Capture:
@@ -69,4 +76,4 @@ def capture_for(name: str, device: torch.device) -> Capture:
         raise UserError(f"cache.capture={name} is unknown; give auto, graphs or none.")
     if name == "graphs" and device.type != "cuda":
         raise UserError(f"cache.capture=graphs needs a CUDA device and the models are on {device}; give cache.capture=auto.")
-    return Graphs() if device.type == "cuda" and name != "none" else Uncaptured()
+    return Graphs(device) if device.type == "cuda" and name != "none" else Uncaptured()

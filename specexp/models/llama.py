@@ -120,13 +120,23 @@ def layer(
     fused = product(norm(hidden, weights.attention_norm), weights.query_key_value, weights.bias).view(-1, turning + heads.key, heads.size)
     turned = rotate(fused[:, :turning], turns).transpose(0, 1)[None]
     keys, values = append(turned[:, heads.query :], fused[:, turning:].transpose(0, 1)[None])
-    causal = mask is None and hidden.shape[0] > 1
-    seen = scaled_dot_product_attention(
-        turned[:, : heads.query], keys, values, attn_mask=mask, is_causal=causal, enable_gqa=heads.query != heads.key
-    )
+    seen = attended(turned[:, : heads.query], keys, values, mask)
     hidden = added(hidden, seen[0].transpose(0, 1).reshape(-1, heads.query * heads.size), weights.output, product)
     gate, up = product(norm(hidden, weights.mlp_norm), weights.gate_up).chunk(2, -1)
     return added(hidden, silu(gate) * up, weights.down, product)
+
+
+def attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """[1, Hq, w, d] by [1, Hk, n, d] -> [1, Hq, w, d]. Query heads that share keys become rows of one head, which reads those once: kernels
+    that take a mask know no groups on CUDA, where torch falls back to its slowest."""
+    groups, width = queries.shape[1] // keys.shape[1], queries.shape[2]
+    if mask is None and width > 1:
+        return scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=groups > 1)
+    if groups == 1:
+        return scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    rows = queries.reshape(1, keys.shape[1], groups * width, -1)
+    seen = scaled_dot_product_attention(rows, keys, values, attn_mask=None if mask is None else mask.repeat(1, 1, groups, 1))
+    return seen.reshape(queries.shape)
 
 
 def rotate(states: Tensor, turns: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Models from a spec: in evaluation mode, without gradients, on their device, once per process.
 
 Knows transformers' loaders and nothing of decoding. Decoder-only models and the T5 family.
-The memo keeps up to four models, so that baseline, method and the jobs of a sweep share weights; treat them as read-only.
+The memo keeps up to 16 models, so that baseline, method and the jobs of a sweep share weights; treat them as read-only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """x W^T for the few rows of a decoding step on CPU, in the form that libraries multiply fastest.
 
 A product of 2 to 8 rows with a matrix that is read once is bound by memory, and BLAS libraries that are tuned for large products choose
-worse forms for it: measured (2 cores of an AVX2 EPYC, MKL, 0.8 to 1.5 MB per matrix), W x^T takes half the time of x W^T for 5 rows and 1.2
+worse forms for it: measured (two cores with AVX2, MKL, 0.8 to 1.5 MB per matrix), W x^T takes half the time of x W^T for 5 rows and 1.2
 times for 13; a single row is multiplied by one thread only unless the matrix is cut into a batch. The same sums in another order.
 """
 

@@ -11,9 +11,10 @@ from specexp.models.caches import FullCache
 
 
 class StaticCache(FullCache):
-    """As FullCache, whose capacity is rounded up to multiples of `block`, with `spare` slots behind for rows that only fill a shape.
+    """As FullCache, whose capacity is rounded up to multiples of `block`, with `spare` slots behind the text for drafts and for rows that
+    only fill a shape; longer drafts make it grow.
 
-    `addresses` counts how often the buffers were replaced: what was captured before is then worthless.
+    `addresses` changes when buffers are replaced: what was captured before is then worthless.
     """
 
     is_compileable = True
@@ -30,11 +31,15 @@ class StaticCache(FullCache):
         return self._capacity
 
     def reserve(self, capacity: int) -> None:
-        enough = -(-(capacity + self.spare) // self.block) * self.block
-        if enough > self._capacity:
-            self.keys, self.values = [], []
-            self.addresses += 1
+        self.slots = None  # whatever a pass that failed left
+        enough = self._rounded(capacity + self.spare)
+        self.addresses += not self._holds(enough)
         super().reserve(enough)
+
+    def grow(self, needed: int) -> None:
+        """Room for `needed` slots, what is filled kept."""
+        for layer in range(len(self.keys)):
+            self.filled(layer, needed)
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """[1, H, w, d] each -> views of the first `reach` slots."""
@@ -49,7 +54,12 @@ class StaticCache(FullCache):
         return super()._made(states, capacity).zero_()
 
     def _enough(self, needed: int) -> int:
-        raise ValueError(f"{needed} slots are more than the {self._capacity} that were reserved, and a static cache cannot grow.")
+        self.addresses += 1
+        self._capacity = self._rounded(needed)
+        return self._capacity
+
+    def _rounded(self, slots: int) -> int:
+        return -(-slots // self.block) * self.block
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         return (self.reach, 0) if self.slots is not None else super().get_mask_sizes(query_length, layer_idx)

@@ -6,7 +6,9 @@ where the next pass writes over them. A greedy draft is one program from its fir
 rows (the one more is what an all-accepted round leaves to be read). Under sampling, and where a policy decides token by token, each step
 is a program of its own. Prefills have any shape and run eagerly.
 
-Programs are made when they are first asked for, and thrown away when a longer text needs larger buffers: warm up with the longest.
+Programs are made when they are first asked for, and thrown away when a longer text needs larger buffers: warm up with the longest. A
+draft shorter than any that was made, as the last ones of a text are, is cut from a longer one's program, or made step by step where that
+would run more than twice its passes and such steps have been made.
 """
 
 from __future__ import annotations
@@ -33,9 +35,11 @@ WIDTHS = (*range(1, 9), 12, 16, 24, 32, 48, 64)  # rows of a program; wider pass
 
 @dataclass(frozen=True)
 class Launch:
-    """A program and the tensors it reads. mask: of a tree; a chain's is made from `first`, the slot of the first row."""
+    """A program and the tensors it reads. size: its rows, or drafted tokens. mask: of a tree; a chain's is made from `first`, the slot of
+    the first row."""
 
     program: Program
+    size: int
     tokens: Tensor
     first: Tensor
     positions: Tensor
@@ -45,7 +49,7 @@ class Launch:
 class StaticRunner(ModelRunner):
     """block: attended lengths are multiples of it. capture: auto, graphs or none.
 
-    UserError for models whose attention cannot be given a mask of ours.
+    UserError for models whose passes cannot be captured.
     """
 
     @classmethod
@@ -59,7 +63,11 @@ class StaticRunner(ModelRunner):
 
     @staticmethod
     def fits(model: torch.nn.Module) -> bool:
-        return not model.config.is_encoder_decoder and Architecture.of(model).trees
+        """Attention that takes a mask of ours, and nothing that asks the host in between: no copies from device to device, no products
+        that look for outliers first."""
+        masked = not model.config.is_encoder_decoder and Architecture.of(model).trees
+        moved = len({parameter.device for parameter in model.parameters()}) > 1 or any(hasattr(m, "_hf_hook") for m in model.modules())
+        return masked and not moved and getattr(model.config, "quantization_config", None) is None
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, block: int = 256, capture: str = "auto"):
         super().__init__(model, vocab_size, StaticCache(block, spare=max(WIDTHS)))
@@ -83,30 +91,38 @@ class StaticRunner(ModelRunner):
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
         opening = super().start(prompt, max_new_tokens)
         self._pass.reserve(self.cache.capacity)
+        self._forget_misplaced()
+        return opening
+
+    def _forget_misplaced(self) -> None:
         if self._made_for != self.cache.addresses:
             self._launches.clear()
             self._made_for = self.cache.addresses
-        return opening
 
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
-        whole = length > 0 and proceeds is None and type(sampling) is Sampling and sampling.is_greedy and len(context) > 1
+        whole = proceeds is None and type(sampling) is Sampling and sampling.is_greedy and self._whole(length)
         if not whole or not self._ready(context):
             return super().rollout(context, length, sampling, chance, proceeds)
         launch = self._launch("rollout", length, len(context) + length)
         launch.tokens.copy_(context.tail(len(context) - 2)[None])
         launch.first.fill_(len(context) - 2)
         draft = Draft.chain(launch.program()[0, :length].clone())
-        self.forwards += length
+        self.forwards += launch.size
         self.cache.length = len(context) + length - 1
         self._peak = max(self._peak, self.cache.length)
         self._commit(context, draft)
         self._memo.nodes = length - 1
         return draft
 
+    def _whole(self, length: int) -> bool:
+        """Whether a draft of this length is worth one program."""
+        made = [size for kind, size in self._launches if kind == "rollout" and size >= length]
+        return 0 < length <= max(WIDTHS) and (min(made, default=length) <= 2 * length or not self.ready(1))
+
     def _ready(self, context: Context) -> bool:
         """Whether all but the context's last two tokens are in the cache, once what else is there was forgotten."""
         self._rewind(context)
-        return self.cache.length >= len(context) - 2 > 0
+        return len(context) > 2 and self.cache.length >= len(context) - 2
 
     def _geometry(self, slots: int, lead: int, draft: Draft, held: int) -> tuple[Tensor | None, Tensor | None]:
         if draft.is_chain and self._fits(lead + len(draft) - held):
@@ -138,6 +154,8 @@ class StaticRunner(ModelRunner):
         there is; made, for all attended lengths at once, if there is none."""
         made = [held for held_kind, held in self._launches if held_kind == kind and size <= held]
         size = min(made, default=size)
+        self.cache.grow(self.cache.length + size + 2)
+        self._forget_misplaced()
         if (kind, size) not in self._launches:
             reaches = range(self.block, self.cache.capacity + 1, self.block)
             self._launches[kind, size] = {reach: self._made(kind, size, reach) for reach in reaches}
@@ -154,7 +172,7 @@ class StaticRunner(ModelRunner):
             "tree": lambda: self._run(tokens, first + torch.arange(rows, device=self.device), positions, mask),
             "rollout": lambda: self._drafted(tokens, first, size, reach),
         }
-        return Launch(self.capture(steps[kind]), tokens, first, positions, mask)
+        return Launch(self.capture(steps[kind]), size, tokens, first, positions, mask)
 
     def _drafted(self, tokens: Tensor, first: Tensor, length: int, reach: int) -> Tensor:
         """[1, length] greedy tokens behind the two given."""
@@ -172,6 +190,8 @@ class StaticRunner(ModelRunner):
 
     def _run(self, tokens: Tensor, slots: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         self.cache.slots, self.cache.reach = slots, mask.shape[-1]
-        logits = self._pass.cached(tokens, positions, mask, self.cache, tokens.shape[1])
-        self.cache.slots = None
+        try:
+            logits = self._pass.cached(tokens, positions, mask, self.cache, tokens.shape[1])
+        finally:
+            self.cache.slots = None
         return fit_vocabulary(logits, self.vocab_size)

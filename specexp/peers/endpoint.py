@@ -86,9 +86,9 @@ class Endpoint:
         try:
             place = httpx.URL(self.url)
         except httpx.InvalidURL as error:
-            raise UserError(f"method.url={self.url} is no URL ({error}); give http://HOST:PORT/v1.") from error
+            raise UserError(f"url={self.url} is no URL ({error}); give http://HOST:PORT/v1.") from error
         if place.scheme not in ("http", "https") or not place.host:
-            raise UserError(f"method.url={self.url} is no address of a server; give http://HOST:PORT/v1.")
+            raise UserError(f"url={self.url} is no address of a server; give http://HOST:PORT/v1.")
         if place.userinfo or place.query:
             raise UserError(f"the URL of {place.host} holds more than an address, and is written down; put a key into {self.api_key_env}.")
         for name, options in (("api", APIS), ("on_error", ON_ERROR)):
@@ -175,10 +175,14 @@ def _message(answer: httpx.Response) -> str:
     text = answer.read().decode(errors="replace")
     try:
         told = json.loads(text)
-        error = told.get("error", told)
-        return str(error.get("message", error) if isinstance(error, dict) else error)
+        return _told(told.get("error", told))
     except (ValueError, AttributeError):
         return text
+
+
+def _told(error: object) -> str:
+    """OpenAI's servers tell an object with a message, others the message alone."""
+    return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
 def _read(answer: httpx.Response, sent: float, began: float, attempts: int) -> Reply:
@@ -188,8 +192,8 @@ def _read(answer: httpx.Response, sent: float, began: float, attempts: int) -> R
     finish, usage, speculation, end = "", None, None, 0.0
     for chunk in _chunks(answer):
         now = perf_counter() - sent
-        if "error" in chunk:
-            raise Refused(answer.status_code, str(chunk["error"].get("message", chunk["error"])))
+        if error := chunk.get("error"):
+            raise Refused(answer.status_code, _told(error))
         usage, speculation = chunk.get("usage") or usage, chunk.get("speculation") or speculation
         for choice in chunk.get("choices") or ():
             end = now
@@ -199,7 +203,7 @@ def _read(answer: httpx.Response, sent: float, began: float, attempts: int) -> R
                 times.append(now)
     if not finish:
         raise Refused(-1, "the stream ended before the text did")
-    if usage is None:
+    if usage is None or not {"prompt_tokens", "completion_tokens"} <= set(usage):
         raise Refused(-1, "the server tells no usage, and tokens are counted from it")
     ends = (*times, max(end, times[-1])) if times else (end, end)
     return Reply("".join(texts), finish, ends, len(times), usage["prompt_tokens"], usage["completion_tokens"], attempts, began, speculation)

@@ -29,7 +29,8 @@ def composed(*overrides):
 def useless(runner):
     """A draft of the same shape and cost whose weights were never trained."""
     torch.manual_seed(0)
-    return ModelRunner(type(runner.model)(runner.model.config).eval().requires_grad_(False), runner.vocab_size)
+    model = type(runner.model)(runner.model.config).eval().requires_grad_(False)
+    return ModelRunner(model.to(runner.device, runner.model.dtype), runner.vocab_size)
 
 
 def decoder_of(draft, *overrides):
