@@ -263,3 +263,9 @@ def test_load_prompts_have_the_lengths_that_were_asked_for():
     assert abs(sum(words) / 200 - 150) < 6 and 20 < pandas.Series(words).std() < 40 and len(set(prompts)) == 200
     assert prompts == [example.prompt for example in LoadPrompts(200, 200, 40, 30).examples()]
     assert all(len(example.prompt.split()) >= 15 for example in LoadPrompts(20, 10, 5, 30).examples())
+
+
+@pytest.mark.parametrize("lengths", [{"mean_input_tokens": 0}, {"stddev_input_tokens": -1}])
+def test_lengths_that_no_load_prompt_has_are_refused(lengths):
+    with pytest.raises(UserError, match="describe no lengths"):
+        LoadPrompts(**lengths)

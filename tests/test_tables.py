@@ -165,6 +165,12 @@ def test_tables_of_another_kind_or_tokenizer_are_refused(tmp_path):
             KatzDrafter(load_katz(str(triples)), FixedLength(1), Sampling(0.0), other)
 
 
+def test_a_table_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*--out DIR"):
+        bigrams(counted([[0, 1]], 4), "t").save(tmp_path / "file" / "b.safetensors")
+
+
 @pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(1.0)], ids=["greedy", "multinomial"])
 def test_ids_added_behind_a_tables_own_are_never_drafted_and_no_context(sampling):
     counts, longer = counted([[0, 1, 2, 3, 4, 5] * 3], 6), SimpleNamespace(entries=8, rows=10)
