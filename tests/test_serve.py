@@ -212,6 +212,8 @@ def test_more_than_may_wait_are_refused_and_stopping_refuses_all(service):
         address.app.state.close()  # as a signal does
         with pytest.raises(openai.InternalServerError, match="stopping"):
             second.result()
+        with pytest.raises(openai.InternalServerError, match="stopping"):
+            client.completions.create(model="tiny", prompt=PROMPT)
         assert httpx.get(f"{address.root}/health").status_code == 503
         first.close()
 
