@@ -112,6 +112,15 @@ def test_a_relay_hands_over_by_position():
     assert len(RelayDrafter({"none": Counter(0), "second": second}, [3, 2]).propose(context, 9, Chance(0))) == 6
 
 
+def test_a_relay_joins_one_length_to_each_drafter_of_chains():
+    with pytest.raises(ValueError, match=r"lengths=\[3\] does not fit 2 drafters \(first, second\)"):
+        RelayDrafter({"first": Counter(2), "second": Counter(3)}, [3])
+    trees = Counter(2)
+    trees.needs_trees = True
+    with pytest.raises(ValueError, match="second drafts trees"):
+        RelayDrafter({"first": Counter(2), "second": trees}, [3, 2])
+
+
 def test_stages_are_the_origins():
     model = build("llama", 0)
     drafter = csd({"same": ModelRunner(model)}, [[4, 2], [0, 2]], EXACT(Sampling(0.0)))

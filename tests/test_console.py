@@ -149,6 +149,7 @@ MISTAKES = {
     "/method nasd gama=3": "method.gama (did you mean method.gamma?)",
     "/method nasd three": "three is not KEY=VALUE",
     "/method egag gamma_min=9": "gamma_min=9",
+    "/egag_ema": "egag's ema is one value",
     "/set_ngramstorage big": "choose one of basic, onelevel",
     "/chat": "no chat template",
     "/save runs.txt": "ends in .csv",
@@ -201,6 +202,13 @@ def test_a_stopped_generation_keeps_the_session(session, view):
 def test_a_prompt_that_does_not_fit_is_refused(session, view):
     obey(session, "/length 1000000")
     with pytest.raises(UserError, match="do not fit the models' context"):
+        session.decode(PROMPT, view, NEVER)
+
+
+def test_a_prompt_without_a_side_is_refused(session, view):
+    obey(session, "/target")
+    obey(session, "/speculative")
+    with pytest.raises(UserError, match="nothing is enabled"):
         session.decode(PROMPT, view, NEVER)
 
 

@@ -199,7 +199,8 @@ def test_malformed_parquet_is_named(tmp_path):
 
     (tmp_path / "text.parquet").write_text("no parquet")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"document": "d"}]), tmp_path / "lacking.parquet")
-    complaints = {"text": "not readable parquet", "lacking": "row 1 lacks 'summary'", "absent": "does not exist"}
+    pyarrow.parquet.write_table(pyarrow.table({"document": [], "summary": []}), tmp_path / "hollow.parquet")
+    complaints = {"text": "not readable parquet", "hollow": "is empty", "lacking": "row 1 lacks 'summary'", "absent": "does not exist"}
     for name, complaint in complaints.items():
         with pytest.raises(UserError, match=f"{name}.parquet.*{complaint}"):
             Summarisation(path=str(tmp_path / f"{name}.parquet")).examples()
@@ -293,6 +294,12 @@ def test_public_prompts_are_cut_and_named(tmp_path):
 def test_public_prompts_of_another_form(tmp_path, key, rows, words):
     with pytest.raises(UserError, match=words):
         PublicPrompts("x", key, "nobody/nothing", path=jsonl(tmp_path / "q.jsonl", rows), min_words=2).examples()
+
+
+@pytest.mark.parametrize("words", [{"min_words": 0}, {"min_words": 3, "max_words": 2}])
+def test_lengths_that_leave_no_public_prompt_are_refused(words):
+    with pytest.raises(UserError, match="leave no prompt"):
+        PublicPrompts("x", "turns.0", "nobody/nothing", **words)
 
 
 @pytest.mark.parametrize(("kind", "row"), [(Gsm8k, {"question": "?", "answer": "no number"}), (Mmlu, {"question": "?", "choices": ["a"], "answer": 1})])

@@ -15,13 +15,14 @@ from test_resume import BRIEF, composed, run
 from specexp import __main__ as command
 from specexp import job
 from specexp.configuration import conf_directory
+from specexp.datasets.example import Example
 from specexp.datasets.load import LoadPrompts
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.evaluation.speed import summarise_speed
 from specexp.handles import check
 from specexp.peers.endpoint import Endpoint, Refused
-from specexp.remote import before_stop, side
+from specexp.remote import Failure, RemoteExperiment, before_stop, side
 from specexp.report import llmperf
 from specexp.serve.server import open_service
 from specexp.tracking.records import read_records
@@ -166,6 +167,7 @@ def test_a_request_says_what_is_known_and_nothing_else():
         (("method.url=nowhere",), "url=nowhere is no address"),
         (("method.url=http://there/v1", "baseline.url=ftp://b"), "url=ftp://b is no address"),
         (("method.url=http://me:secret@host/v1",), "put a key into OPENAI_API_KEY"),
+        (("method.url=http://host:word/v1",), "method.url=http://host:word/v1 is no URL"),
         (("method.api=words",), "choose one of completions, chat"),
         (("method.concurrency=0",), "method.concurrency=0 does not fit"),
         (("method.url=http://127.0.0.1:9/v1",), "nothing answers at http://127.0.0.1:9/v1"),
@@ -175,6 +177,30 @@ def test_what_cannot_be_asked_is_told_at_once(overrides, words, tmp_path):
     with pytest.raises(UserError) as caught:
         run(composed("method=endpoint", *overrides), tmp_path)
     assert words in str(caught.value) and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("model", "answer", "words"), [
+    ("m", httpx.Response(401), "refuses the API key .status 401.; put the right one into OPENAI_API_KEY"),
+    (None, httpx.Response(404), "lists no model .status 404.; is /v1 missing"),
+    (None, httpx.Response(200, json={"data": []}), "lists no model"),
+    ("m", httpx.Response(200, json={"data": [{"id": "a"}, {"id": "b"}]}), "serves a, b and not m"),
+])  # fmt: skip
+def test_a_server_that_does_not_fit_is_told_at_once(model, answer, words):
+    there = endpoint(lambda request: answer)
+    there.model = model
+    with pytest.raises(UserError, match=words):
+        there.connect()
+
+
+def test_a_remote_run_refuses_empty_prompts_and_ends_where_no_request_is_answered(tmp_path):
+    there = endpoint(lambda request: httpx.Response(500, content=b"broken."))
+    experiment = RemoteExperiment({"method": there}, LoadPrompts(), 4, failures=[Failure("a", 500, "broken.")])
+    with pytest.raises(UserError, match="the prompt of a is empty"):
+        experiment.prompts([Example("a", "")])
+    with pytest.raises(UserError, match=r"http://there/v1 answered with 500 \(broken\)"):
+        experiment.warm_up(["one"])
+    with pytest.raises(UserError, match=r"all 1 requests to http://there/v1 failed, the first with 500 \(broken\)"):
+        experiment.conclude([], tmp_path)
 
 
 def test_a_second_url_goes_with_an_endpoint_only(tmp_path):
@@ -293,3 +319,9 @@ def test_load_prompts_have_the_lengths_that_were_asked_for():
     assert abs(sum(words) / 200 - 150) < 6 and 20 < pandas.Series(words).std() < 40 and len(set(prompts)) == 200
     assert prompts == [example.prompt for example in LoadPrompts(200, 200, 40, 30).examples()]
     assert all(len(example.prompt.split()) >= 15 for example in LoadPrompts(20, 10, 5, 30).examples())
+
+
+@pytest.mark.parametrize("lengths", [{"mean_input_tokens": 0}, {"stddev_input_tokens": -1}])
+def test_lengths_that_no_load_prompt_has_are_refused(lengths):
+    with pytest.raises(UserError, match="describe no lengths"):
+        LoadPrompts(**lengths)

@@ -156,6 +156,12 @@ def test_a_method_in_one_piece_is_told_so(tmp_path, capsys):
     assert "does not decode in rounds" in capsys.readouterr().out
 
 
+def test_a_run_that_has_only_begun_is_waited_for(tmp_path):
+    (tmp_path / "records.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no records yet"):
+        main([str(tmp_path)])
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), [(["--bandwidth", "0"], "--bandwidth 0 is no bandwidth"), ([], "holds no records.jsonl")])
 def test_mistakes_are_refused(tmp_path, arguments, sentence):
     with pytest.raises(UserError, match=sentence):

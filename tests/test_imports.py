@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import specexp
+from specexp.errors import UserError
+from specexp.extras import installed
 
 PACKAGE = Path(specexp.__file__).parent
 ALLOWED = {  # room -> rooms of specexp it may import (besides itself, errors and assets)
@@ -74,6 +78,12 @@ def test_outside_packages_stay_in_their_rooms():
 
 def test_only_caches_touch_transformers_cache_classes():
     assert [name for file, name in files() if any("cache_utils" in module for module in imports(file))] == ["models/caches.py"]
+
+
+def test_a_package_that_only_an_extra_brings_is_named_with_it():
+    installed("chat", "rich")
+    with pytest.raises(UserError, match=r"no_such_package is not installed; pip install 'specexp\[chat\]'"):
+        installed("chat", "rich", "no_such_package")
 
 
 def test_the_entry_point_imports_nothing_heavy():

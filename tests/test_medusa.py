@@ -563,12 +563,29 @@ def test_the_command_learns_from_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["nowhere"], "nowhere does not exist"), (["--written", "2"], "--written 2.0 is no share"), (["--heads", "0"], "--heads 0 does not fit")],
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["empty"], "there is no text to learn from"),
+        (["--written", "2"], "--written 2.0 is no share"),
+        (["--heads", "0"], "--heads 0 does not fit"),
+        (["--out", "file/heads"], "cannot write to --out file/heads"),
+        (["--target", "asset:tiny_t5/draft"], "asset:tiny_t5/draft is an encoder-decoder model"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_the_command_refuses_in_one_sentence(arguments, words, tmp_path, monkeypatch):
     monkeypatch.setattr("os.nice", lambda _: 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match=f"^error: {words}"):
-        command.main([*arguments, "--target", "asset:tiny/target", "--out", str(tmp_path)])
+        command.main(["--target", "asset:tiny/target", "--out", "out", *arguments])
+
+
+def test_heads_that_cannot_be_written_are_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write the heads to .*file.*--out DIR"):
+        save(MedusaHeads(1, 1, 4, 6), tmp_path / "file", {})
 
 
 def test_a_curve_is_logged_offline(tmp_path, monkeypatch):

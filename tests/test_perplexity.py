@@ -105,6 +105,7 @@ def test_the_command_writes_what_it_shows(run, tmp_path):
         (("max_length=40",), ("cache.max_length=40", "or more")),
         (("max_length=20000",), ("cache.max_length=20000", "16384")),
         (("max_tokens=30000", "text.path=long.txt"), ("20001 tokens", "16384 positions under the cache full", "~caches.full")),
+        (("text.path=short.txt",), ("fewer than two tokens", "text.path=FILE")),
         (("model_pair=tiny_t5",), ("reads a source", "model=NAME")),
         (("model=/no/such/place",), ("/no/such/place does not exist",)),
         (("model_pair=custom",), ("not set: model_pair.target.name", "model=NAME")),
@@ -114,6 +115,7 @@ def test_the_command_writes_what_it_shows(run, tmp_path):
 def test_what_cannot_be_is_told_in_a_sentence_before_weights(run, monkeypatch, tmp_path, overrides, words):
     monkeypatch.setattr("specexp.models.loading.load_model", lambda *_, **__: pytest.fail("weights were loaded"))
     (tmp_path / "long.txt").write_text("7" * 20001)
+    (tmp_path / "short.txt").write_text("7")
     code, _, error = run(*overrides)
     assert code == 1 and error.startswith("specexp: ") and error.count("\n") == 1 and all(word in error for word in words), error
 

@@ -243,16 +243,23 @@ def test_comparing_a_run_with_its_baseline(tmp_path, capsys):
     write_run(tmp_path / "b", made=[{**record, "id": "other"} for record in records(4)])
     with pytest.raises(SystemExit, match="no example in common"):
         main(["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    alone = [{key: value for key, value in record.items() if key != "baseline"} for record in records(4)]
+    (tmp_path / "b" / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in alone))
+    with pytest.raises(SystemExit, match="holds no baseline to compare with"):
+        main(["compare", str(tmp_path / "b")])
 
 
 @pytest.mark.parametrize(
     ("place", "words"),
-    [("nothing", "is not a directory"), ("empty", "holds no run"), ("broken", "not a JSON object")],
+    [("nothing", "is not a directory"), ("empty", "holds no run"), ("broken", "not a JSON object"), ("torn", "config.yaml is not readable YAML")],
 )
 def test_mistakes_end_in_a_sentence(tmp_path, place, words):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "summary.json").write_text("{")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "summary.json").write_text("{}")
+    (tmp_path / "torn" / "config.yaml").write_text("seed: [")
     with pytest.raises(SystemExit, match=words):
         main([str(tmp_path / place)])
 
@@ -285,5 +292,6 @@ def test_a_directory_that_cannot_be_made(sweep, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out DIR"):
         tables.write([], [], tmp_path / "file" / "x")
-
-
+    figures = pytest.importorskip("specexp.report.figures")
+    with pytest.raises(UserError, match="cannot write .*throughput.pdf .*--out DIR"):
+        figures._saved(figures.Figure(figsize=(1, 1)), tmp_path / "file" / "throughput")

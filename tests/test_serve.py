@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import openai
@@ -211,6 +212,8 @@ def test_more_than_may_wait_are_refused_and_stopping_refuses_all(service):
         address.app.state.close()  # as a signal does
         with pytest.raises(openai.InternalServerError, match="stopping"):
             second.result()
+        with pytest.raises(openai.InternalServerError, match="stopping"):
+            client.completions.create(model="tiny", prompt=PROMPT)
         assert httpx.get(f"{address.root}/health").status_code == 503
         first.close()
 
@@ -272,6 +275,8 @@ def test_chat_templates_are_the_tokenizers_own_plain_or_a_files(service, tmp_pat
     assert rendered == {"plain": service.engine.ids("one\n\ntwo"), str(file): service.engine.ids("system: \nuser: one\nuser: two\n")}
     with pytest.raises(UserError, match="chat_template=nowhere is no file"):
         with_template(own, "nowhere")
+    with pytest.raises(UserError, match="the tokenizer has no chat template"):
+        Engine(SimpleNamespace(chat_template=None), ()).render(messages)
     file.write_text("{{ raise_exception('no system here') }}")
     with pytest.raises(UserError, match="does not take these messages .no system here"):
         Engine(with_template(own, str(file)), ()).render(messages)
@@ -288,6 +293,15 @@ def test_clients_take_turns():
     with pytest.raises(Full):
         queue.put("d", "d1")
     assert [queue.take() for _ in range(5)] == ["a1", "b1", "c1", "a3", "c2"] and len(queue) == 0
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"port": -1}, "server.port=-1 does not fit; give 0 or more"), ({"queue": 0}, "server.queue=0"), ({"body_bytes": 0}, "server.body_bytes=0"),
+    ({"grace_seconds": -1}, "server.grace_seconds=-1"), ({"port": 65536}, "server.port=65536 is no port"),
+])  # fmt: skip
+def test_settings_that_mean_nothing_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        ServerSettings("m", **settings)
 
 
 def test_a_port_in_use_is_told_in_a_sentence():

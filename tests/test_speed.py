@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from specexp.evaluation.bootstrap import rate_ratio_interval, t_quantile
+from specexp.evaluation.cost import expected_per_round
 from specexp.evaluation.speed import example_figures, summarise_speed
+from specexp.evaluation.spread import half_width
 
 
 def side(tokens=11, rounds=None, ttft=0.1, decode=1.0, ids=None, **others):
@@ -262,3 +264,10 @@ def test_draft_lengths_and_entropies_are_summarised():
     assert found["mean_entropy"] == pytest.approx(1.0)
     assert (found["entropy_histogram_0"], found["entropy_histogram_1"]) == (1, 2)
     assert figures(record("a", side(11, rounds=[[4, 4], [4, 4]])))["mean_entropy"] is None
+
+
+def test_figures_of_too_little_are_refused():
+    with pytest.raises(ValueError, match="at least one round"):
+        expected_per_round([])
+    with pytest.raises(ValueError, match="two values or more, got 1"):
+        half_width(0.5, 1)

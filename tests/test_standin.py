@@ -10,7 +10,7 @@ from test_lossless_models import decode, text
 from test_resume import composed, run
 from test_runner import random_draft, walk
 from tiers import tiered
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
 from specexp.decoding.context import Context
@@ -133,6 +133,11 @@ def test_a_tied_projection_is_the_embedding():
 def test_what_cannot_hold_the_model_is_refused(changes, words):
     with pytest.raises(UserError, match=words):
         standin_config(small_llama().config, shape(changes))
+
+
+def test_only_a_plain_llama_grows():
+    with pytest.raises(UserError, match="not from a gpt2 model; choose another grown_from"):
+        standin_config(GPT2Config(), shape({}))
 
 
 def test_a_tied_shape_cannot_hold_two_matrices():

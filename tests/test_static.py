@@ -21,6 +21,7 @@ from specexp.drafters.nothing import NoDraft
 from specexp.errors import UserError
 from specexp.job import _joins_captured
 from specexp.models.runner import ModelRunner, StatelessRunner
+from specexp.models.static_cache import StaticCache
 from specexp.models.static_runner import StaticRunner
 
 GREEDY = Sampling(0.0)
@@ -100,6 +101,15 @@ def test_memory_is_what_is_reserved():
     runner.start([1, 2, 3], 20)
     runner.logits(Context([1, 2, 3]), empty_draft(), 1)
     assert runner.kv_bytes == runner.cache.keys[0].shape[2] * runner.cache.bytes_per_slot
+
+
+def test_a_static_cache_does_not_grow():
+    cache, states = StaticCache(block=4, spare=0), torch.zeros(1, 2, 4, 8)
+    cache.reserve(4)
+    cache.update(states, states, 0)
+    cache.length = 4
+    with pytest.raises(ValueError, match="8 slots are more than the 4 that were reserved"):
+        cache.update(states, states, 0)
 
 
 @pytest.mark.parametrize("kind", ["gpt_neo", "bloom", "mistral_sliding"])

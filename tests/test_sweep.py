@@ -18,6 +18,7 @@ from report_runs import write_failed, write_run
 
 import specexp
 from hydra_plugins.specexp_jobs.sweeper import rows
+from specexp import __main__ as entry
 from specexp import cards
 from specexp.datasets.example import Example, part_of
 from specexp.errors import UserError
@@ -108,6 +109,20 @@ def test_progress_counts_what_lies_on_disk(sweep):
 @pytest.mark.parametrize(("sweeper", "count"), [({"params": None}, 2), ({"n_trials": 7}, 7), ({"jobs": ["a=1,2", "b=3"]}, 6), ({"params": {"x": "glob(*)"}}, None)])
 def test_the_number_of_jobs_is_known_beforehand_where_it_can_be(sweeper, count):
     assert callback._count(OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"task": ["seed=1,2"]}}})) == count
+
+
+def test_a_launchers_worker_hands_a_refusal_to_the_command(monkeypatch):
+    """It has copies of the command's names, and of the process's number."""
+    monkeypatch.setattr(entry, "_sweep", lambda: "sweep")
+    monkeypatch.setattr(entry, "command", os.getpid() + 1)
+    monkeypatch.setattr(entry, "refused", [])
+
+    def work(build):
+        raise UserError("not so.")
+
+    with pytest.raises(UserError, match="not so"):
+        entry.attempted(work, "interrupted")
+    assert not entry.refused
 
 
 def test_a_defect_leaves_its_trace_with_the_job_and_its_row_in_the_table(sweep, capsys, monkeypatch):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from tiny_models import VOCAB, build
 
 from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
@@ -18,6 +19,8 @@ from specexp.drafters.katz import KatzDrafter, katz, load_katz
 from specexp.drafters.tables import __main__ as command
 from specexp.drafters.tables import counting
 from specexp.errors import UserError
+from specexp.models import writing
+from specexp.models.tokenizer import load_tokenizer
 
 SHIPPED = "asset:tables/tiny_{}.safetensors"
 
@@ -113,7 +116,6 @@ def test_hardly_any_text_still_makes_tables(texts):
 
 
 def test_shipped_tables_fit_the_shipped_tokenizer_and_are_distributions():
-    from specexp.models.tokenizer import load_tokenizer
     from specexp.models.vocabulary import entries
 
     size = entries(load_tokenizer("asset:tiny/target"))
@@ -165,6 +167,12 @@ def test_tables_of_another_kind_or_tokenizer_are_refused(tmp_path):
             KatzDrafter(load_katz(str(triples)), FixedLength(1), Sampling(0.0), other)
 
 
+def test_a_table_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*--out DIR"):
+        bigrams(counted([[0, 1]], 4), "t").save(tmp_path / "file" / "b.safetensors")
+
+
 @pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(1.0)], ids=["greedy", "multinomial"])
 def test_ids_added_behind_a_tables_own_are_never_drafted_and_no_context(sampling):
     counts, longer = counted([[0, 1, 2, 3, 4, 5] * 3], 6), SimpleNamespace(entries=8, rows=10)
@@ -180,8 +188,6 @@ def test_the_command_builds_from_files_and_from_the_generator(tmp_path, capsys):
     (tmp_path / "in" / "b.jsonl").write_text('{"text": "for value in values:"}\n' * 3)
     command.main([str(tmp_path / "in"), "--tokenizer", "asset:tiny/target", "--out", str(tmp_path), "--name", "mine"])
     assert "mine_bigram.safetensors" in capsys.readouterr().out
-    from specexp.models.tokenizer import load_tokenizer
-
     tokenizer, table = load_tokenizer("asset:tiny/target"), load_bigrams(str(tmp_path / "mine_bigram.safetensors"))
     first, second = tokenizer("return result")["input_ids"]
     assert table.next[first] == second
@@ -227,3 +233,9 @@ def test_a_model_with_padded_rows_writes_only_ids_that_the_tokenizer_knows(tmp_p
     monkeypatch.setattr("specexp.models.writing.LENGTH", 30)
     command.main(["--tokenizer", "asset:tiny/target", "--written", str(tmp_path / "padded"), "--documents", "64", "--out", str(tmp_path)])
     assert load_katz(str(tmp_path / "tables_trigram.safetensors")).facts.vocab_size == 2048
+
+
+def test_a_model_of_fewer_ids_than_the_tokenizer_is_refused(monkeypatch):
+    monkeypatch.setattr(writing, "load_model", lambda *_: build("llama"))
+    with pytest.raises(UserError, match=f"small has {VOCAB} ids and the tokenizer 2048; give --tokenizer"):
+        next(writing.written("small", load_tokenizer("asset:tiny/target"), 1.0, 1, 0))

@@ -1,4 +1,5 @@
 """What a run leaves behind: records that survive kills, a directory that refuses what would mix, W&B that never gets in the way."""
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 from specexp.errors import UserError
 from specexp.tracking.environment import describe_environment
+from specexp.tracking.jsonl import write_whole
 from specexp.tracking.records import RunDirectory, read_records
 
 CONFIG = "method:\n  name: speculative\n  gamma: 4\nseed: 1\ntracker:\n  mode: auto\n"
@@ -155,6 +157,22 @@ def test_a_full_disk_is_one_sentence(tmp_path):
         run._stream.close()
         with open("/dev/full", "ab", buffering=0) as run._stream, pytest.raises(UserError, match="No space left"):
             run.append({"id": "a"})
+
+
+def test_a_file_that_cannot_be_replaced_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "x.json", tmp_path / "nowhere" / "x.json"):
+        with pytest.raises(UserError, match=r"cannot write .*x\.json .*hydra\.run\.dir"):
+            write_whole(path, "{}")
+
+
+def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caplog):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    filled(tmp_path)
+    assert "is on a file system without locks" in caplog.text and len(read_records(tmp_path)) == 3
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):

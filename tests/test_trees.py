@@ -222,9 +222,12 @@ def test_a_rounds_tree_is_drawn_from_the_records(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "first: 3 nodes, 2 accepted"
     assert [line.strip("│├└─ ") for line in lines[1:]] == ["'a' *", "'c' *", "'d' the target's own", "'b'"]
-    for arguments, words in [([str(tmp_path), "--example", "chain"], "no tree of chain"), ([str(tmp_path / "none")], "no records.jsonl")]:
+    (tmp_path / "chains").mkdir()
+    (tmp_path / "chains" / "records.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    refused = {"no tree of chain": [tmp_path, "--example", "chain"], "no records.jsonl": [tmp_path / "none"], "holds no token tree": [tmp_path / "chains"]}
+    for words, arguments in refused.items():
         with pytest.raises(SystemExit, match=words):
-            picture.main(arguments)
+            picture.main([str(argument) for argument in arguments])
 
 
 def paths(shape):
@@ -249,6 +252,25 @@ def test_breadth_first_fills_levels_from_the_best():
 def test_what_is_no_tree_is_refused(options):
     with pytest.raises(ValueError, match="is no tree|leaves no node"):
         FixedShape(**options)
+
+
+NO_TREES = {
+    "max_nodes=0 leaves no node": lambda: GrownTreeDrafter(TabularRunner(0), BestFirst(2, 3), 0, GREEDY),
+    "depth=0 makes no tree": lambda: BestFirst(2, 0),
+    "threshold=1.5 is no probability": lambda: Threshold(2, 3, 1.5),
+    "do not ascend": lambda: Adaptive(min_branching=3, mid_branching=2),
+    "must not exceed high=0.4": lambda: Adaptive(low=0.5, high=0.4),
+    "base_depth=9 must not exceed": lambda: Adaptive(base_depth=9, max_depth=8),
+    "max_nodes=4, max_depth=0, max_branching=8 make no tree": lambda: SequoiaShape(4, max_depth=0),
+    r"acceptance=\[0.6, 0.5\] are no rates": lambda: SequoiaShape(4, acceptance=[0.6, 0.5]),
+    "guesses=-1 with guess_branching=2 do not fit": lambda: StagedTreeDrafter(TabularRunner(0), BestFirst(2, 3), 5, GREEDY, trigram(3), Words(3), guesses=-1),
+}
+
+
+@pytest.mark.parametrize(("words", "made"), NO_TREES.items(), ids=NO_TREES)
+def test_settings_that_make_no_tree_are_refused(words, made):
+    with pytest.raises(ValueError, match=words):
+        made()
 
 
 def all_shapes(nodes, depth, ranks):

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
 from report_runs import write_run
 
 from specexp.errors import UserError
+from specexp.report import wandb_report
 from specexp.report.__main__ import main
 from specexp.tracking.tracker import NullTracker
 from specexp.tracking.wandb import WandbTracker, coloured
@@ -147,6 +149,17 @@ def test_a_report_for_wandb_is_built_without_a_network(tmp_path, capsys):
     report = json.loads((tmp_path / "sweep" / "wandb_report.json").read_text())
     text = json.dumps(report)
     assert "specexp: sweep" in text and "baseline" in text and "draft_acceptance_rate" in text and report["project"]["name"] == "mine"
+
+
+def test_a_report_that_wandb_does_not_make_or_take_is_told(monkeypatch):
+    def save():
+        raise ValueError("nobody is logged in")
+
+    with pytest.raises(UserError, match=r"W&B did not take the report \(ValueError: nobody is logged in\); is there a key"):
+        wandb_report._saved(types.SimpleNamespace(save=save))
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    with pytest.raises(UserError, match="W&B reports need wandb-workspaces"):
+        wandb_report.build([], "p", "g")
 
 
 def test_auto_without_a_key_is_offline_with_one_line(tmp_path, caplog, capfd):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from time import perf_counter
 
 import httpx
@@ -122,7 +123,7 @@ class Endpoint:
     def complete(self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, seed: int) -> Reply:
         """One request, tried again while the server is too busy. Raises Refused."""
         body = self._body(prompt, max_new_tokens, stop, ignore_eos, seed)
-        for attempt in range(self.retries + 1):
+        for attempt in count():
             began, sent = time.time(), perf_counter()
             try:
                 with self._client.stream("POST", APIS[self.api], json=body) as answer:
@@ -135,7 +136,6 @@ class Endpoint:
             except httpx.HTTPError as error:
                 raise Refused(-1, f"{type(error).__name__}: {error}") from error
             time.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
 
     def _body(self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, seed: int) -> dict:
         """What says nothing is left out, since servers differ in what they know."""

@@ -1,6 +1,7 @@
 """JSON that other programs can read, and files that are whole or not there. Knows nothing of what the values mean."""
 import json
 import os
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def write_whole(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # the directory itself may be missing, or no directory
+            draft.unlink()
         raise UserError(f"cannot write {path} ({error.strerror}); make room or choose another directory with hydra.run.dir=DIR.") from error
 
 

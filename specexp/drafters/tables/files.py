@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -48,7 +49,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
         save_file({name: _compact(tensor) for name, tensor in tensors.items()}, draft, {k: str(v) for k, v in asdict(facts).items()})
         os.replace(draft, path)
     except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # the directory itself may be missing, or no directory
+            draft.unlink()
         raise UserError(f"cannot write {path} ({error}); choose another directory with --out DIR.") from error
 
 
