@@ -46,15 +46,26 @@ def check_signatures(config):
             pytest.fail(f"{path} ({node['_target_']}): {error}")
 
 
-def overrides_for(group, option):
-    """How a user would choose this option; a part of a method is put beside the run by itself."""
-    part = group in ("drafter", "length_penalty", "match", "policy", "storage", "text", "verifier", "shape", "growth")
-    return [f"+{group}@part={option}" if part else f"{group}={option}"] + (CUSTOM if option == "custom" else [])
+PARTS = ("drafter", "length_penalty", "match", "policy", "storage", "text", "verifier", "shape", "growth")  # of methods
+WHOLE = [(group, option) for group, option in OPTIONS if group not in PARTS]
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["/".join(pair) for pair in OPTIONS])
+@pytest.mark.parametrize(("group", "option"), WHOLE, ids=["/".join(pair) for pair in WHOLE])
 def test_every_option_composes_and_fits_its_signature(group, option):
-    config = composed(*overrides_for(group, option))
+    """As a user would choose it."""
+    assert_whole(composed(f"{group}={option}", *(CUSTOM if option == "custom" else [])))
+
+
+@pytest.mark.parametrize("group", PARTS)
+def test_every_part_composes_and_fits_its_signature(group):
+    """All options of a group beside one run, each at a place of its own."""
+    options = [option for of, option in OPTIONS if of == group]
+    config = composed(*[f"+{group}@part_{option}={option}" for option in options])
+    assert_whole(config)
+    assert all(config[f"part_{option}"] for option in options)
+
+
+def assert_whole(config):
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     check_signatures(config)  # complete calls
     refuse_misfits(config)  # values of the right types, as the command line checks them

@@ -103,13 +103,14 @@ def test_memory_is_what_is_reserved():
     assert runner.kv_bytes == runner.cache.keys[0].shape[2] * runner.cache.bytes_per_slot
 
 
-def test_a_static_cache_does_not_grow():
-    cache, states = StaticCache(block=4, spare=0), torch.zeros(1, 2, 4, 8)
+def test_a_static_cache_that_grows_says_so_and_keeps_what_it_holds():
+    cache, states = StaticCache(block=4, spare=0), torch.rand(1, 2, 4, 8)
     cache.reserve(4)
     cache.update(states, states, 0)
-    cache.length = 4
-    with pytest.raises(ValueError, match="8 slots are more than the 4 that were reserved"):
-        cache.update(states, states, 0)
+    cache.length, before = 4, cache.addresses
+    keys, values = cache.update(states[:, :, :1], states[:, :, :1], 0)
+    assert cache.addresses > before and cache.capacity == cache.keys[0].shape[2] == 8
+    assert torch.equal(keys[:, :, :4], states) and torch.equal(values[:, :, 4:], states[:, :, :1])
 
 
 @pytest.mark.parametrize("kind", ["gpt_neo", "bloom", "mistral_sliding"])
