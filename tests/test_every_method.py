@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from hydra.utils import get_object
+from test_papers import CONTENT, PAPERS
 from test_resume import composed, run
 
 from specexp.assets import asset_path
@@ -26,7 +27,8 @@ def drafts_trees(method):
 
 
 ENGINE = [method for method in METHODS if method.startswith("ort")]  # not installed everywhere, knows no T5, compared greedily
-CHAINS = [m for m in METHODS if not drafts_trees(m) and m not in ("hf_early_exit", *ENGINE)]  # T5's relative positions know no trees; nor is it left early
+NO_T5 = ("hf_early_exit", "captured", *ENGINE)  # whose relative positions know no trees and no masks of ours; nor is it left early
+CHAINS = [m for m in METHODS if not drafts_trees(m) and m not in NO_T5]
 PEERS = [method for method in METHODS if method.startswith("hf_")] + ENGINE  # bring their own caches
 GREEDY_ONLY = {"synthetic", "planted", *ENGINE}
 PART = {"csd-exact": ("method=csd", "verifier@method.reviewer=rejection"), "lenient": ("verifier@method.decoder.verifier=lenient",)}
@@ -64,7 +66,7 @@ def test_runs_on_the_shipped_pairs(pair, method, sampling, tmp_path):
 @pytest.mark.parametrize("sampling", ["greedy", "nucleus"])
 @pytest.mark.parametrize(
     ("pair", "method"),
-    [("tiny", method) for method in [*METHODS, *PART] if method not in ("beam", *PEERS)] + [("tiny_t5", method) for method in ("speculative", "csd", "prompt_lookup")],
+    [("tiny", method) for method in [*METHODS, *PART] if method not in ("beam", "captured", *PEERS)] + [("tiny_t5", method) for method in ("speculative", "csd", "prompt_lookup")],
 )
 def test_runs_with_a_streaming_cache(pair, method, sampling, tmp_path):
     """Against autoregressive decoding under the same cache; lengths such that evictions fall into the text."""
@@ -84,10 +86,10 @@ def test_beam_search_is_refused_with_a_streaming_cache(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(file.stem for file in (Path(conf_directory()) / "experiment").glob("*.yaml") if file.stem != "load"))
+@pytest.mark.parametrize("name", sorted(set(CONTENT) - set(PAPERS) - {"load"}))
 def test_every_experiment_runs(name, tmp_path):
-    """One job of its sweep. load needs a server: test_endpoint.py."""
-    assert finished(tmp_path, f"experiment={name}")[0]["equal_texts"] == 1.0
+    """One job of its sweep. load needs a server: test_endpoint.py; the papers' are in test_papers.py."""
+    assert finished(tmp_path, f"experiment={name}", "model_pair=tiny")[0]["equal_texts"] == 1.0
 
 
 @pytest.mark.slow
