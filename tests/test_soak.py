@@ -55,7 +55,7 @@ def test_two_thousand_prompts_leave_nothing_behind(tmp_path, monkeypatch):
     for rotation in range(ROTATIONS):
         for number, choice in enumerate(ROTATION):
             directory = tmp_path / f"{rotation}-{number}"
-            run(composed(*choice, f"dataset.limit={PER_JOB}", "max_new_tokens=12", f"seed={rotation}"), directory)
+            run(composed(*choice, f"dataset.limit={PER_JOB}", "max_new_tokens=12", "warmup=0", "cost_curve=false", f"seed={rotation}"), directory)
             assert len((directory / "records.jsonl").read_bytes().splitlines()) == PER_JOB
         seen.append(Held.now())
         print(f"{(rotation + 1) * PER_JOB * len(ROTATION)} prompts: {seen[-1]}", flush=True)
