@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from specexp.errors import UserError
 
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
-NODES = ("model_pair", "method", "method.decoder", "dataset", "cache", "sampling", "tracker", "baseline", "baselines", "runners")
+NODES = ("model_pair", "method", "method.decoder", "dataset", "cache", "sampling", "tracker", "profile", "baseline", "baselines", "runners")
 SWITCHES = ("ignore_eos", "quick", "cost_curve")
 QUICK_TOKENS = 64
 

@@ -35,6 +35,11 @@ def same_log_handlers():
     root.setLevel(level)
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first, while others are left for the other cores."""
+    items.sort(key=lambda item: "test_soak" not in item.nodeid)
+
+
 def pytest_sessionfinish(session):
     """A worker reports; whoever has all reports judges them, if everything was run and passed."""
     config = session.config

@@ -312,4 +312,11 @@ def wait_for(condition, process):
 def wandb_below(parent):
     children = Path(f"/proc/{parent}/task/{parent}/children")
     found = children.read_text().split() if children.exists() else []
-    return [int(child) for child in found if "wandb-core" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [int(child) for child in found if "wandb-core" in command_of(child)]
+
+
+def command_of(process):
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except FileNotFoundError:  # gone between two looks
+        return ""

@@ -131,7 +131,7 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None)
     that take a mask know no groups on CUDA, where torch falls back to its slowest."""
     groups, width = queries.shape[1] // keys.shape[1], queries.shape[2]
     if mask is None and width > 1:
-        return scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=groups > 1)
+        return scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=bool(groups > 1))  # compiled, no bool else
     if groups == 1:
         return scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     rows = queries.reshape(1, keys.shape[1], groups * width, -1)

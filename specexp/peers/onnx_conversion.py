@@ -121,7 +121,10 @@ def _save(shared: SharedModel, place: Path) -> None:
     with shared.lent(generation_config=GenerationConfig(), config=copy.deepcopy(model.config)):  # saving writes in both
         model.save_pretrained(place, state_dict=weights)
     words = WordLevel({str(id): id for id in range(model.config.vocab_size)}, unk_token="0")  # noqa: S106 (a word of numbers, no password)
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words)).save_pretrained(place)
+    ends = model.config.eos_token_id  # given to the tokenizer, or an architecture's own adds one, with an id beyond the vocabulary
+    end = (ends[0] if isinstance(ends, list) else ends) or 0
+    special = {"bos_token": "0", "eos_token": str(end), "pad_token": "0", "unk_token": "0"}
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), **special).save_pretrained(place)
 
 
 def _build(source: Path, result: Path, cache: Path) -> None:
