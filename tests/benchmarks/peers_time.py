@@ -62,13 +62,12 @@ def sides(target, draft, gammas):
     return found | {"hf_assisted, default": AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft)))}
 
 
-def engine_sides(target, draft, gammas):
-    """onnxruntime-genai's, of weights converted into a directory that is gone when this returns."""
-    with TemporaryDirectory() as place:
-        settings = OrtSettings(GREEDY, place)
-        found = {"ort_generate": OrtGenerate(SharedModel(target), settings)}
-        for gamma in gammas:
-            found[f"ort, gamma={gamma}"] = OrtGenerate(SharedModel(target), settings, DraftModel(SharedModel(draft), Width(gamma)))
+def engine_sides(target, draft, gammas, place):
+    """onnxruntime-genai's, their weights converted into the directory `place`."""
+    settings = OrtSettings(GREEDY, place)
+    found = {"ort_generate": OrtGenerate(SharedModel(target), settings)}
+    for gamma in gammas:
+        found[f"ort, gamma={gamma}"] = OrtGenerate(SharedModel(target), settings, DraftModel(SharedModel(draft), Width(gamma)))
     return found
 
 
@@ -85,7 +84,8 @@ def main():
     models = pair(options.layers, options.width)
     decoders = sides(*models, options.gammas)
     if missing() is None:
-        decoders |= engine_sides(*models, options.gammas)
+        place = TemporaryDirectory()
+        decoders |= engine_sides(*models, options.gammas, place.name)
     prompt = torch.randint(2048, (64,)).tolist()
     best, results = dict.fromkeys(decoders, float("inf")), {}
     for repeat in range(options.repeats + 1):  # the first warms up
