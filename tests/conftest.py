@@ -4,6 +4,7 @@ message of the package was reached by none of them."""
 import logging
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import messages
+import thinned
 import torch
 from absl import logging as absl_logging
 
@@ -35,8 +37,15 @@ def same_log_handlers():
     root.setLevel(level)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the tiers are selected
 def pytest_collection_modifyitems(items):
-    """The longest first, while others are left for the other cores."""
+    """Thinned out; the longest first, while others are left for the other cores."""
+    cases: Counter = Counter()
+    for item in items:
+        test = item.path.name, getattr(item, "originalname", item.name)
+        if thinned.is_left_out(*test, cases[test]):
+            item.add_marker(pytest.mark.slow)
+        cases[test] += 1
     items.sort(key=lambda item: "test_soak" not in item.nodeid)
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 import transformers as t
 from test_stopping import Letters
-from tiers import tiered
 from tiny_models import CONFIGS, VOCAB, build
 
 from specexp.decoding.beam import BeamDecoder, Hypothesis, best_first
@@ -73,7 +72,8 @@ def transformers_text(model, prompt, max_new_tokens, num_beams, alpha, early_sto
     return text[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("kind", tiered(["llama", "gpt2", "t5"], ["llama"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
 def test_power_rule_is_transformers_beam_search(kind):
     """With stop ids that come early, late or never: the model's own text without any tells which."""
     lengths = set()

@@ -359,6 +359,7 @@ def test_interrupt_before_the_job_begins(capfd, monkeypatch):
     assert end.value.code == 130 and capfd.readouterr().err == "specexp: interrupted before anything was begun.\n"
 
 
+@pytest.mark.slow
 def test_one_bad_job_does_not_stop_the_others_of_a_sweep(run, tmp_path):
     code, error = run("-m", "method.gamma=-1,2,x", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}", "dataset.limit=1")
     lines = [line for line in error.splitlines() if line.startswith("specexp: ")]

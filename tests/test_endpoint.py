@@ -167,7 +167,7 @@ def test_a_request_says_what_is_known_and_nothing_else():
         (("method.url=nowhere",), "url=nowhere is no address"),
         (("method.url=http://there/v1", "baseline.url=ftp://b"), "url=ftp://b is no address"),
         (("method.url=http://me:secret@host/v1",), "put a key into OPENAI_API_KEY"),
-        (("method.url=http://host:word/v1",), "method.url=http://host:word/v1 is no URL"),
+        (("method.url=http://host:word/v1",), "url=http://host:word/v1 is no URL"),
         (("method.api=words",), "choose one of completions, chat"),
         (("method.concurrency=0",), "method.concurrency=0 does not fit"),
         (("method.url=http://127.0.0.1:9/v1",), "nothing answers at http://127.0.0.1:9/v1"),
@@ -199,7 +199,7 @@ def test_a_remote_run_refuses_empty_prompts_and_ends_where_no_request_is_answere
         experiment.prompts([Example("a", "")])
     with pytest.raises(UserError, match=r"http://there/v1 answered with 500 \(broken\)"):
         experiment.warm_up(["one"])
-    with pytest.raises(UserError, match=r"all 1 requests to http://there/v1 failed, the first with 500 \(broken\)"):
+    with pytest.raises(UserError, match=r"no prompt was answered: 1 requests failed, the first, to http://there/v1, with 500 \(broken\)"):
         experiment.conclude([], tmp_path)
 
 

@@ -101,6 +101,7 @@ def check_values(groups, directory, monkeypatch, examples):
     return told
 
 
+@pytest.mark.slow
 def test_a_value_works_or_is_refused_by_its_key(tmp_path, monkeypatch):
     assert len(check_values({"method": ["csd"]}, tmp_path / "run", monkeypatch, 25)) > 5
 

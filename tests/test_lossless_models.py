@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiers import tiered
 from tiny_models import CONFIGS, TREES, VOCAB, build
 
 from specexp.decoding.chance import Chance
@@ -39,7 +40,7 @@ def generated(model, tokens=48):
     return out[0, len(PROMPT) :].tolist()
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", tiered(CONFIGS.keys(), ["llama", "gpt2", "gpt_neox", "qwen2", "opt", "bloom"]))
 def test_methods_give_the_oracles_and_transformers_text(kind):
     model, other = build(kind, 0), build(kind, 1)
     near = build(kind, 0)

@@ -519,6 +519,7 @@ def test_generated_texts_hold_no_evaluation_task_and_are_the_same_again():
     assert all(text.ids[-1] == tokenizer.eos_token_id for text in texts)
 
 
+@pytest.mark.slow
 def test_the_target_goes_on_greedily_and_is_not_asked_twice(tmp_path):
     model, tokenizer = load_model(TARGET), load_tokenizer("asset:tiny/target")
     begun = beginnings(list(generated(tokenizer, 6, seed=0)), 0)

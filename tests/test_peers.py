@@ -411,6 +411,7 @@ def finished(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_peers_are_further_baselines_of_a_run(finished):
     summary = json.loads((finished / "summary.json").read_text())
     for record in read_records(finished):

@@ -1,7 +1,6 @@
 """Training of the tiny models: resumable to the bit, growth changes no output, what it writes loads; in seconds, at toy sizes."""
 import pytest
 import torch
-from tiers import tiered
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from specexp.assets import asset_path
@@ -29,7 +28,8 @@ def tokenizer():
     return train_tokenizer(training_texts(library_sources(6), 50, seed=0), 500)
 
 
-@pytest.mark.parametrize("stop", tiered([3, 17], [3]))  # before and after the target has grown
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [3, 17])  # before and after the target has grown
 def test_resumed_training_ends_where_the_whole_does(finished, tmp_path, stop):
     plan = tiny_plan(tmp_path)
     interrupted = train_until(plan, stop)
