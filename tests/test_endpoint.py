@@ -194,7 +194,7 @@ def test_a_server_that_does_not_fit_is_told_at_once(model, answer, words):
 
 def test_a_remote_run_refuses_empty_prompts_and_ends_where_no_request_is_answered(tmp_path):
     there = endpoint(lambda request: httpx.Response(500, content=b"broken."))
-    experiment = RemoteExperiment({"method": there}, LoadPrompts(), 4, failures=[Failure("a", 500, "broken.")])
+    experiment = RemoteExperiment({"method": there}, LoadPrompts(), 4, failures=[Failure("method", "a", 500, "broken.")])
     with pytest.raises(UserError, match="the prompt of a is empty"):
         experiment.prompts([Example("a", "")])
     with pytest.raises(UserError, match=r"http://there/v1 answered with 500 \(broken\)"):
