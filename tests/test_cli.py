@@ -359,6 +359,17 @@ def test_interrupt_before_the_job_begins(capfd, monkeypatch):
     assert end.value.code == 130 and capfd.readouterr().err == "specexp: interrupted before anything was begun.\n"
 
 
+def test_a_sweep_ends_with_the_numbers_of_the_jobs_that_could_not_run(run, monkeypatch, tmp_path):
+    def job_run(config, *_):
+        if config.seed == 2:
+            raise UserError("a sentence.")
+
+    monkeypatch.setattr("specexp.job.run", job_run)
+    code, error = run("-m", "seed=1,2", "hydra.sweep.dir=sweep")
+    assert code == 1 and error.endswith("specexp: jobs 1 of the sweep could not run, as told above; the others are finished.\n")
+    assert re.search(r"specexp: job 1 \(.*seed=2.*\): a sentence\.", error) and (tmp_path / "sweep" / "1").exists()
+
+
 @pytest.mark.slow
 def test_one_bad_job_does_not_stop_the_others_of_a_sweep(run, tmp_path):
     code, error = run("-m", "method.gamma=-1,2,x", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}", "dataset.limit=1")

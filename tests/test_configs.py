@@ -9,6 +9,8 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from specexp.configuration import conf_directory
+from specexp.errors import UserError
+from specexp.signatures import check_nodes
 from specexp.signatures import check_signatures as refuse_misfits
 
 CONF = Path(conf_directory())
@@ -91,6 +93,11 @@ def test_a_wrong_key_would_be_noticed():
     config = composed("+method.decoder.drafter.gama=3")
     with pytest.raises(pytest.fail.Exception, match="gama"):
         check_signatures(config)
+
+
+def test_a_value_where_keys_belong_is_refused():
+    with pytest.raises(UserError, match="method=3 does not fit"):
+        check_nodes(OmegaConf.create({"method": 3}), ["method"])
 
 
 @pytest.mark.parametrize("method", [option for group, option in OPTIONS if group == "method"])

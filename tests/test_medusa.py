@@ -519,6 +519,13 @@ def test_generated_texts_hold_no_evaluation_task_and_are_the_same_again():
     assert all(text.ids[-1] == tokenizer.eos_token_id for text in texts)
 
 
+def test_texts_written_behind_other_beginnings_are_refused(tmp_path):
+    file = tmp_path / "written.jsonl"
+    file.write_text("[2, [5, 6, 7]]\n")
+    with pytest.raises(UserError, match="written behind other texts"):
+        next(continued(None, [Text((5, 8), 2)], 4, [0], file, print))
+
+
 @pytest.mark.slow
 def test_the_target_goes_on_greedily_and_is_not_asked_twice(tmp_path):
     model, tokenizer = load_model(TARGET), load_tokenizer("asset:tiny/target")
