@@ -24,11 +24,16 @@ class Stopping:
         self._reach = max((len(s.encode()) for s in self.stop_strings), default=0) + _SLACK
         self._texts: dict[int, str] = {}  # id -> its text, alone
         self._before: dict[int, tuple[str, ...]] = {}  # id -> what has to stand before it, should a stop string end inside it
+        self._plain: set[int] = set()  # ids met that stop nothing, whatever stands before them
+        self._pairs: dict[tuple[int | None, int], bool] = {}  # of neighbours met: whether a stop string may end inside the second
 
     def __call__(self, ids: Sequence[int], since: int) -> Cut | None:
         """ids: generated so far; since: index of the first new one."""
-        end = next((i + 1 for i in range(since, len(ids)) if ids[i] in self.stop_ids), None)
-        stop = self._completed(ids, since) if self.stop_strings else None
+        suspects = [i for i in range(since, len(ids)) if ids[i] not in self._plain]
+        if not suspects:  # most often
+            return None
+        end = next((i + 1 for i in suspects if ids[i] in self.stop_ids), None)
+        stop = self._completed(ids, since, suspects)
         if stop is not None and (end is None or stop < end):
             return Cut(stop, "stop")
         return None if end is None else Cut(end, "eos")
@@ -58,26 +63,32 @@ class Stopping:
             ends.append(min(total, len(text)))
         return ends
 
-    def _completed(self, ids: Sequence[int], since: int) -> int | None:
-        """Number of tokens up to the one that completes the earliest stop string, if a new one does."""
-        if not any(self._before_of(ids[i]) and self._may_complete(ids, i) for i in range(since, len(ids))):
+    def _completed(self, ids: Sequence[int], since: int, suspects: Sequence[int]) -> int | None:
+        """Number of tokens up to the one that completes the earliest stop string, if a new one does. suspects: places of those that may."""
+        if not any([self._may_complete(ids[i - 1] if i else None, ids[i]) for i in suspects]):
             return None
         start = max(0, since - self._reach)
         if not self._stops(ids[start:]):
             return None
         return next(end for end in range(since + 1, len(ids) + 1) if end == len(ids) or self._stops(ids[start:end]))
 
-    def _may_complete(self, ids: Sequence[int], i: int) -> bool:
-        """False only if no stop string ends inside token i, as the token before it does not fit."""
-        text = self._text(ids[i - 1]) if i else ""
-        return "\ufffd" in text or any(text.endswith(before) or before.endswith(text) for before in self._before[ids[i]])
+    def _may_complete(self, previous: int | None, token: int) -> bool:
+        """False only if no stop string ends inside `token`, as the one before it does not fit."""
+        pair = previous, token
+        if pair not in self._pairs:
+            text, befores = "" if previous is None else self._text(previous), self._before_of(token)
+            fits = "\ufffd" in text or any(text.endswith(before) or before.endswith(text) for before in befores)
+            self._pairs[pair] = bool(befores) and fits
+        return self._pairs[pair]
 
     def _before_of(self, token: int) -> tuple[str, ...]:
         """Beginnings of stop strings that may end inside this token. Alone it may lose a leading space; half a character may be any."""
         if token not in self._before:
             text = self._text(token)
             found = {before for s in self.stop_strings for t in (text, " " + text) for before in beginnings(s, t)}
-            self._before[token] = ("",) if "\ufffd" in text else tuple(found)
+            self._before[token] = ("",) if self.stop_strings and "\ufffd" in text else tuple(found)
+            if not self._before[token] and token not in self.stop_ids:
+                self._plain.add(token)
         return self._before[token]
 
     def _text(self, token: int) -> str:

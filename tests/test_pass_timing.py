@@ -44,7 +44,7 @@ class Watched(ModelRunner):
     """Notes how many tokens each pass feeds."""
 
     def _forward(self, tokens, *rest, **named):
-        self.fed = [*getattr(self, "fed", []), tokens.shape[1]]
+        self.fed = [*getattr(self, "fed", []), tokens.shape[0]]
         return super()._forward(tokens, *rest, **named)
 
 

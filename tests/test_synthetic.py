@@ -92,7 +92,7 @@ def test_a_planted_draft_makes_the_passes_of_the_real_one():
     widths = {}
     for name, drafter in (("real", ModelDrafter(ModelRunner(model), FixedLength(4), GREEDY)), ("planted", planted(model, 1.0, draft=model))):
         seen, forward = [], drafter.runner._pass.cached
-        drafter.runner._pass.cached = lambda tokens, *rest, seen=seen, forward=forward: seen.append(tokens.shape[1]) or forward(tokens, *rest)
+        drafter.runner._pass.cached = lambda tokens, *rest, seen=seen, forward=forward: seen.append(tokens.shape[0]) or forward(tokens, *rest)
         record = generated(model, drafter)
         widths[name] = (seen, record["draft_forwards"], record["draft_forwards_by_model"], record["kv_bytes_draft"], record["rounds"])
     assert widths["real"] == widths["planted"] and widths["real"][1] > 0

@@ -47,13 +47,13 @@ class Draft:
 
     @classmethod
     def behind(cls, last: int, block: Tensor, q: Tensor | None = None) -> Draft:
-        """x_1 .. x_N of [1, 1 + N] tokens that begin with the one they follow, whose id is `last`."""
-        draft = cls.chain(block[0, 1:], q)
+        """x_1 .. x_N of [1 + N] tokens that begin with the one they follow, whose id is `last`."""
+        draft = cls.chain(block[1:], q)
         draft.__dict__["_block"] = last, block
         return draft
 
     def block_behind(self, last: int) -> Tensor | None:
-        """[1, 1 + N] the token `last` and all of ours, if we were made so: what a target's pass reads."""
+        """[1 + N] the token `last` and all of ours, if we were made so: what a target's pass reads."""
         held = self.__dict__.get("_block")
         return held[1] if held is not None and held[0] == last else None
 

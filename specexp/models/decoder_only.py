@@ -26,13 +26,13 @@ class DecoderOnlyPass:
         """Make what passes over texts of up to `length` tokens look up, so that nothing is made while they run."""
 
     def full(self, tokens: Tensor, rows: int) -> Tensor:
-        """[1, n] tokens, all there are -> [1, rows, V] logits of the last rows."""
-        return self.model(input_ids=self.known_ids(tokens), use_cache=False).logits[:, -rows:]
+        """[n] tokens, all there are -> [rows, V] logits of the last rows."""
+        return self.model(input_ids=self.known_ids(tokens)[None], use_cache=False).logits[0, -rows:]
 
     def cached(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: object, rows: int) -> Tensor:
-        """[1, n] tokens behind what the cache holds -> [1, rows, V]; their keys and values are written into the cache."""
-        inputs = {"position_ids": positions} if self.architecture.positions else {}
+        """[n] tokens and their positions, behind what the cache holds -> [rows, V]; their keys and values are written into the cache."""
+        inputs = {"position_ids": positions[None]} if self.architecture.positions else {}
         if self.architecture.trims_logits:
             inputs["logits_to_keep"] = rows
-        output = self.model(input_ids=self.known_ids(tokens), attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
-        return output.logits if self.architecture.trims_logits else output.logits[:, -rows:]
+        output = self.model(input_ids=self.known_ids(tokens)[None], attention_mask=mask, past_key_values=cache, use_cache=True, **inputs)
+        return output.logits[0] if self.architecture.trims_logits else output.logits[0, -rows:]

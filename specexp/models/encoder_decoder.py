@@ -38,23 +38,23 @@ class EncoderDecoderPass:
         return [decoder_start(self.model)]
 
     def full(self, tokens: Tensor, rows: int) -> Tensor:
-        """[1, n] tokens, all that the decoder has -> [1, rows, V] logits of the last rows, the source read again."""
-        output = self.model(input_ids=self._source, decoder_input_ids=self.known_ids(tokens), use_cache=False)
-        return output.logits[:, -rows:]
+        """[n] tokens, all that the decoder has -> [rows, V] logits of the last rows, the source read again."""
+        output = self.model(input_ids=self._source, decoder_input_ids=self.known_ids(tokens)[None], use_cache=False)
+        return output.logits[0, -rows:]
 
     def cached(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: FullCache, rows: int) -> Tensor:
-        """[1, n] tokens behind what the cache holds -> [1, rows, V]. The model counts the positions itself."""
+        """[n] tokens behind what the cache holds -> [rows, V]. The model counts the positions itself."""
         if self._cache is None:
             self._encoded = self.model.get_encoder()(input_ids=self._source).last_hidden_state
             self._cache = SourceCache(cache)
         output = self.model(
             encoder_outputs=(self._encoded,),
-            decoder_input_ids=self.known_ids(tokens),
+            decoder_input_ids=self.known_ids(tokens)[None],
             decoder_attention_mask=mask,
             past_key_values=self._cache,
             use_cache=True,
         )
-        return output.logits[:, -rows:]
+        return output.logits[0, -rows:]
 
 
 def decoder_start(model: torch.nn.Module) -> int:

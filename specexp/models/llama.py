@@ -79,11 +79,11 @@ class LlamaPass(DecoderOnlyPass):
         self._turns = torch.empty(0, device=model.device)
 
     def cached(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: FullCache, rows: int) -> Tensor:
-        width = tokens.shape[1]
-        hidden = self.model.model.embed_tokens(self.known_ids(tokens))[0]
-        hidden = self.through(hidden, self.turns(positions[0], cache.length + width), mask, cache)
+        width = tokens.shape[0]
+        hidden = self.model.model.embed_tokens(self.known_ids(tokens))
+        hidden = self.through(hidden, self.turns(positions, cache.length + width), mask, cache)
         states = self.norm(hidden[-rows:] if rows < width else hidden, self.model.model.norm.weight)
-        return self.projected(states)[None]
+        return self.projected(states)
 
     def projected(self, states: Tensor) -> Tensor:
         """[rows, D] -> [rows, V], by the module itself where it does more than multiply, or is watched."""

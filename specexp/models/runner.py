@@ -67,7 +67,7 @@ class ModelRunner(_ExactRunner):
         self.cache = FullCache() if cache is None else cache
         self._memo = Memo()
         self._masks = ChainMasks(model.dtype, self.device)
-        self._positions = torch.arange(4096, device=self.device)[None]
+        self._positions = torch.arange(4096, device=self.device)
         self._single: Sequence[Tensor] = ()
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # by filled slots and width; views
         self._peak = 0
@@ -93,9 +93,9 @@ class ModelRunner(_ExactRunner):
     def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
         """[rows, V] for the last `rows` rows of [context's last token, nodes...]; feeds only what the cache lacks."""
         if self._states is None:
-            return Scores(self._logits(context, draft, rows).squeeze(0))
+            return Scores(self._logits(context, draft, rows))
         with self._states:
-            logits = self._logits(context, draft, rows).squeeze(0)
+            logits = self._logits(context, draft, rows)
         return Scores(logits, self._states.take(rows))
 
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
@@ -104,16 +104,16 @@ class ModelRunner(_ExactRunner):
             return empty_draft(self.device)
         logits = self._logits(context, empty_draft(self.device), rows=1)
         token, distribution = sampling.propose(logits, chance)
-        tokens, q = [context.tail(len(context) - 1)[None], token], [distribution]
+        tokens, q = [context.tail(len(context) - 1), token], [distribution]
         first = len(context) - self.cache.evicted
         for slot in range(first, first + length - 1):
-            if proceeds is not None and not proceeds(len(q), logits[0, 0], token[0, 0]):
+            if proceeds is not None and not proceeds(len(q), logits[0], token[0]):
                 break
             logits = self._forward(token, self._position(slot), None, 1)  # one row sees everything: no mask
             token, distribution = sampling.propose(logits, chance)
             tokens.append(token)
             q.append(distribution)
-        draft = Draft.behind(context.ids[-1], torch.cat(tokens, 1), None if q[0] is None else torch.cat(q, 1)[0])
+        draft = Draft.behind(context.ids[-1], torch.cat(tokens), None if q[0] is None else torch.cat(q))
         self._memo.draft, self._memo.nodes = draft, len(q) - 1
         return draft
 
@@ -129,13 +129,13 @@ class ModelRunner(_ExactRunner):
         return scores
 
     def _fed(self, context: Context, lead: int, draft: Draft, held: int) -> Tensor:
-        """[1, n] the context's last `lead` tokens and the draft's nodes from `held` on; as the draft was made, where that is just them."""
+        """[n] the context's last `lead` tokens and the draft's nodes from `held` on; as the draft was made, where that is just them."""
         if lead == 1 and not held and (block := draft.block_behind(context.ids[-1])) is not None:
             return block
         tokens = context.tail(len(context) - lead)
         if len(draft):
             tokens = torch.cat([tokens, draft.tokens[held:] if held else draft.tokens])
-        return tokens[None]
+        return tokens
 
     def _rewind(self, context: Context) -> None:
         """Keep what spells the context, but for its last token: its logits are always wanted."""
@@ -157,12 +157,12 @@ class ModelRunner(_ExactRunner):
         if not self.trees:
             raise ValueError(f"{self.describe()} cannot score token trees.")
         depths = torch.tensor(draft.depths[held:], device=self.device)
-        positions = torch.cat([self._range(slots - lead, lead), depths[None] + (slots - 1)], dim=1)
+        positions = torch.cat([self._range(slots - lead, lead), depths + (slots - 1)])
         mask = tree_mask(self.cache.length, lead, draft.parents, len(draft) - held, self.model.dtype, self.device)
         return positions, mask
 
     def _chain_geometry(self, filled: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Positions [1, width] and mask. No mask for one row (it sees everything) nor for a prefill (plain causal attention)."""
+        """Positions [width] and mask. No mask for one row (it sees everything) nor for a prefill (plain causal attention)."""
         if (found := self._places.get((filled, width))) is not None:
             return found
         masked = self.architecture.own_masks and width > 1 and filled > 0
@@ -172,21 +172,21 @@ class ModelRunner(_ExactRunner):
         return geometry
 
     def _range(self, start: int, width: int) -> Tensor:
-        """[1, width] positions: a view, not a copy from the host."""
-        if start + width > self._positions.shape[1]:
-            self._positions = torch.arange(2 * (start + width), device=self.device)[None]
-        return self._positions.narrow(1, start, width)
+        """[width] positions: a view, not a copy from the host."""
+        if start + width > len(self._positions):
+            self._positions = torch.arange(2 * (start + width), device=self.device)
+        return self._positions.narrow(0, start, width)
 
     def _position(self, slot: int) -> Tensor:
-        """[1, 1]: one of tensors made once."""
+        """[1]: one of tensors made once."""
         if slot >= len(self._single):
-            self._single = torch.arange(max(256, 2 * slot), device=self.device).view(-1, 1, 1).unbind()
+            self._single = torch.arange(max(256, 2 * slot), device=self.device).split(1)
         return self._single[slot]
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
-        """[1, n] tokens into the slots from `cache.length` on -> [1, rows, V] logits of the last rows."""
+        """[n] tokens into the slots from `cache.length` on -> [rows, V] logits of the last rows."""
         logits = self._pass.cached(tokens, positions, mask, self.cache, rows)
-        self.cache.length = length = self.cache.length + tokens.shape[1]
+        self.cache.length = length = self.cache.length + tokens.shape[0]
         self._peak = max(self._peak, length)
         self.forwards += 1
         return logits if logits.shape[-1] == self.vocab_size else fit_vocabulary(logits, self.vocab_size)
@@ -232,7 +232,7 @@ class StatelessRunner(_ExactRunner):
 
     def _full(self, tokens: Tensor, rows: int) -> Tensor:
         self.forwards += 1
-        return fit_vocabulary(self._pass.full(tokens[None], rows)[0], self.vocab_size)
+        return fit_vocabulary(self._pass.full(tokens, rows), self.vocab_size)
 
 
 def _pass(model: torch.nn.Module, vocab_size: int | None) -> DecoderOnlyPass | EncoderDecoderPass:

@@ -104,9 +104,9 @@ class StaticRunner(ModelRunner):
         if not whole or not self._ready(context):
             return super().rollout(context, length, sampling, chance, proceeds)
         launch = self._launch("rollout", length, len(context) + length)
-        launch.tokens.copy_(context.tail(len(context) - 2)[None])
+        launch.tokens.copy_(context.tail(len(context) - 2))
         launch.first.fill_(len(context) - 2)
-        draft = Draft.chain(launch.program()[0, :length].clone())
+        draft = Draft.chain(launch.program()[:length].clone())
         self.forwards += launch.size
         self.cache.length = len(context) + length - 1
         self._peak = max(self._peak, self.cache.length)
@@ -133,17 +133,17 @@ class StaticRunner(ModelRunner):
         return self.cache.length > 0 and width <= max(WIDTHS)
 
     def _forward(self, tokens: Tensor, positions: Tensor | None, mask: Tensor | None, rows: int) -> Tensor:
-        width = tokens.shape[1]
+        width = tokens.shape[0]
         if not self._fits(width):
             return super()._forward(tokens, positions, mask, rows)
         bucket = next(w for w in WIDTHS if w >= width)
         launch = self._launch("chain" if mask is None else "tree", bucket, self.cache.length + width)
-        launch.tokens[:, :width].copy_(tokens)
+        launch.tokens[:width].copy_(tokens)
         launch.first.fill_(self.cache.length)
         if mask is not None:
-            launch.positions[:, :width].copy_(positions)
+            launch.positions[:width].copy_(positions)
             launch.mask.fill_(torch.finfo(self.model.dtype).min)[..., :width, : mask.shape[-1]].copy_(mask)
-        logits = launch.program()[:, width - rows : width]
+        logits = launch.program()[width - rows : width]
         self.cache.length += width
         self._peak = max(self._peak, self.cache.length)
         self.forwards += 1
@@ -164,7 +164,7 @@ class StaticRunner(ModelRunner):
     def _made(self, kind: str, size: int, reach: int) -> Launch:
         rows = 2 if kind == "rollout" else size
         like = {"dtype": torch.int64, "device": self.device}
-        tokens, first, positions = torch.zeros(1, rows, **like), torch.zeros(1, **like), torch.zeros(1, rows, **like)
+        tokens, first, positions = torch.zeros(rows, **like), torch.zeros(1, **like), torch.zeros(rows, **like)
         mask = torch.zeros(1, 1, rows, reach, dtype=self.model.dtype, device=self.device) if kind == "tree" else None
         first.fill_(self.cache.capacity - size - 2)  # what capturing writes, it writes where nothing is
         steps: dict[str, Callable[[], Tensor]] = {
@@ -175,23 +175,23 @@ class StaticRunner(ModelRunner):
         return Launch(self.capture(steps[kind]), size, tokens, first, positions, mask)
 
     def _drafted(self, tokens: Tensor, first: Tensor, length: int, reach: int) -> Tensor:
-        """[1, length] greedy tokens behind the two given."""
-        drawn = [self._chain(tokens, first, reach)[:, -1:].argmax(-1)]
+        """[length] greedy tokens behind the two given."""
+        drawn = [self._chain(tokens, first, reach)[-1:].argmax(-1)]
         while len(drawn) < length:
             drawn.append(self._chain(drawn[-1], first + (1 + len(drawn)), reach).argmax(-1))
-        return torch.cat(drawn, 1)
+        return torch.cat(drawn)
 
     def _chain(self, tokens: Tensor, first: Tensor, reach: int) -> Tensor:
-        """[1, w] tokens at slots first, first + 1, ... -> [1, w, V]: row i sees the slots up to its own."""
-        slots = first + torch.arange(tokens.shape[1], device=self.device)
+        """[w] tokens at slots first, first + 1, ... -> [w, V]: row i sees the slots up to its own."""
+        slots = first + torch.arange(tokens.shape[0], device=self.device)
         unseen = torch.arange(reach, device=self.device) > slots[:, None]
         mask = torch.zeros(unseen.shape, dtype=self.model.dtype, device=self.device).masked_fill_(unseen, torch.finfo(self.model.dtype).min)
-        return self._run(tokens, slots, slots[None], mask[None, None])
+        return self._run(tokens, slots, slots, mask[None, None])
 
     def _run(self, tokens: Tensor, slots: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         self.cache.slots, self.cache.reach = slots, mask.shape[-1]
         try:
-            logits = self._pass.cached(tokens, positions, mask, self.cache, tokens.shape[1])
+            logits = self._pass.cached(tokens, positions, mask, self.cache, tokens.shape[0])
         finally:
             self.cache.slots = None
         return fit_vocabulary(logits, self.vocab_size)
