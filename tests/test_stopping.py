@@ -95,12 +95,12 @@ class Fragments:
 
 @pytest.mark.parametrize("stop", ["\ndef", "def ", " def", "f", "x\n"])
 def test_a_stop_is_found_wherever_the_tokens_break(stop):
-    """Against decoding all of the text after every token."""
-    rng = random.Random(stop)
+    """Against decoding all of the text after every token. One `Stopping` for all texts: what it remembers holds for each."""
+    rng, stopping = random.Random(stop), Stopping(Fragments(), (), (stop,))
     for _ in range(300):
         ids = [5, *(rng.randrange(len(Fragments.pieces)) for _ in range(12))]
         first = next((n for n in range(1, len(ids) + 1) if stop in Fragments().decode(ids[:n])), None)
-        stopping, found, at = Stopping(Fragments(), (), (stop,)), None, 0
+        found, at = None, 0
         while found is None and at < len(ids):
             size = rng.randrange(1, 4)
             found = stopping(ids[: at + size], at)
