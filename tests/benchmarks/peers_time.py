@@ -30,10 +30,11 @@ from specexp.peers.transformers_generate import OwnCache, TransformersGenerate
 GREEDY = Sampling(0.0)
 
 
-def pair(layers, width):
+def pair(layers, width, positions=2048):
     """(target, draft) that give the same logits: all but the target's first two layers add nothing."""
     torch.manual_seed(0)
     shape = {"vocab_size": 2048, "hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": max(1, width // 64)}
+    shape["max_position_embeddings"] = positions
     models = [LlamaForCausalLM(LlamaConfig(num_hidden_layers=count, **shape)).eval().requires_grad_(False) for count in (layers, 2)]
     target, draft = models
     for layer in target.model.layers[2:]:

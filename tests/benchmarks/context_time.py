@@ -1,0 +1,82 @@
+"""Prints what a token costs by the length of the text before it: `python tests/benchmarks/context_time.py [--lengths 500 1000 2000 4000 8000]`.
+
+The pair of peers_time.py. Attention is timed by itself too, over keys and values of the same shape lying in the same kind of buffer: the rest
+of a round should not grow with the text at all. Nothing is asserted: run it on an idle machine. Medians, milliseconds per round.
+"""
+
+import argparse
+from statistics import median
+from time import perf_counter
+
+import torch
+from peers_time import GREEDY, ours, pair
+
+from specexp.decoding.chance import Chance
+from specexp.decoding.policies import FixedLength
+from specexp.drafters.model import ModelDrafter
+from specexp.drafters.nothing import NoDraft
+from specexp.models.caches import FullCache
+from specexp.models.llama import attended
+from specexp.models.masks import ChainMasks
+from specexp.models.runner import ModelRunner
+
+ROUNDS = 24
+
+
+def timed(decoder, prompt):
+    """Milliseconds of a round behind the prompt."""
+    width = max(1, getattr(getattr(decoder.drafter, "policy", None), "gamma", 0) + 1)
+    stream = decoder.generate(prompt, 1 + ROUNDS * width, lambda ids, since: None, Chance(0))
+    next(stream)  # the prefill
+    spent, began = [], perf_counter()
+    for _ in stream:
+        spent.append(1000 * (perf_counter() - began))
+        began = perf_counter()
+    return median(spent[3:-1])  # the first reads the prompt with the draft model, the last ones may be shorter
+
+
+def attention(model, length, rows):
+    """Milliseconds of all layers' attention, `rows` rows behind `length` slots."""
+    heads, size = model.config.num_attention_heads, model.config.hidden_size // model.config.num_attention_heads
+    cache = FullCache()
+    cache.reserve(length + rows)
+    for layer in range(model.config.num_hidden_layers):
+        cache.update(torch.randn(1, heads, length, size), torch.randn(1, heads, length, size), layer)
+    cache.length = length
+    new, mask = torch.randn(1, heads, rows, size), None if rows == 1 else ChainMasks(torch.float32, model.device)(length, rows)
+    spent = []
+    for _ in range(ROUNDS):
+        began = perf_counter()
+        for layer in range(model.config.num_hidden_layers):
+            attended(new, *cache.update(new, new, layer), mask)
+        spent.append(1000 * (perf_counter() - began))
+    return median(spent[3:])
+
+
+@torch.inference_mode()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="*", default=[500, 1000, 2000, 4000, 8000])
+    parser.add_argument("--gamma", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    target, draft = pair(options.layers, options.width, positions=2 * max(options.lengths))
+    alone = ours(ModelRunner(target), NoDraft())
+    speculative = ours(ModelRunner(target), ModelDrafter(ModelRunner(draft), FixedLength(options.gamma), GREEDY))
+    for decoder in (alone, speculative):
+        timed(decoder, [1] * 64)
+    print(f"{options.threads} threads, torch {torch.__version__}, {options.layers} layers of width {options.width}, gamma={options.gamma}; milliseconds")
+    print("| context | AR token | its attention | the rest | speculative round | target's attention | draft's | the rest |\n|---|---|---|---|---|---|---|---|")
+    for length in options.lengths:
+        prompt = torch.randint(2048, (length,)).tolist()
+        token, own = timed(alone, prompt), attention(target, length, 1)
+        round_, wide, drafts = timed(speculative, prompt), attention(target, length, options.gamma + 1), options.gamma * attention(draft, length, 1)
+        cells = [token, own, token - own, round_, wide, drafts, round_ - wide - drafts]
+        print(f"| {length} | {' | '.join(f'{cell:.2f}' for cell in cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
