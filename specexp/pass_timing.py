@@ -43,16 +43,18 @@ class Place:
         self.room = within(max(0, max_new_tokens - behind), runner.room(self.context))
 
     def passes(self) -> dict[int, Pass]:
-        """By width, ascending; all that the rest of the text and the cache have room for."""
-        return {width: self._scored(width) for width in WIDTHS if width <= self.room + 1 and self.runner.ready(width)}
+        """By width, ascending; all that the rest of the text and the cache have room for. Any that are ready where not all are."""
+        prepared = [width for width in range(1, WIDTHS[-1] + 1) if self.runner.ready(width)]
+        widths = WIDTHS if set(WIDTHS) <= set(prepared) else prepared
+        return {width: self._scored(width) for width in widths if width <= self.room + 1}
 
     def _scored(self, width: int) -> Pass:
         draft = Draft.of_ids(list(islice(cycle(self.prompt), width - 1)), self.runner.device)
         return partial(self.runner.logits, self.context, draft, rows=width)
 
     def rollout(self, sampling: Sampling) -> Pass | None:
-        """Of DRAFTED tokens, each a pass of its own."""
-        if self.room < DRAFTED or not self.runner.ready(1):
+        """Of DRAFTED tokens, each a pass of its own; a program for longer drafts makes a few more."""
+        if self.room < DRAFTED or not self.runner.ready_to_draft(DRAFTED):
             return None
         return partial(self.runner.rollout, self.context, DRAFTED, sampling, Chance("cost curve", device=self.runner.device))
 
@@ -79,13 +81,16 @@ def measured_curve(
     passes = (place if single is method.target else Place(method.target, prompt, max_new_tokens)).passes() | {1: step}
     places = {name: Place(runner, prompt, max_new_tokens) for name, runner in method.drafter.models.items()}
     drafts = {name: rollout for name, beside in places.items() if (rollout := beside.rollout(sampling)) is not None}
+    before = {name: places[name].runner.forwards for name in drafts}
     repeats, seconds = medians([*(passes[width] for width in sorted(passes)), *drafts.values()], device)
+    made = [(places[name].runner.forwards - before[name]) / (repeats + 1) for name in drafts]
+    per_pass = [taken / count for taken, count in zip(seconds[len(passes) :], made, strict=True)]
     return CostCurve(
         context_tokens=len(place.context),
         repeats=repeats,
         widths=sorted(passes),
         target_seconds=seconds[: len(passes)],
-        draft_seconds=dict.fromkeys(places) | {name: taken / DRAFTED for name, taken in zip(drafts, seconds[len(passes) :], strict=True)},
+        draft_seconds=dict.fromkeys(places) | dict(zip(drafts, per_pass, strict=True)),
         weight_bytes=weight_bytes(method.target.model),
         kv_bytes=kv_bytes,
         bandwidth=memory_bandwidth(device) if device.type == "cuda" else None,

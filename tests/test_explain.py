@@ -35,6 +35,12 @@ def test_a_curve_is_straight_between_what_was_measured_and_goes_on_behind_it():
     assert CostCurve(4, 3, (1,), (0.02,), {}, 0, 0).target(9) == 0.02
 
 
+def test_a_crooked_curve_never_falls_and_every_bound_stands():
+    crooked = CostCurve(4, 3, (1, 2, 3, 5), (0.030, 0.032, 0.041, 0.028), {"draft": 0.002}, 0, 0)
+    assert [crooked.target(width) for width in (1, 2, 3, 4, 5, 17)] == pytest.approx([0.030, 0.032, 0.041, 0.041, 0.041, 0.041])
+    assert bound_figures([record("a", spoken([[4, 4], [4, 1], [4, 0]]), plain())], crooked)["best_gamma"] >= 1
+
+
 def test_a_drafted_token_costs_what_its_only_model_takes():
     assert FLAT.drafted_token == 0.001
     assert CostCurve(4, 3, (1,), (0.02,), {}, 0, 0).drafted_token == 0.0

@@ -18,6 +18,7 @@ from specexp.errors import UserError
 from specexp.generation import generate
 from specexp.models.runner import ModelRunner, StatelessRunner
 from specexp.models.sink_runner import SinkRunner
+from specexp.models.static_runner import StaticRunner
 from specexp.pass_timing import DRAFTED, WIDTHS, Place, measured_curve, memory_bandwidth, weight_bytes
 from specexp.tracking.records import read_records
 
@@ -110,6 +111,17 @@ def test_nothing_is_prepared_for_the_curves_sake():
     decoders["method"].target.done, decoders["baseline"].target.done = (3, 5), (1,)
     curve = measured_curve(decoders, [PROMPT], 40, GREEDY)
     assert curve.widths == [1, 3, 5] and curve.draft_seconds == {"draft": None} and curve.drafted_token is None
+
+
+def test_fixed_shapes_are_measured_at_the_widths_that_they_have():
+    """Others would be those of a wider program, and a draft's program may make more passes than a curve asks for."""
+    decoders = sides(StaticRunner, block=64)
+    for decoder in decoders.values():
+        generate(decoder, PROMPT, 40, never, ("warm",))
+    made = [decoder.target.capture.made for decoder in decoders.values()]
+    curve = measured_curve(decoders, [PROMPT], 40, GREEDY)
+    assert curve.widths == [1, 4] and curve.draft_seconds["draft"] > 0
+    assert made == [decoder.target.capture.made for decoder in decoders.values()]
 
 
 def test_weights_that_a_pass_does_not_read_do_not_count():

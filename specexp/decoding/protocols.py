@@ -72,6 +72,9 @@ class Runner(Protocol):
     def ready(self, width: int) -> bool:
         """Whether a pass over `width` tokens behind a text needs no preparation that would take long (compiling, capturing)."""
 
+    def ready_to_draft(self, length: int) -> bool:
+        """The same of a rollout of `length` tokens."""
+
     def keep_hidden(self) -> None:
         """From now on `Scores.hidden` holds what the output projection reads, row for row with `logits`. ValueError where impossible."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ class CostCurve:
         return self.target_seconds[0]
 
     def target(self, width: int) -> float:
-        """Seconds of the target's pass over `width` tokens: on straight lines between what was measured, the last one drawn on."""
+        """Seconds of the target's pass over `width` tokens: on straight lines between what was measured, the last one drawn on. No pass is
+        reckoned cheaper than a narrower one: where it was measured so, the machine was busy with something else."""
         if len(self.widths) == 1:
             return self.autoregressive
         right = min(max(bisect_left(self.widths, width), 1), len(self.widths) - 1)
-        (x, x2), (y, y2) = self.widths[right - 1 : right + 1], self.target_seconds[right - 1 : right + 1]
+        (x, x2), (y, y2) = self.widths[right - 1 : right + 1], list(accumulate(self.target_seconds, max))[right - 1 : right + 1]
         return y + (y2 - y) * (width - x) / (x2 - x)
 
     @property

@@ -27,6 +27,7 @@ from specexp.models.runner import KnownIds, ModelRunner
 STACK = 2  # layers per call: fewer calls against longer compiling
 WIDEST = 64  # rows of a compiled pass
 GRAPHS = 64  # that torch may make of one function, for all shapes of models
+ANY_COMPILERS = "AVX2"  # vector instructions that every compiler knows: a trial compilation would cost two seconds
 
 
 class CompiledPass(LlamaPass):
@@ -35,8 +36,9 @@ class CompiledPass(LlamaPass):
     def __init__(self, model: nn.Module, architecture: Architecture, known_ids: Callable[[Tensor], Tensor]):
         super().__init__(model, architecture, known_ids)
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        self._stack = torch.compile(_stack(self.heads, self.norm), fullgraph=True)
-        self._head = torch.compile(written_out, fullgraph=True)
+        settings = {"cpp.vec_isa_ok": True} if torch.backends.cpu.get_cpu_capability() == ANY_COMPILERS else {}
+        self._stack = torch.compile(_stack(self.heads, self.norm), fullgraph=True, options=settings)
+        self._head = torch.compile(written_out, fullgraph=True, options=settings)
         self.widths: set[int] = set()  # of the passes so far
 
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:

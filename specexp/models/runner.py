@@ -54,6 +54,9 @@ class _ExactRunner:
     def ready(self, width: int) -> bool:
         return True
 
+    def ready_to_draft(self, length: int) -> bool:
+        return self.ready(1)
+
     def keep_hidden(self) -> None:
         self._states = OutputStates(self.model)
 

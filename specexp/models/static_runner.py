@@ -83,7 +83,15 @@ class StaticRunner(ModelRunner):
         return self.cache.capacity * self.cache.bytes_per_slot
 
     def ready(self, width: int) -> bool:
-        return any(kind == "chain" and width <= size for kind, size in self._launches)
+        return ("chain", width) in self._launches
+
+    def ready_to_draft(self, length: int) -> bool:
+        return self._steps or any(kind == "rollout" and length <= size for kind, size in self._launches)
+
+    @property
+    def _steps(self) -> bool:
+        """Whether single tokens, too, have a program that they fit into."""
+        return any(kind == "chain" for kind, _ in self._launches)
 
     def keep_hidden(self) -> None:
         raise UserError("cache=static does not keep hidden states, which this method needs; choose cache=full.")
@@ -117,7 +125,7 @@ class StaticRunner(ModelRunner):
     def _whole(self, length: int) -> bool:
         """Whether a draft of this length is worth one program."""
         made = [size for kind, size in self._launches if kind == "rollout" and size >= length]
-        return 0 < length <= max(WIDTHS) and (min(made, default=length) <= 2 * length or not self.ready(1))
+        return 0 < length <= max(WIDTHS) and (min(made, default=length) <= 2 * length or not self._steps)
 
     def _ready(self, context: Context) -> bool:
         """Whether all but the context's last two tokens are in the cache, once what else is there was forgotten."""
