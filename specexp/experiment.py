@@ -1,6 +1,6 @@
-"""The experiment: every prompt decoded by the method and by the baseline(s), interleaved; recorded as it is made; scored; summarised.
+"""The experiment: every prompt decoded by the method and by the baseline(s), interleaved, scored, and given as a record.
 
-Knows decoders, datasets and the run directory through their interfaces; nothing of Hydra, and nothing of how any of them works.
+Knows decoders and datasets through their interfaces; nothing of Hydra, of files, and of how any of them works.
 """
 
 from __future__ import annotations

@@ -93,7 +93,9 @@ class RemoteExperiment:
                 first, *others = names if draws.random() < 0.5 else names[::-1]
                 before = {first: list(pool.map(partial(self._replies, first), block))} if others else {}
                 last = others[0] if others else first
-                for index, (task, replies) in enumerate(zip(block, pool.map(partial(self._replies, last), block), strict=True)):
+                answers = pool.map(partial(self._replies, last), block)
+                answers = list(answers) if others else answers  # nothing is scored while a side that is compared is being timed
+                for index, (task, replies) in enumerate(zip(block, answers, strict=True)):
                     sides = {name: found[index] for name, found in before.items()} | {last: replies}
                     if None not in sides.values():
                         yield self._record(task, sides)
@@ -105,8 +107,10 @@ class RemoteExperiment:
         return {"endpoints": sides, "concurrency": self._own.concurrency, "sandbox": level}
 
     def figures(self, records: Sequence[dict]) -> dict:
-        """The model that was served; what only weights tell is null."""
-        return {"model_pair": self._own.served, "lossless": None, "cache_exact": None} | speculation_figures(records)
+        """The model that was served, and the requests that were refused for good; what only weights tell is null."""
+        prefixes = {"method": "", "baseline": "baseline_"}
+        errors = {f"{prefixes[name]}num_errors": sum(failure.side == name for failure in self.failures) for name in self.sides}
+        return {"model_pair": self._own.served, "lossless": None, "cache_exact": None} | errors | speculation_figures(records)
 
     def conclude(self, records: Sequence[dict], directory: Path) -> None:
         """The files of a load test. UserError where every request failed."""
@@ -163,7 +167,8 @@ class RemoteExperiment:
         try:
             self._complete(endpoint, prompt, max_new_tokens, seed)
         except Refused as error:
-            raise _refusal(endpoint, error, "") from error
+            if endpoint.on_error == "stop":
+                raise _refusal(endpoint, error, "") from error
 
     def _complete(self, endpoint: Endpoint, prompt: str, max_new_tokens: int, seed: tuple) -> Reply:
         stop = () if self.ignore_eos else tuple(self.dataset.stop_strings)

@@ -24,6 +24,8 @@ from specexp.handles import check
 from specexp.peers.endpoint import Endpoint, Refused
 from specexp.remote import Failure, RemoteExperiment, before_stop, side
 from specexp.report import llmperf
+from specexp.report.__main__ import main as report
+from specexp.report.table import warnings
 from specexp.serve.server import open_service
 from specexp.tracking.records import read_records
 
@@ -60,6 +62,9 @@ def test_a_served_run_scores_as_the_direct_one(place, tmp_path, limit, tokens, m
     assert summary["served_acceptance_rate"] == pytest.approx(direct["draft_acceptance_rate"])
     if more:
         assert summary["equal_texts"] == 1.0 and summary["speedup"] > 0 and summary["baseline_tpot"] > 0
+        report([str(tmp_path / "served"), "--out", str(tmp_path / "out"), "--s2"])
+        assert records[0]["method"]["text"].split()[0] in (tmp_path / "out" / "sweep.html").read_text()
+        assert json.loads((tmp_path / "out" / "spec_decode_all.json").read_text())["results"]
     else:
         assert "speedup" not in summary and direct["pass_at_1"] > 0
 
@@ -127,10 +132,10 @@ def test_only_busy_servers_are_asked_again(monkeypatch):
         (lambda request: httpx.Response(400, json={"message": "too long"}), 400, "too long"),
         (streaming(text("a", "stop")), -1, "no usage"),
         (streaming(text("a"), USAGE), -1, "ended before"),
-        (streaming({"error": "too long"}), 200, "too long"),
-        (streaming({"error": {"message": "too long"}}), 200, "too long"),
+        (streaming({"error": "too long"}), -1, "too long"),
+        (streaming({"error": {"message": "too long", "code": 413}}), 413, "too long"),
         (streaming(text("a", "stop"), {"choices": [], "usage": {"total_tokens": 3}}), -1, "tells no usage"),
-        (streaming({"error": {"message": "lost"}}), 200, "lost"),
+        (streaming({"error": {"message": "lost", "code": "unknown"}}), -1, "lost"),
         (streaming("{"), -1, "not JSON"),
         (lambda request: (_ for _ in ()).throw(httpx.ConnectError("gone")), -1, "gone"),
     ],
@@ -222,8 +227,9 @@ def test_a_refused_request_stops_the_run_or_is_counted(place, tmp_path, monkeypa
     with pytest.raises(UserError, match=r"answered to prompts/2 with 500 \(broken\); method.on_error=count"):
         remote(tmp_path / "a", place, *data)
     assert [record["id"] for record in read_records(tmp_path / "a")] == ["prompts/1"]
-    summary, _ = remote(tmp_path / "b", place, *data, "method.on_error=count")
-    assert summary["num_examples"] == 2
+    summary, _ = remote(tmp_path / "b", place, *data, "method.on_error=count", "warmup=2")  # also of the warm-up
+    assert summary["num_examples"] == 2 and summary["num_errors"] == 1
+    assert any("1 of the requests were refused for good" in text for text in warnings(summary))
     monkeypatch.setattr(Endpoint, "complete", complete)
     summary, _ = remote(tmp_path / "a", place, *data)  # goes on where it stopped
     assert summary["num_examples"] == 3

@@ -45,6 +45,13 @@ def test_a_tiny_pair_reads_what_ships(name):
     assert config.dataset.name == "humaneval" or config.dataset.path.startswith("asset:")
 
 
+@pytest.mark.parametrize("name", [name for name in PAPERS if CONTENT[name].get("dataset", {}).get("max_words")])
+def test_words_and_tokens_fit_a_model_of_2048_positions(name):
+    """Of English, by one and a half tokens a word: the pairs that these texts were published with have no more."""
+    lengths = CONTENT[name]["hydra"]["sweeper"].get("params", {}).get("max_new_tokens", CONTENT[name].get("max_new_tokens"))
+    assert 1.5 * CONTENT[name]["dataset"]["max_words"] + max(map(int, str(lengths).split(","))) <= 2048
+
+
 def test_the_ablations_csv_has_its_columns_and_a_line_per_prompt(tmp_path):
     own = {"name": "egag", "gamma_min": 1, "gamma_max": 6, "ema": 0.9}
     made = records(4)

@@ -195,6 +195,15 @@ def test_trees_and_cache_lengths_have_figures(tmp_path):
     assert figures.gamma(rows) is None
 
 
+def test_curves_of_two_data_sets_stay_apart(tmp_path):
+    figures = pytest.importorskip("specexp.report.figures")
+    for data in ("one", "two"):
+        write_run(tmp_path / data, dataset=data)
+    rows = make_rows(find_runs([tmp_path]))
+    for figure in (figures.acceptance(rows), figures.histogram(rows)):
+        assert [line.get_label() for line in figure.axes[0].lines] == ["speculative, one", "speculative, two"]
+
+
 def test_predicted_curve_passes_through_what_was_predicted_at_each_length():
     from specexp.evaluation.cost import predicted_curve
     from specexp.theory import expected_tokens, predicted_speedup

@@ -130,6 +130,7 @@ WRONG = [
     ({"prompt": "x", "max_token": 5}, 422, "max_token"),
     ({"messages": "x"}, 422, "messages"),
     ({}, 422, "prompt"),
+    (b'{"prompt": "x", "temperature": 1e999}', 422, "temperature"),
     (b"{not json", 400, "not JSON"),
     (b"x" * 30000, 413, "more than 20000 bytes"),
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor
 from specexp.decoding.chance import Chance
 
 NUMPYS = (torch.float32, torch.float64)
+TINY = torch.finfo(torch.float32).tiny  # a float32 that is not 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Sampling:
             best = logits.argmax(-1, keepdim=True)
             return torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, best, 1.0)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        logits = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # a tiny temperature overflows to -inf alone
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, TINY)  # overflows to -inf alone
         return self._nucleus(self._top_k(logits).softmax(-1))
 
     def propose(self, logits: Tensor, chance: Chance) -> tuple[Tensor, Tensor | None]:

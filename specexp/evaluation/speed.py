@@ -19,7 +19,7 @@ from specexp.evaluation.acceptance import (
 from specexp.evaluation.cost import cost_figures
 from specexp.evaluation.quotient import quotient
 from specexp.evaluation.spread import LARGEST_EXPONENT, spread_figures
-from specexp.evaluation.timing import speedup_figures, timing_figures, token_count
+from specexp.evaluation.timing import content, speedup_figures, timing_figures, token_count
 
 Figures = dict[str, float | int | None]
 
@@ -93,11 +93,7 @@ def perplexity(sides: Sequence[dict]) -> float | None:
 
 def equal_texts(method: Sequence[dict], baseline: Sequence[dict]) -> float | None:
     """Share of examples whose token ids are the baseline's, one by one; whose texts are, where a server tells no ids."""
-    return quotient(sum(_content(m) == _content(b) for m, b in zip(method, baseline, strict=True)), len(method))
-
-
-def _content(side: dict) -> list[int] | str:
-    return side["text"] if side["token_ids"] is None else side["token_ids"]
+    return quotient(sum(content(m) == content(b) for m, b in zip(method, baseline, strict=True)), len(method))
 
 
 def example_figures(record: dict) -> Figures:

@@ -19,6 +19,11 @@ def token_count(side: dict) -> int:
     return side["num_tokens"] if side["token_ids"] is None else len(side["token_ids"])
 
 
+def content(side: dict) -> list[int] | str:
+    """Ids; the text where a server tells none."""
+    return side["text"] if side["token_ids"] is None else side["token_ids"]
+
+
 def later_emissions(side: dict) -> int:
     """Behind the first: rounds, or the chunks of a server that tells no rounds."""
     return max(side["chunks"] - 1, 0) if side["token_ids"] is None else len(side["rounds"])

@@ -185,6 +185,12 @@ def _told(error: object) -> str:
     return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
+def _code(error: object) -> int:
+    """Of an error inside a stream, whose status was already told; -1 where it has no number."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if type(code) is int else -1
+
+
 def _read(answer: httpx.Response, sent: float, began: float, attempts: int) -> Reply:
     """The stream to its end."""
     texts: list[str] = []
@@ -193,7 +199,7 @@ def _read(answer: httpx.Response, sent: float, began: float, attempts: int) -> R
     for chunk in _chunks(answer):
         now = perf_counter() - sent
         if error := chunk.get("error"):
-            raise Refused(answer.status_code, _told(error))
+            raise Refused(_code(error), _told(error))
         usage, speculation = chunk.get("usage") or usage, chunk.get("speculation") or speculation
         for choice in chunk.get("choices") or ():
             end = now

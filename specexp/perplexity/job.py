@@ -17,6 +17,7 @@ COLUMNS = ("cache", "perplexity", "mean_nll", "accuracy", "tokens", "kv_bytes", 
 
 def run(config: DictConfig, directory: Path, build: Callable) -> None:
     """Writes perplexity.json and perplexity.csv into `directory`. Raises UserError for what the user can put right."""
+    from specexp.job import set_threads
     from specexp.report.perplexity import show
 
     _check(config)
@@ -26,7 +27,7 @@ def run(config: DictConfig, directory: Path, build: Callable) -> None:
     pair.check()
     ids = _ids(pair, document, config.max_tokens)
     _check_lengths(pair, caches, len(ids))
-    _set_threads(config.threads)
+    set_threads(config.threads)
     rows = [_row(name, cache, pair.target, ids) for name, cache in caches.items()]
     names = {"model": pair.target.name, "text": text.name}
     _write(directory, names, rows)
@@ -68,13 +69,6 @@ def _check_lengths(pair, caches: dict[str, Callable], tokens: int) -> None:
                 f"the text has {tokens} tokens and {pair.target.name} has {longest} positions under the cache {name}; "
                 f"set max_tokens={longest} or leave that cache out with ~caches.{name}."
             )
-
-
-def _set_threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def _row(name: str, cache: Callable, target, ids: Sequence[int]) -> dict[str, object]:

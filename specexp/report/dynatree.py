@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from specexp.evaluation.quotient import quotient
+from specexp.evaluation.timing import token_count
 from specexp.report.rows import make_rows, settings_of
 from specexp.report.runs import Run
 from specexp.tracking.jsonl import to_json, write_whole
@@ -99,7 +100,7 @@ def _method(run: Run) -> dict:
     return {
         "method": s.get("method"), **{ours: settings[f"method.{key}"] for ours, key in names.items() if f"method.{key}" in settings},
         "max_cache_len": s.get("max_cache_len"),
-        "throughputs": [quotient(len(side["token_ids"]), time) for side, time in zip(sides, seconds, strict=True)],
+        "throughputs": [quotient(token_count(side), time) for side, time in zip(sides, seconds, strict=True)],
         "latencies": seconds,
         "acceptance_rates": [quotient(*counts) for counts in zip(accepted, drafted, strict=True)],
         "avg_path_lengths": [quotient(count, len(side["rounds"])) for count, side in zip(accepted, sides, strict=True)],

@@ -71,7 +71,7 @@ def throughput(rows: Sequence[Row]) -> Figure | None:
     colours = ["#999999" if row["method"] == "baseline" or row["state"] == PUBLISHED else COLOURS[0] for row in rows]
     axis.barh(range(len(rows)), [row["output_tps_per_user"] for row in rows], color=colours, xerr=[_half(row) for row in rows])
     axis.margins(y=0.01)
-    axis.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=8)
+    axis.set_yticks(range(len(rows)), [_name(row, rows) for row in rows], fontsize=8)
     axis.set_xlabel("tokens per second, decoding")
     return figure
 
@@ -113,8 +113,11 @@ def _series(rows: Sequence[Row], key: str, figure: str = "speedup") -> dict[str,
 def _kind(row: Row, rows: Sequence[Row], key: str) -> str:
     """The row's label without the setting `key`, and pair and data where the rows have several."""
     varied = f"{key.rpartition('.')[2]}={row[key]}"
-    more = [str(row[name]) for name in ("model_pair", "dataset") if len({other.get(name) for other in rows}) > 1]
-    return ", ".join([" ".join(part for part in str(row["label"]).split() if part != varied), *more])
+    return ", ".join([" ".join(part for part in str(row["label"]).split() if part != varied), *_told_apart(row, rows)])
+
+
+def _told_apart(row: Row, rows: Sequence[Row]) -> list[str]:
+    return [str(row[name]) for name in ("model_pair", "dataset") if name in row and len({other.get(name) for other in rows}) > 1]
 
 
 def _predicted(points: Sequence[tuple[float, Row]]) -> dict[int, float]:
@@ -145,7 +148,7 @@ def cache_length(rows: Sequence[Row]) -> Figure | None:
 
 def acceptance(rows: Sequence[Row]) -> Figure | None:
     """P(token k accepted | those before it were), by position (in trees: depth)."""
-    curves = {_name(row): _rates(row, "conditional_acceptance_rate_") for row in _drafting(rows)}
+    curves = {_name(row, rows): _rates(row, "conditional_acceptance_rate_") for row in _drafting(rows)}
     if not curves:
         return None
     figure, [axis] = _figure()
@@ -158,7 +161,7 @@ def acceptance(rows: Sequence[Row]) -> Figure | None:
 
 def histogram(rows: Sequence[Row]) -> Figure | None:
     """How many drafted tokens a step kept."""
-    joints = {_name(row): [1.0, *_rates(row, "joint_acceptance_rate_"), 0.0] for row in _drafting(rows)}
+    joints = {_name(row, rows): [1.0, *_rates(row, "joint_acceptance_rate_"), 0.0] for row in _drafting(rows)}
     if not joints:
         return None
     figure, [axis] = _figure()
@@ -236,8 +239,10 @@ def _heatmap(axis, cells: dict[tuple, float], top: float) -> None:
         axis.text(widths.index(width), depths.index(depth), f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
 
 
-def _name(row: Row) -> str:
-    return f"{row['label']} (stand-ins)" if row.get("weights") == "standin" else str(row["label"])
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    """The row's label, and pair and data where the rows have several."""
+    name = ", ".join([str(row["label"]), *_told_apart(row, rows)])
+    return f"{name} (stand-ins)" if row.get("weights") == "standin" else name
 
 
 FIGURES: dict[str, tuple[str, Callable[[Sequence[Row]], Figure | None]]] = {

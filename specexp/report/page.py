@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from specexp.evaluation.origins import KINDS, spans
+from specexp.evaluation.timing import content, token_count
 from specexp.report.columns import Column, Row, visible
 from specexp.report.runs import Run
 
@@ -53,10 +54,10 @@ def _texts(runs: Sequence[Run], rows: Sequence[Row], samples: int) -> Iterator[d
 
 def _sample(record: dict) -> dict:
     method, baseline = record["method"], record.get("baseline")
-    same = None if baseline is None else baseline["token_ids"] == method["token_ids"]
+    same = None if baseline is None else content(baseline) == content(method)
     return {"id": record["id"], "prompt": record["prompt"], "spans": spans(method), "score": _told(method["score"]),
             "same": same, "baseline": baseline["text"] if same is False else None,
-            "accepted": sum(counts[1] for counts in method["rounds"]), "tokens": len(method["token_ids"]), "rounds": len(method["rounds"])}
+            "accepted": sum(counts[1] for counts in method["rounds"]), "tokens": token_count(method), "rounds": len(method["rounds"])}
 
 
 def _told(score: dict) -> str:

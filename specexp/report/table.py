@@ -98,6 +98,7 @@ WARNINGS = {
     "cache_exact": "CACHE NOT EXACT: both sides ran with a cache that changes the model; compare with cache=full.",
 }
 SANDBOX = "NOT SEALED OFF: model-written code ran at sandbox level {}, where it sees the user's files; install bubblewrap."
+REFUSED = "UNANSWERED: {} of the requests were refused for good; their prompts count in no figure, nor in the scores."
 STANDIN = "STAND-INS: Llamas of the named sizes that write what the tiny pair writes; time and memory are theirs, text and scores are not."
 
 
@@ -117,10 +118,13 @@ def render(summary: dict, console: Console, title: str | None = None) -> None:
 
 
 def warnings(summary: dict) -> list[str]:
-    """One sentence for each mark that the summary denies, for weights that are not the models', and for code that ran unsealed."""
+    """One sentence for each mark that the summary denies, for requests without an answer, for weights that are not the models', and for
+    code that ran unsealed."""
     denied = [text for key, text in WARNINGS.items() if summary.get(key) is False]
     open_sandbox = [SANDBOX.format(summary["sandbox"])] if summary.get("sandbox", SEALED) != SEALED else []
-    return denied + ([STANDIN] if summary.get("weights") == "standin" else []) + open_sandbox
+    refused = summary.get("num_errors", 0) + summary.get("baseline_num_errors", 0)
+    unanswered = [REFUSED.format(refused)] if refused else []
+    return denied + unanswered + ([STANDIN] if summary.get("weights") == "standin" else []) + open_sandbox
 
 
 def build_table(summary: dict, title: str | None = None) -> Table:

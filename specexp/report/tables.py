@@ -23,6 +23,7 @@ python -m specexp.report multirun/... --format latex > table.tex              fo
 python -m specexp.report multirun/... --columns label,speedup,method.gamma --sort method.gamma
 python -m specexp.report multirun/... --out report                            tables, figures and a page to browse, into report/
 python -m specexp.report compare RUN_A RUN_B                                  paired tests of two runs on the same examples
+python -m specexp.report explain RUN                                             where a round's time goes, and the ceiling
 python -m specexp.report tree RUN                                             a round's token tree
 python -m specexp.report ablation DIR                                         a line per run and prompt, as CSV
 python -m specexp.report sync DIR | xargs wandb sync                          upload what W&B logged offline

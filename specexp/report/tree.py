@@ -7,7 +7,6 @@ dim, and behind the path stands the token that the target added; without colours
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -43,19 +42,12 @@ def find(directory: Path, example: str | None) -> tuple[str, dict]:
     return name, trees[name]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str]) -> None:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m specexp.report tree", description=__doc__, formatter_class=layout)
     parser.add_argument("directory", type=Path, help="a run directory")
     parser.add_argument("--example", help="the example's id; the first with a tree by default")
     options = parser.parse_args(arguments)
-    try:
-        name, tree = find(options.directory, options.example)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    name, tree = find(options.directory, options.example)
     facts = f"{name}: {len(tree['nodes'])} nodes, {len(tree['path'])} accepted"
     Console().print(drawn(tree, facts))
-
-
-if __name__ == "__main__":
-    main()

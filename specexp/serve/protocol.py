@@ -34,7 +34,7 @@ class Generate(Strict):
 
     model: str | None = None
     max_tokens: Tokens | None = None
-    temperature: Annotated[float, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None  # 0, -1: all
     seed: int | None = None
