@@ -49,7 +49,9 @@ def test_a_tiny_pair_reads_what_ships(name):
 def test_words_and_tokens_fit_a_model_of_2048_positions(name):
     """Of English, by one and a half tokens a word: the pairs that these texts were published with have no more."""
     lengths = CONTENT[name]["hydra"]["sweeper"].get("params", {}).get("max_new_tokens", CONTENT[name].get("max_new_tokens"))
-    assert 1.5 * CONTENT[name]["dataset"]["max_words"] + max(map(int, str(lengths).split(","))) <= 2048
+    with initialize_config_dir(conf_directory(), version_base="1.3"):
+        data = compose("config", overrides=[f"experiment={name}"]).dataset
+    assert data.min_words <= data.max_words and 1.5 * data.max_words + max(map(int, str(lengths).split(","))) <= 2048
 
 
 def test_the_ablations_csv_has_its_columns_and_a_line_per_prompt(tmp_path):
