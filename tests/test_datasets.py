@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import specexp.network
 from specexp.assets import asset_path
 from specexp.datasets.answers import Gsm8k, Mmlu, number_in
 from specexp.datasets.example import Example, subset
-from specexp.datasets.hub import answers
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import Prompts
 from specexp.datasets.public_prompts import PublicPrompts
@@ -238,15 +238,20 @@ def unreachable_hub(monkeypatch):
 
 
 def test_an_unreachable_hub_is_a_sentence_with_both_ways_out(unreachable_hub):
+    """And nobody else is cut off from it."""
     with pytest.raises(UserError, match=r"EdinburghNLP/xsum.*connect to the network, or give dataset.path="):
         Summarisation().examples()
+    import huggingface_hub
+
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 def test_the_probe_tells_an_open_port_from_a_closed_one(unreachable_hub):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert answers(f"http://127.0.0.1:{port}")
-    assert not answers(f"http://127.0.0.1:{port}")
+        assert specexp.network._answers("127.0.0.1", port)
+    specexp.network._answers.cache_clear()
+    assert not specexp.network._answers("127.0.0.1", port)
 
 
 # ---------------------------------------------------------------- prompts

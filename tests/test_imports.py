@@ -15,15 +15,16 @@ PACKAGE = Path(specexp.__file__).parent
 ALLOWED = {  # room -> rooms of specexp it may import (besides itself, errors and assets)
     "decoding": {"theory"},
     "drafters": {"decoding"},
-    "models": {"decoding"},
+    "models": {"decoding", "network"},
     "peers": {"decoding", "models"},
-    "datasets": {"evaluation"},
+    "datasets": {"evaluation", "network"},
     "evaluation": {"theory"},
     "tracking": {"evaluation"},
     "report": {"evaluation", "tracking"},
     "chat": {"configuration", "decoding", "detokenizer", "engine", "evaluation", "extras", "handles", "job", "report", "tracking"},
     "serve": {"decoding", "detokenizer", "engine", "evaluation"},
     "theory": set(),
+    "network": set(),
     "assets": set(),
 }
 ONLY_IN = {  # package -> prefixes of the files that may import it

@@ -29,6 +29,7 @@ from transformers import (
     T5Config,
 )
 
+import specexp.network
 from specexp.errors import UserError
 from specexp.models import device, loading, preflight, tokenizer
 from specexp.models.loading import ModelSpec, context_length, load_config, load_model
@@ -66,17 +67,17 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     loading._load.cache_clear()
     tokenizer._load.cache_clear()
-    preflight._answers.cache_clear()
+    specexp.network._answers.cache_clear()
 
 
 @pytest.fixture
 def no_network(monkeypatch):
-    monkeypatch.setattr(preflight, "_answers", lambda host, port: False)
+    monkeypatch.setattr(specexp.network, "_answers", lambda host, port: False)
 
 
 @pytest.fixture
 def network(monkeypatch):
-    monkeypatch.setattr(preflight, "_answers", lambda host, port: True)
+    monkeypatch.setattr(specexp.network, "_answers", lambda host, port: True)
 
 
 def copy_of(directory, path, without=()):
@@ -267,25 +268,25 @@ def test_not_cached_and_no_network_by_a_real_probe(monkeypatch):
 
 
 def test_the_probe_does_not_wait_for_a_resolver_that_hangs(monkeypatch):
-    monkeypatch.setattr(preflight, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(specexp.network, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(2) or socket.socket())
     start = time.monotonic()
-    assert preflight.offline()
+    assert specexp.network.offline()
     assert time.monotonic() - start < 1.5
 
 
 def test_the_probe_asks_the_proxy_where_there_is_one(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
-    monkeypatch.setattr(preflight, "proxy_bypass", lambda host: False)
+    monkeypatch.setattr(specexp.network, "proxy_bypass", lambda host: False)
     cases = [({}, ("hub.invalid", 443)), ({"https": "http://proxy:3128"}, ("proxy", 3128)), ({"all": "proxy:81"}, ("proxy", 81))]
     for proxies, address in cases:
-        monkeypatch.setattr(preflight, "getproxies", lambda proxies=proxies: proxies)
-        assert preflight._probe_address() == address
+        monkeypatch.setattr(specexp.network, "getproxies", lambda proxies=proxies: proxies)
+        assert specexp.network._probe_address() == address
 
 
 def test_hf_hub_offline_is_obeyed_without_a_probe(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(preflight, "_answers", lambda host, port: pytest.fail("probed"))
+    monkeypatch.setattr(specexp.network, "_answers", lambda host, port: pytest.fail("probed"))
     with pytest.raises(UserError, match=BOTH_WAYS_OUT):
         load_model(ModelSpec("someone/nothing"))
 

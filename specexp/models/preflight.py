@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import socket
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from specexp.assets import PREFIX, asset_path
 from specexp.errors import UserError
 from specexp.models.spec import ModelSpec
+from specexp.network import PROBE_SECONDS, offline
 
-PROBE_SECONDS = 3.0
 SAFE = ("model.safetensors", "model.safetensors.index.json")
 PICKLE = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -94,13 +90,6 @@ def locate(name: str, key: str) -> str:
     return name
 
 
-def offline() -> bool:
-    """True if the Hub must not be asked (HF_HUB_OFFLINE) or does not answer a probe of 3 s, which is made once per process."""
-    from huggingface_hub import is_offline_mode
-
-    return is_offline_mode() or not _answers(*_probe_address())
-
-
 @contextmanager
 def offline_where_possible(place: str, trust_remote_code: bool) -> Iterator[None]:
     """The Hub's client switched off around a load that needs no network, or has none, since `local_files_only` is not the whole of it:
@@ -114,33 +103,6 @@ def offline_where_possible(place: str, trust_remote_code: bool) -> Iterator[None
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-@lru_cache(maxsize=4)
-def _answers(host: str, port: int) -> bool:
-    """In a thread that may be left behind: name resolution knows no timeout and can block much longer than a socket."""
-    answered = threading.Event()
-
-    def probe() -> None:
-        with suppress(OSError), socket.create_connection((host, port), timeout=PROBE_SECONDS):
-            answered.set()
-
-    thread = threading.Thread(target=probe, daemon=True, name="hub-probe")
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return answered.is_set()
-
-
-def _probe_address() -> tuple[str, int]:
-    """The Hub's, or the proxy's where one stands before it: the Hub itself may then not even resolve."""
-    from huggingface_hub import constants
-
-    hub = urlsplit(constants.ENDPOINT)
-    proxies = getproxies()
-    proxy = proxies.get(hub.scheme) or proxies.get("all")
-    if proxy and not proxy_bypass(hub.hostname or ""):
-        hub = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
-    return hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
 
 
 def _check_standin(spec: ModelSpec, key: str) -> None:
