@@ -75,7 +75,7 @@ def _fits(value: object, hint: object) -> bool:
         return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
     if hint in (str, bool):
         return isinstance(value, hint)
-    return OmegaConf.is_dict(value) or not inspect.isclass(hint)  # an object is described by keys of its own
+    return not inspect.isclass(hint) or (OmegaConf.is_dict(value) and "_target_" in value)  # an object: class and keys
 
 
 def _words(hint: object) -> str:

@@ -100,6 +100,13 @@ def test_a_value_where_keys_belong_is_refused():
         check_nodes(OmegaConf.create({"method": 3}), ["method"])
 
 
+def test_keys_without_a_class_are_no_object():
+    config = composed()
+    OmegaConf.update(config, "method.decoder.target", {"a": 1}, merge=False)
+    with pytest.raises(UserError, match="method.decoder.target={'a': 1} does not fit"):
+        refuse_misfits(config)
+
+
 @pytest.mark.parametrize("method", [option for group, option in OPTIONS if group == "method"])
 def test_a_method_as_method_and_as_baseline_keeps_its_own_values(method):
     """Handles are read by relative interpolation: an absolute one would leak from one side into the other."""
