@@ -95,7 +95,7 @@ class Draft:
 
     def fetch(self, *values: Tensor) -> list[int]:
         """All int64 `values` ([k] each) on the host, one after another, and our ids with them: one device-to-host copy for all."""
-        if self.tokens.device.type == "cpu":  # everything is on the host: nothing to gather
+        if self.tokens.is_cpu:  # everything is on the host: nothing to gather
             return [value for tensor in values for value in tensor.tolist()]
         if "ids" in self.__dict__:
             return torch.cat(values).tolist()

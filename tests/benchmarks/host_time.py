@@ -1,4 +1,4 @@
-"""Prints the host time per round outside model forwards: `python tests/benchmarks/host_time.py [--gamma 4] [--prompts 20]`.
+"""Prints the host time per round outside model forwards: `python tests/benchmarks/host_time.py [--gamma 4] [--prompts 64]`.
 
 Nothing is asserted: run it on an idle machine. On CPU a forward returns when it is done, so what remains of a round is ours:
 sampling, verification, masks, the memo, the stop check and the loop.
@@ -53,7 +53,7 @@ def rounds(decoder, prompt, tokens, stop, forwards):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gamma", type=int, default=4)
-    parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--cache", default="full")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
@@ -67,7 +67,7 @@ def main():
     measured = []
     for index, example in enumerate(dataset.examples()[: options.prompts]):
         timed = list(rounds(decoder, tokenizer(example.prompt)["input_ids"], config.max_new_tokens, stop, forwards))
-        measured += timed if index >= 2 else []  # two prompts of warm-up
+        measured += timed if index >= options.prompts // 4 else []  # the others warm up: the machine, and what is remembered of tokens
     host = [1000 * (total - inside) for total, inside in measured]
     print(f"{len(host)} rounds at gamma={options.gamma}, {options.threads} threads, torch {torch.__version__}")
     print(f"host time outside forwards: median {median(host):.3f} ms, mean {sum(host) / len(host):.3f} ms per round")
