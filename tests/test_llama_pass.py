@@ -12,7 +12,7 @@ from specexp.errors import UserError
 from specexp.models.compiled import CompiledRunner
 from specexp.models.decoder_only import DecoderOnlyPass
 from specexp.models.llama import LAYOUT, LlamaPass
-from specexp.models.products import few_rows
+from specexp.models.products import few_rows, packed, packed_rows, packs
 from specexp.models.runner import KnownIds, ModelRunner
 
 IDS = [int(i) for i in torch.randint(96, (60,), generator=torch.Generator().manual_seed(1))]
@@ -142,6 +142,23 @@ def test_products_of_a_few_rows(outputs, biased):
         found = few_rows(states, weight, bias)
         assert found.is_contiguous()
         assert torch.allclose(found, torch.nn.functional.linear(states, weight, bias), atol=1e-12)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_packed_products(biased):
+    torch.manual_seed(0)
+    weight, bias = torch.randn(30, 24), torch.randn(30) if biased else None
+    assert packs(weight) and not packs(weight.double())
+    for rows in (1, 2, 5, 9, 20):
+        states = torch.randn(rows, 24)
+        assert torch.allclose(packed_rows(states, packed(weight), bias), torch.nn.functional.linear(states, weight, bias), atol=1e-5)
+
+
+def test_weights_are_packed_once_for_all_runners_of_a_model():
+    model = build("llama")
+    one, other = CompiledRunner(model), CompiledRunner(model)
+    assert one._pass.wide is other._pass.wide
+    assert CompiledRunner(build("llama"))._pass.wide is not one._pass.wide
 
 
 def test_compiling_says_what_it_cannot_run(monkeypatch):

@@ -1,18 +1,19 @@
-"""A Llama-like model whose decoder layers are compiled (torch.compile, Inductor): `cache=compiled`.
+"""A Llama-like model at its fastest on a CPU, after seconds of preparation: `cache=compiled`.
 
-The repeated layer is compiled once, its weights and cache buffers being arguments, and called for each stack of layers; not the whole
-model, which would take as many times longer. Products of a single row are written as multiply-and-add, which Inductor turns into one loop
-over the weights, fused with what comes before and behind. Widths and attended lengths are dynamic: three graphs per shape of layer, for a
-single row, a few and many.
+Passes over a single token are compiled (torch.compile, Inductor). The repeated layer is compiled once, its weights and cache buffers being
+arguments, and called for each stack of layers; not the whole model, which would take as many times longer. Products of a single row are
+written as multiply-and-add, which Inductor turns into one loop over the weights, fused with what comes before and behind.
 
-Prefills, and passes wider than WIDEST, run eagerly. Knows nothing of drafts. Does not promise the eager logits to the last bit: sums are
-taken in another order.
+Passes over several tokens run eagerly on a second copy of the weights, in the order in which oneDNN multiplies a few rows fastest.
+
+Knows nothing of drafts. Does not promise the eager logits to the last bit: sums are taken in another order.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,14 @@ from specexp.errors import UserError
 from specexp.models.architecture import Architecture
 from specexp.models.caches import FullCache
 from specexp.models.llama import LAYOUT, Heads, LayerWeights, LlamaPass, Norm, layer
-from specexp.models.products import few_rows
+from specexp.models.products import packed, packed_rows, packs
 from specexp.models.runner import KnownIds, ModelRunner
 
 STACK = 2  # layers per call: fewer calls against longer compiling
-WIDEST = 64  # rows of a compiled pass
 GRAPHS = 64  # that torch may make of one function, for all shapes of models
 ANY_COMPILERS = "AVX2"  # vector instructions that every compiler knows: a trial compilation would cost two seconds
+
+_packed: WeakKeyDictionary[nn.Module, tuple[list[LayerWeights], Tensor]] = WeakKeyDictionary()  # one copy for all runners of a model
 
 
 class CompiledPass(LlamaPass):
@@ -38,33 +40,40 @@ class CompiledPass(LlamaPass):
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         settings = {"cpp.vec_isa_ok": True} if torch.backends.cpu.get_cpu_capability() == ANY_COMPILERS else {}
         self._stack = torch.compile(_stack(self.heads, self.norm), fullgraph=True, options=settings)
-        self._head = torch.compile(written_out, fullgraph=True, options=settings)
-        self.widths: set[int] = set()  # of the passes so far
+        self._head = torch.compile(single_row, fullgraph=True, options=settings)
+        self._packs = packs(model.lm_head.weight)
+        self._wide_product = packed_rows if self._packs else self.product
+        self.compiled = False
 
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
-        width = hidden.shape[0]
-        if not cache.length or width > WIDEST:
-            return super().through(hidden, turns, mask, cache)
-        self.widths.add(width)
-        end = cache.length + width
+        if hidden.shape[0] > 1 or not cache.length:
+            return self.with_weights(self.wide[0], self._wide_product, hidden, turns, mask, cache)
+        self.compiled, end = True, cache.length + 1
         slots = torch.arange(cache.length, end, device=hidden.device)
-        mask = None if mask is None else _dynamic(mask, 2, 3)
         for first in range(0, len(self.layers), STACK):
             stack = range(first, min(first + STACK, len(self.layers)))
-            filled = [_dynamic(view, 2) for index in stack for view in cache.filled(index, end)]
-            weights = [self.layers[index] for index in stack]
-            hidden = self._stack(_dynamic(hidden, 0), _dynamic(turns, 0), mask, _dynamic(slots, 0), filled, weights)
+            filled = [_open_ended(view) for index in stack for view in cache.filled(index, end)]
+            hidden = self._stack(hidden, turns, slots, filled, [self.layers[index] for index in stack])
         return hidden
 
     def projected(self, states: Tensor) -> Tensor:
         head = self.model.lm_head
-        if type(head) is not nn.Linear or head._forward_pre_hooks or states.shape[0] > WIDEST:
+        if type(head) is not nn.Linear or head._forward_pre_hooks:
             return super().projected(states)
-        return self._head(_dynamic(states, 0), head.weight, head.bias)
+        return self._head(states, head.weight, head.bias) if states.shape[0] == 1 else self._wide_product(states, self.wide[1], head.bias)
+
+    @property
+    def wide(self) -> tuple[list[LayerWeights], Tensor]:
+        """Layers and output projection for passes over several rows."""
+        if not self._packs:
+            return self.layers, self.model.lm_head.weight
+        if self.model not in _packed:
+            _packed[self.model] = [_packed_weights(weights) for weights in self.layers], packed(self.model.lm_head.weight)
+        return _packed[self.model]
 
 
 class CompiledRunner(ModelRunner):
-    """cache=compiled: as cache=full, its passes over a few rows compiled. The first ones take seconds: warm up.
+    """cache=compiled: as cache=full, for single tokens compiled and for several on packed weights. The first passes take seconds: warm up.
 
     UserError for a model that LlamaPass does not run, and without a C++ compiler.
     """
@@ -86,38 +95,38 @@ class CompiledRunner(ModelRunner):
         self._pass = CompiledPass(model, self.architecture, KnownIds(model, vocab_size))
 
     def ready(self, width: int) -> bool:
-        return width > WIDEST or width in self._pass.widths
+        return width > 1 or self._pass.compiled
 
 
-def written_out(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b; of one row y[n] = sum_k x[k] W[n, k], written out. Only ever run compiled."""
-    if states.shape[0] > 1:
-        return few_rows(states, weight, bias)
+def single_row(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b of one row: y[n] = sum_k x[k] W[n, k], written out. Only ever run compiled."""
     products = (states * weight).sum(-1)[None]
     return products if bias is None else products + bias
 
 
 def _stack(heads: Heads, norm: Norm) -> Callable[..., Tensor]:
-    """Some layers one after another as a function of their states, buffers and weights."""
+    """Some layers one after another as a function of their state [1, D], buffers and weights."""
 
-    def run(
-        hidden: Tensor, turns: Tensor, mask: Tensor | None, slots: Tensor, filled: Sequence[Tensor], weights: Sequence[LayerWeights]
-    ) -> Tensor:
+    def run(hidden: Tensor, turns: Tensor, slots: Tensor, filled: Sequence[Tensor], weights: Sequence[LayerWeights]) -> Tensor:
         for index, own in enumerate(weights):
             keys, values = filled[2 * index : 2 * index + 2]
 
             def append(new_keys: Tensor, new_values: Tensor, keys: Tensor = keys, values: Tensor = values) -> tuple[Tensor, Tensor]:
                 return keys.index_copy_(2, slots, new_keys), values.index_copy_(2, slots, new_values)
 
-            hidden = layer(hidden, turns, mask, append, own, heads, norm, written_out)
+            hidden = layer(hidden, turns, None, append, own, heads, norm, single_row)
         return hidden
 
     return run
 
 
-def _dynamic(tensor: Tensor, *dims: int) -> Tensor:
-    """The same tensor, its sizes along `dims` left open in what is compiled (but for 1, which gets a graph of its own)."""
-    for dim in dims:
-        if tensor.shape[dim] > 1:
-            torch._dynamo.maybe_mark_dynamic(tensor, dim)
-    return tensor
+def _open_ended(buffer: Tensor) -> Tensor:
+    """The same [1, H, n, d], n left open in what is compiled (but for 1, which gets a graph of its own)."""
+    if buffer.shape[2] > 1:
+        torch._dynamo.maybe_mark_dynamic(buffer, 2)
+    return buffer
+
+
+def _packed_weights(weights: LayerWeights) -> LayerWeights:
+    matrices = ("query_key_value", "output", "gate_up", "down")
+    return weights._replace(**{name: packed(getattr(weights, name)) for name in matrices})

@@ -11,7 +11,7 @@ the weight): there that is part of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -94,8 +94,14 @@ class LlamaPass(DecoderOnlyPass):
 
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
         """[w, D] states through all layers."""
-        for index, weights in enumerate(self.layers):
-            hidden = layer(hidden, turns, mask, partial(cache.update, layer_idx=index), weights, self.heads, self.norm, self.product)
+        return self.with_weights(self.layers, self.product, hidden, turns, mask, cache)
+
+    def with_weights(
+        self, layers: Sequence[LayerWeights], product: Product, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache
+    ) -> Tensor:
+        """The same with these layers, their matrices as `product` takes them."""
+        for index, weights in enumerate(layers):
+            hidden = layer(hidden, turns, mask, partial(cache.update, layer_idx=index), weights, self.heads, self.norm, product)
         return hidden
 
     def turns(self, positions: Tensor, end: int) -> Tensor:
