@@ -218,7 +218,7 @@ def test_a_rounds_tree_is_drawn_from_the_records(tmp_path, capsys):
     tree = {"nodes": [5, 6, 7], "parents": [-1, -1, 0], "path": [0, 2], "own": [9], "texts": {"nodes": ["a", "b", "c"], "own": ["d"]}}
     rows = [{"id": "chain", "method": {"tree": None}}, {"id": "first", "method": {"tree": tree}}]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    picture.main([str(tmp_path)])
+    report(["tree", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "first: 3 nodes, 2 accepted"
     assert [line.strip("│├└─ ") for line in lines[1:]] == ["'a' *", "'c' *", "'d' the target's own", "'b'"]
@@ -227,7 +227,7 @@ def test_a_rounds_tree_is_drawn_from_the_records(tmp_path, capsys):
     refused = {"no tree of chain": [tmp_path, "--example", "chain"], "no records.jsonl": [tmp_path / "none"], "holds no token tree": [tmp_path / "chains"]}
     for words, arguments in refused.items():
         with pytest.raises(SystemExit, match=words):
-            picture.main([str(argument) for argument in arguments])
+            report(["tree", *map(str, arguments)])
 
 
 def paths(shape):
