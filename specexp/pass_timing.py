@@ -24,6 +24,7 @@ from specexp.decoding.sampling import Sampling
 from specexp.evaluation.cost_curve import CostCurve
 
 WIDTHS = (1, 2, 3, 5, 9, 17)
+WIDEST = 64  # of those that are tried where only some are ready
 BEHIND = 16  # tokens behind the prompt at which passes are measured
 DRAFTED = 4  # tokens of a measured rollout
 REPEATS, LEAST_REPEATS, SECONDS = 15, 3, 0.6  # as many as fit into the time, at least the least
@@ -44,8 +45,9 @@ class Place:
 
     def passes(self) -> dict[int, Pass]:
         """By width, ascending; all that the rest of the text and the cache have room for. Any that are ready where not all are."""
-        prepared = [width for width in range(1, WIDTHS[-1] + 1) if self.runner.ready(width)]
-        widths = WIDTHS if set(WIDTHS) <= set(prepared) else prepared
+        prepared = [width for width in range(1, WIDEST + 1) if self.runner.ready(width)]
+        several = set(WIDTHS[1:]) <= set(prepared)
+        widths = [width for width in WIDTHS if width in prepared] if several else prepared
         return {width: self._scored(width) for width in widths if width <= self.room + 1}
 
     def _scored(self, width: int) -> Pass:
@@ -53,10 +55,11 @@ class Place:
         return partial(self.runner.logits, self.context, draft, rows=width)
 
     def rollout(self, sampling: Sampling) -> Pass | None:
-        """Of DRAFTED tokens, each a pass of its own; a program for longer drafts makes a few more."""
-        if self.room < DRAFTED or not self.runner.ready_to_draft(DRAFTED):
+        """Of DRAFTED tokens or, where no program is as long, of fewer: each a pass of its own; one for longer drafts makes a few more."""
+        length = next((n for n in range(DRAFTED, 0, -1) if self.runner.ready_to_draft(n, sampling)), None)
+        if self.room < DRAFTED or length is None:
             return None
-        return partial(self.runner.rollout, self.context, DRAFTED, sampling, Chance("cost curve", device=self.runner.device))
+        return partial(self.runner.rollout, self.context, length, sampling, Chance("cost curve", device=self.runner.device))
 
 
 @torch.inference_mode()

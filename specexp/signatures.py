@@ -80,7 +80,8 @@ def _fits(value: object, hint: object) -> bool:
 
 def _words(hint: object) -> str:
     choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    other = {choice: "its keys (KEY.NAME=VALUE)" if inspect.isclass(choice) else "a list ([a,b])" for choice in choices}
+    thing = "one by name (GROUP@KEY=NAME), or its class and keys"
+    other = {choice: thing if inspect.isclass(choice) else "a list ([a,b])" for choice in choices}
     return " or ".join((other | WORDS)[choice] for choice in choices)
 
 

@@ -29,11 +29,12 @@ class Stopping:
 
     def __call__(self, ids: Sequence[int], since: int) -> Cut | None:
         """ids: generated so far; since: index of the first new one."""
-        suspects = [i for i in range(since, len(ids)) if ids[i] not in self._plain]
+        known = self._plain if self.stop_strings else None
+        suspects = [i for i in range(since, len(ids)) if (ids[i] in self.stop_ids if known is None else ids[i] not in known)]
         if not suspects:  # most often
             return None
         end = next((i + 1 for i in suspects if ids[i] in self.stop_ids), None)
-        stop = self._completed(ids, since, suspects)
+        stop = None if known is None else self._completed(ids, since, suspects)
         if stop is not None and (end is None or stop < end):
             return Cut(stop, "stop")
         return None if end is None else Cut(end, "eos")

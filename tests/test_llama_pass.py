@@ -39,6 +39,10 @@ def assert_same(runner, reference, dtype):
         ours, theirs = (each.logits(context, draft, len(draft) + 1).logits for each in (runner, reference))
         assert (ours - theirs).abs().max() < bound * theirs.abs().max()
         context.append(IDS[20:22])
+    siblings = Draft.of_nodes(IDS[3:5], (-1, -1))
+    for draft in (siblings, siblings.grow(torch.tensor(IDS[5:6]), (0,))):  # one row, which sees all but its uncle
+        ours, theirs = (each.logits(context, draft, 1).logits for each in (runner, reference))
+        assert (ours - theirs).abs().max() < bound * theirs.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

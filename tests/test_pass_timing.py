@@ -118,10 +118,11 @@ def test_fixed_shapes_are_measured_at_the_widths_that_they_have():
     decoders = sides(StaticRunner, block=64)
     for decoder in decoders.values():
         generate(decoder, PROMPT, 40, never, ("warm",))
-    made = [decoder.target.capture.made for decoder in decoders.values()]
+    runners = [*(decoder.target for decoder in decoders.values()), decoders["method"].drafter.runner]
+    made = [runner.capture.made for runner in runners]
     curve = measured_curve(decoders, [PROMPT], 40, GREEDY)
     assert curve.widths == [1, 4] and curve.draft_seconds["draft"] > 0
-    assert made == [decoder.target.capture.made for decoder in decoders.values()]
+    assert made == [runner.capture.made for runner in runners]
 
 
 def test_weights_that_a_pass_does_not_read_do_not_count():

@@ -30,7 +30,7 @@ from specexp.drafters.trees.shape import FixedShape, Shape, breadth_first
 from specexp.drafters.trees.staged import StagedTreeDrafter
 from specexp.evaluation.acceptance import acceptance_figures
 from specexp.models.runner import ModelRunner, StatelessRunner
-from specexp.report import tree as picture
+from specexp.report.__main__ import main as report
 
 SAMPLINGS = {
     "greedy": GREEDY,

@@ -14,7 +14,8 @@ def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
     import huggingface_hub
 
     switches = (huggingface_hub.constants, datasets.config)
-    before, alone = [switch.HF_HUB_OFFLINE for switch in switches], offline()
+    before = [switch.HF_HUB_OFFLINE for switch in switches]
+    alone = any(before) or offline()
     for switch in switches:
         switch.HF_HUB_OFFLINE = alone  # else the libraries try again for a minute
     try:

@@ -72,7 +72,7 @@ class Runner(Protocol):
     def ready(self, width: int) -> bool:
         """Whether a pass over `width` tokens behind a text needs no preparation that would take long (compiling, capturing)."""
 
-    def ready_to_draft(self, length: int) -> bool:
+    def ready_to_draft(self, length: int, sampling: Sampling) -> bool:
         """The same of a rollout of `length` tokens."""
 
     def keep_hidden(self) -> None:

@@ -40,7 +40,7 @@ class RoundModel:
 def round_model(method: Sequence[dict], baseline: Sequence[dict], curve: CostCurve | None) -> RoundModel | None:
     """None where costs are missing. What a drafter of several models, or of none, takes per token is the records' mean."""
     spent = phases(method, curve)
-    if curve is None or spent is None:
+    if curve is None or spent is None or len(curve.widths) < 2:  # what a draft costs to verify is not known
         return None
     rounds = [counts for side in method for counts in side["rounds"]]
     token = curve.drafted_token

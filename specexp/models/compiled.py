@@ -4,7 +4,8 @@ Passes over a single token are compiled (torch.compile, Inductor). The repeated 
 arguments, and called for each stack of layers; not the whole model, which would take as many times longer. Products of a single row are
 written as multiply-and-add, which Inductor turns into one loop over the weights, fused with what comes before and behind.
 
-Passes over several tokens run eagerly on a second copy of the weights, in the order in which oneDNN multiplies a few rows fastest.
+Passes over several tokens run eagerly; in float32 on a second copy of the weights, in the order in which oneDNN multiplies a few rows
+fastest. It is made once: weights that change afterwards are not seen by it.
 
 Knows nothing of drafts. Does not promise the eager logits to the last bit: sums are taken in another order.
 """
@@ -29,7 +30,9 @@ STACK = 2  # layers per call: fewer calls against longer compiling
 GRAPHS = 64  # that torch may make of one function, for all shapes of models
 ANY_COMPILERS = "AVX2"  # vector instructions that every compiler knows: a trial compilation would cost two seconds
 
-_packed: WeakKeyDictionary[nn.Module, tuple[list[LayerWeights], Tensor]] = WeakKeyDictionary()  # one copy for all runners of a model
+# One copy for all runners of a model.
+_packed_layers: WeakKeyDictionary[nn.Module, list[LayerWeights]] = WeakKeyDictionary()
+_packed_heads: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
 
 
 class CompiledPass(LlamaPass):
@@ -46,8 +49,8 @@ class CompiledPass(LlamaPass):
         self.compiled = False
 
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
-        if hidden.shape[0] > 1 or not cache.length:
-            return self.with_weights(self.wide[0], self._wide_product, hidden, turns, mask, cache)
+        if hidden.shape[0] > 1 or mask is not None or not cache.length:  # (a single row with a mask: a level of a growing tree)
+            return self.with_weights(self.wide, self._wide_product, hidden, turns, mask, cache)
         self.compiled, end = True, cache.length + 1
         slots = torch.arange(cache.length, end, device=hidden.device)
         for first in range(0, len(self.layers), STACK):
@@ -60,20 +63,30 @@ class CompiledPass(LlamaPass):
         head = self.model.lm_head
         if type(head) is not nn.Linear or head._forward_pre_hooks:
             return super().projected(states)
-        return self._head(states, head.weight, head.bias) if states.shape[0] == 1 else self._wide_product(states, self.wide[1], head.bias)
+        return self._head(states, head.weight, head.bias) if states.shape[0] == 1 else self._wide_product(states, self.wide_head, head.bias)
 
     @property
-    def wide(self) -> tuple[list[LayerWeights], Tensor]:
-        """Layers and output projection for passes over several rows."""
+    def wide(self) -> list[LayerWeights]:
+        """Layers for passes over several rows."""
         if not self._packs:
-            return self.layers, self.model.lm_head.weight
-        if self.model not in _packed:
-            _packed[self.model] = [_packed_weights(weights) for weights in self.layers], packed(self.model.lm_head.weight)
-        return _packed[self.model]
+            return self.layers
+        if self.model not in _packed_layers:
+            _packed_layers[self.model] = [_packed_weights(weights) for weights in self.layers]
+        return _packed_layers[self.model]
+
+    @property
+    def wide_head(self) -> Tensor:
+        """The output projection of several rows."""
+        if not self._packs:
+            return self.model.lm_head.weight
+        if self.model not in _packed_heads:
+            _packed_heads[self.model] = packed(self.model.lm_head.weight)
+        return _packed_heads[self.model]
 
 
 class CompiledRunner(ModelRunner):
-    """cache=compiled: as cache=full, for single tokens compiled and for several on packed weights. The first passes take seconds: warm up.
+    """cache=compiled: as cache=full, for single tokens compiled and for several, in float32, on packed weights. The first passes take
+    seconds: warm up.
 
     UserError for a model that LlamaPass does not run, and without a C++ compiler.
     """

@@ -54,7 +54,7 @@ class _ExactRunner:
     def ready(self, width: int) -> bool:
         return True
 
-    def ready_to_draft(self, length: int) -> bool:
+    def ready_to_draft(self, length: int, sampling: Sampling) -> bool:
         return self.ready(1)
 
     def keep_hidden(self) -> None:

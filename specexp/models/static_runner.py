@@ -85,8 +85,10 @@ class StaticRunner(ModelRunner):
     def ready(self, width: int) -> bool:
         return ("chain", width) in self._launches
 
-    def ready_to_draft(self, length: int) -> bool:
-        return self._steps or any(kind == "rollout" and length <= size for kind, size in self._launches)
+    def ready_to_draft(self, length: int, sampling: Sampling) -> bool:
+        if self._whole(length, sampling):
+            return any(kind == "rollout" and length <= size for kind, size in self._launches)
+        return self._steps
 
     @property
     def _steps(self) -> bool:
@@ -108,8 +110,7 @@ class StaticRunner(ModelRunner):
             self._made_for = self.cache.addresses
 
     def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
-        whole = proceeds is None and type(sampling) is Sampling and sampling.is_greedy and self._whole(length)
-        if not whole or not self._ready(context):
+        if proceeds is not None or not self._whole(length, sampling) or not self._ready(context):
             return super().rollout(context, length, sampling, chance, proceeds)
         launch = self._launch("rollout", length, len(context) + length)
         launch.tokens.copy_(context.tail(len(context) - 2))
@@ -122,8 +123,10 @@ class StaticRunner(ModelRunner):
         self._memo.nodes = length - 1
         return draft
 
-    def _whole(self, length: int) -> bool:
+    def _whole(self, length: int, sampling: Sampling) -> bool:
         """Whether a draft of this length is worth one program."""
+        if type(sampling) is not Sampling or not sampling.is_greedy:
+            return False
         made = [size for kind, size in self._launches if kind == "rollout" and size >= length]
         return 0 < length <= max(WIDTHS) and (min(made, default=length) <= 2 * length or not self._steps)
 
