@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 
 CARD = ("model_pair.weights=standin", "dtype=bfloat16", "dataset.limit=4", "max_new_tokens=64")
-COLUMNS = "label,pair,cache,speedup,speedup_low,speedup_vs_generate,speedup_vs_assisted,speedup_vs_captured,efficiency,equal_texts"
+FIGURES = ("speedup", "speedup_low", "speedup_vs_generate", "speedup_vs_assisted", "speedup_vs_captured", "efficiency", "mbu", "equal_texts")
 
 
 def run(*arguments):
@@ -37,8 +37,11 @@ def main():
     began, place, card = perf_counter(), options.directory, overrides or list(CARD)
     sweep = [f"hydra.sweep.dir={place / 'bench'}", f"model_pair={options.pairs}", "method=speculative,sequoia", "cache=full,static"]
     run("-m", "specexp", "-m", "experiment=bench", *sweep, *card)
-    parts = [f"# {' '.join(card)}", run("-m", "specexp.report", str(place / "bench"), "--columns", COLUMNS)]
-    for job in sorted(file.parent for file in (place / "bench").rglob("summary.json") if "method=speculative" in str(file.parent)):
+    files = sorted((place / "bench").rglob("summary.json"))
+    known = [key for key in FIGURES if any(json.loads(file.read_text()).get(key) is not None for file in files)]
+    columns = ",".join(["label", "model_pair", "cache", *known])  # a baseline that did not join has no column
+    parts = [f"# {' '.join(card)}", run("-m", "specexp.report", str(place / "bench"), "--columns", columns)]
+    for job in [file.parent for file in files if "method=speculative" in str(file.parent)]:
         parts += [f"## {job.name}", run("-m", "specexp.report", "explain", str(job))]
     divergence = str(Path(__file__).with_name("divergence.py"))
     pair = options.pairs.split(",")[min(1, options.pairs.count(","))]
