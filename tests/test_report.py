@@ -8,10 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from report_runs import records, side, write_failed, write_overrides, write_run
 
+from specexp.configuration import conf_directory
 from specexp.errors import UserError
 from specexp.evaluation.origins import spans
 from specexp.report import tables
@@ -19,7 +22,7 @@ from specexp.report.__main__ import COMMANDS, main
 from specexp.report.columns import visible
 from specexp.report.formats import escaped
 from specexp.report.page import page
-from specexp.report.rows import make_rows
+from specexp.report.rows import make_rows, settings_of
 from specexp.report.runs import find_runs
 
 
@@ -193,6 +196,13 @@ def test_trees_and_cache_lengths_have_figures(tmp_path):
     memory = figures.cache_length(rows).axes[0].lines[0]
     assert list(memory.get_xdata()) == [64, 128] and list(memory.get_ydata()) == pytest.approx([64000 / 2**20, 128000 / 2**20])
     assert figures.gamma(rows) is None
+
+
+@pytest.mark.parametrize("file", sorted((Path(conf_directory()) / "cache").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_cache_is_called_by_its_option(tmp_path, file):
+    write_run(tmp_path / "run", settings={"cache": yaml.safe_load(file.read_text())})
+    [run] = find_runs([tmp_path / "run"])
+    assert settings_of(run)["cache"] == file.stem
 
 
 def test_curves_of_two_data_sets_stay_apart(tmp_path):

@@ -54,7 +54,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("model_pair", "pair"),
     Column("dataset", "data"),
     Column("weights", "weights", usual="real"),
-    Column("cache", "cache", usual="model"),
+    Column("cache", "cache", usual="full"),
     Column("label", "method"),
     Column("max_new_tokens", "tokens", ".0f"),
     Column("output_tps_per_user", "tok/s", ".1f", spread="output_tps_per_user_std"),

@@ -18,6 +18,7 @@ TOP = ("max_new_tokens", "ignore_eos", "samples", "repeats", "seed", "dtype", "d
 IN_COLUMNS = {"method", "model_pair", "dataset", "experiment"}
 SILENT = {"warmup", "dataset.limit", "repeats", "quick"}  # never part of a label
 SETTING = "setting "  # before a setting's key in a row, since a figure may have the same name
+CACHES = {"model": "full", "stateless": "none"}  # options that are not named as their classes are
 KIN = ("model_pair", "dataset", "weights", "cache", "max_new_tokens")  # what runs share that have the same baseline, beside
 KIN_SETTINGS = ("sampling.", "cache.", "dtype", "device", "threads", "ignore_eos")  # settings that begin so
 PUBLISHED = "published"
@@ -38,7 +39,8 @@ def settings_of(run: Run) -> dict[str, object]:
     found = {f"{group}.{key}": value for group in GROUPS for key, value in (config.get(group) or {}).items() if _is_setting(key, value)}
     found |= {key: config[key] for key in TOP if key in config}
     if config:
-        found["cache"] = str((config.get("cache") or {}).get("_target_", "")).rpartition(".")[2].removesuffix("Runner").lower()
+        kind = str((config.get("cache") or {}).get("_target_", "")).rpartition(".")[2].removesuffix("Runner").lower()
+        found["cache"] = CACHES.get(kind, kind)
     told = {*found, *IN_COLUMNS, *(GROUPS if config else ())}
     return found | {key: value for key, value in run.overrides.items() if key not in told and not key.startswith(("tracker", "hydra"))}
 
