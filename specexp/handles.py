@@ -24,6 +24,7 @@ def check(config: DictConfig) -> str:
 
     check_nodes(config, NODES)
     check_nodes(config, [place for name in config.baselines for place in (f"baselines.{name}", f"baselines.{name}.decoder")])
+    check_nodes(config, ["method.decoder.target"] if "target" in config.method.decoder else [])
     _check_handles(config)
     if config.quick:
         config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)

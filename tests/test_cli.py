@@ -370,6 +370,11 @@ def test_a_sweep_ends_with_the_numbers_of_the_jobs_that_could_not_run(run, monke
     assert re.search(r"specexp: job 1 \(.*seed=2.*\): a sentence\.", error)
 
 
+def test_a_number_for_a_model_names_its_key(run):
+    code, error = run("method=katz", "method.decoder.target=-1")
+    assert code == 1 and error.startswith("specexp: method.decoder.target=-1 does not fit") and error.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_one_bad_job_does_not_stop_the_others_of_a_sweep(run, tmp_path):
     code, error = run("-m", "method.gamma=-1,2,x", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}", "dataset.limit=1")

@@ -121,6 +121,7 @@ def test_ctrl_c_stops_the_generation_and_keeps_the_session(terminal):
     terminal.expect("speculative.*x.*same")
     terminal.send("\x1b[A\x1b[A\r")  # the line before the last one, out of the history
     terminal.expect_exact("length: 4 tokens")
+    terminal.expect_exact("\x1b[?2004h")  # the next prompt listens: what is typed between two prompts may be lost
     terminal.sendeof()
     terminal.expect(pexpect.EOF)
 
