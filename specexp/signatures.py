@@ -80,7 +80,7 @@ def _fits(value: object, hint: object) -> bool:
 
 def _words(hint: object) -> str:
     choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    thing = "one by name (GROUP@KEY=NAME), or its class and keys"
+    thing = "its keys (KEY.NAME=VALUE), its class among them"
     other = {choice: thing if inspect.isclass(choice) else "a list ([a,b])" for choice in choices}
     return " or ".join((other | WORDS)[choice] for choice in choices)
 
