@@ -17,6 +17,7 @@ from pathlib import Path
 from specexp.datasets.load import LoadPrompts
 from specexp.errors import UserError
 from specexp.evaluation.quotient import quotient
+from specexp.evaluation.sanitise import cut_at
 from specexp.peers.endpoint import Endpoint, Refused, Reply
 from specexp.report import llmperf
 from specexp.tracking.jsonl import to_json, write_whole
@@ -149,7 +150,7 @@ class RemoteExperiment:
         return named | {name: self._scored(task, found) for name, found in replies.items()}
 
     def _scored(self, task: Task, replies: list[Reply]) -> dict:
-        text = before_stop(replies[0].text, self.dataset.stop_strings)
+        text = cut_at(replies[0].text, self.dataset.stop_strings)  # also behind a server that keeps the stop string or knows only some
         return side(replies) | {"text": text, "score": self.dataset.score(task.example, text)}
 
     def _replies(self, name: str, task: Task) -> list[Reply] | None:
@@ -222,11 +223,6 @@ def speculation_figures(records: Sequence[dict]) -> dict[str, float | int | None
         "served_acceptance_rate": quotient(accepted, drafted),
         "served_acceptance_length": quotient(accepted + steps, steps),
     }
-
-
-def before_stop(text: str, stops: Sequence[str]) -> str:
-    """Cut where our own runs cut, also behind a server that keeps the stop string or knows only some of them."""
-    return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def seed_number(seed: tuple) -> int:

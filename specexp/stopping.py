@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from specexp.decoding.protocols import Cut
+from specexp.evaluation.sanitise import cut_at
 
 _SLACK = 4  # tokens that may decode to nothing (special ones, halves of a character)
 
@@ -27,14 +28,15 @@ class Stopping:
         self._plain: set[int] = set()  # ids met that stop nothing, whatever stands before them
         self._pairs: dict[tuple[int | None, int], bool] = {}  # of neighbours met: whether a stop string may end inside the second
 
+        self._is_suspect = (lambda token: token not in self._plain) if self.stop_strings else self.stop_ids.__contains__
+
     def __call__(self, ids: Sequence[int], since: int) -> Cut | None:
         """ids: generated so far; since: index of the first new one."""
-        known = self._plain if self.stop_strings else None
-        suspects = [i for i in range(since, len(ids)) if (ids[i] in self.stop_ids if known is None else ids[i] not in known)]
+        suspects = [i for i in range(since, len(ids)) if self._is_suspect(ids[i])]
         if not suspects:  # most often
             return None
         end = next((i + 1 for i in suspects if ids[i] in self.stop_ids), None)
-        stop = None if known is None else self._completed(ids, since, suspects)
+        stop = self._completed(ids, since, suspects) if self.stop_strings else None
         if stop is not None and (end is None or stop < end):
             return Cut(stop, "stop")
         return None if end is None else Cut(end, "eos")
@@ -43,7 +45,7 @@ class Stopping:
         """The generated text before its first stop string. Decoded behind the ids that it follows, which keeps leading spaces."""
         whole, before = self.decode([*opening, *ids]), self.decode(opening)
         text = whole[len(before) :] if whole.startswith(before) else self.decode(ids)
-        return text[: min((at for s in self.stop_strings if (at := text.find(s)) >= 0), default=len(text))]
+        return cut_at(text, self.stop_strings)
 
     def pending(self, text: str) -> int:
         """How many last characters may belong to a stop string: all from the first whole one on, else its longest beginning."""
@@ -87,7 +89,7 @@ class Stopping:
         if token not in self._before:
             text = self._text(token)
             found = {before for s in self.stop_strings for t in (text, " " + text) for before in beginnings(s, t)}
-            self._before[token] = ("",) if self.stop_strings and "\ufffd" in text else tuple(found)
+            self._before[token] = ("",) if "\ufffd" in text else tuple(found)
             if not self._before[token] and token not in self.stop_ids:
                 self._plain.add(token)
         return self._before[token]

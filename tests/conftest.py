@@ -75,5 +75,6 @@ MISSING = pytest.StashKey[list[str]]()
 def _is_whole(config) -> bool:
     """Nothing was selected beyond what pyproject.toml selects."""
     options = config.option
+    # (lf belongs to the cache plugin, which may be switched off)
     narrowed = options.keyword or getattr(options, "lf", False) or options.deselect or options.ignore or options.maxfail or options.collectonly
     return config.args_source is not config.ArgsSource.ARGS and options.markexpr == "not slow and not gpu" and not narrowed

@@ -3,6 +3,7 @@ told, keys that are nowhere written, LLMPerf's own files."""
 
 import json
 import time
+from types import SimpleNamespace
 
 import httpx
 import pandas
@@ -22,7 +23,7 @@ from specexp.errors import UserError
 from specexp.evaluation.speed import summarise_speed
 from specexp.handles import check
 from specexp.peers.endpoint import Endpoint, Refused
-from specexp.remote import Failure, RemoteExperiment, before_stop, side
+from specexp.remote import Failure, RemoteExperiment, Task, side
 from specexp.report import llmperf
 from specexp.report.__main__ import main as report
 from specexp.report.table import warnings
@@ -278,7 +279,10 @@ def test_the_key_is_sent_and_nowhere_written(place, tmp_path, monkeypatch, caplo
 
 
 def test_text_ends_before_a_stop_that_the_server_kept():
-    assert before_stop("ab\ndef c\nclass", ("\nclass", "\ndef")) == "ab" and before_stop("ab", ()) == "ab"
+    dataset = SimpleNamespace(stop_strings=("\nclass", "\ndef"), score=lambda example, text: {"seen": text})
+    replies = [completed(streaming(text("ab\ndef c\nclass", "stop"), USAGE))]
+    scored = RemoteExperiment({}, dataset, 4)._scored(Task(None, 0, "p"), replies)
+    assert scored["text"] == "ab" and scored["score"] == {"seen": "ab"}
 
 
 def test_a_load_run_leaves_llmperfs_files(place, tmp_path):

@@ -3,6 +3,7 @@ al. 2020, arXiv:2009.03300), a letter. A text is right if the answer read from i
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ class Question(Example):
     answer: str
 
 
-class Answers:
+class Answers(ABC):
     """What both have in common. template: the prompt, with its places in braces. path, hub_id, ...: as in `Source`."""
 
     places: tuple[str, ...] = ()
@@ -46,13 +47,13 @@ class Answers:
                 prompt = prompt.replace(f"{{{place}}}", text)
             yield Question(f"{self.name}/{number}", prompt, answer)
 
+    @abstractmethod
     def read(self, row: dict, where: str) -> tuple[dict[str, str], str]:
         """What goes into the template's places, and the right answer. Raises UserError for a row that is of another form."""
-        raise NotImplementedError
 
+    @abstractmethod
     def given(self, text: str) -> str | None:
         """The answer that a text gives; None where there is none."""
-        raise NotImplementedError
 
     def score(self, example: Question, text: str) -> Score:
         given = self.given(text)

@@ -5,6 +5,7 @@ arXiv 2107.03374, section 3.1), and a *restatement* of the whole function (chat 
 examples or a main program begin. Baseline and method go through the same function, and the raw text is scored beside it.
 """
 import re
+from collections.abc import Sequence
 
 STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 DONE = "[DONE]"
@@ -13,7 +14,7 @@ FENCE = re.compile(r"^```.*$", re.MULTILINE)
 TOP_LEVEL_CODE = re.compile(r"^(import |from |def |class |async def |@)", re.MULTILINE)
 
 
-def cut_at(text: str, stop_strings: tuple[str, ...]) -> str:
+def cut_at(text: str, stop_strings: Sequence[str]) -> str:
     """The text before the first stop string by position."""
     found = [position for stop in stop_strings if (position := text.find(stop)) >= 0]
     return text[:min(found)] if found else text
