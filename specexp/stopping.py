@@ -27,14 +27,13 @@ class Stopping:
         self._before: dict[int, tuple[str, ...]] = {}  # id -> what has to stand before it, should a stop string end inside it
         self._plain: set[int] = set()  # ids met that stop nothing, whatever stands before them
         self._pairs: dict[tuple[int | None, int], bool] = {}  # of neighbours met: whether a stop string may end inside the second
-
-        self._is_suspect = (lambda token: token not in self._plain) if self.stop_strings else self.stop_ids.__contains__
+        self._stop_nothing = self._plain.issuperset if self.stop_strings else self.stop_ids.isdisjoint  # asked of some ids at once
 
     def __call__(self, ids: Sequence[int], since: int) -> Cut | None:
         """ids: generated so far; since: index of the first new one."""
-        suspects = [i for i in range(since, len(ids)) if self._is_suspect(ids[i])]
-        if not suspects:  # most often
+        if self._stop_nothing(ids[since:]):  # most often
             return None
+        suspects = [i for i in range(since, len(ids)) if not self._stop_nothing((ids[i],))]
         end = next((i + 1 for i in suspects if ids[i] in self.stop_ids), None)
         stop = self._completed(ids, since, suspects) if self.stop_strings else None
         if stop is not None and (end is None or stop < end):

@@ -190,3 +190,41 @@ def test_a_request_too_large_for_the_machine_leaves_the_runner_whole():
     runner.start(context.ids, 4)
     expected = StatelessRunner(model).logits(context, empty_draft(), 1).logits
     torch.testing.assert_close(runner.logits(context, empty_draft(), 1).logits, expected)
+
+
+class TorchsGreedy:
+    """Greedy sampling of another kind than the one that the rollout on the CPU knows."""
+
+    is_greedy = True
+
+    def propose(self, logits, chance):
+        return logits.argmax(-1), None
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_a_greedy_rollout_on_the_host_is_the_one_on_the_device(length):
+    model, context = build("llama"), Context([5, 6, 7, 8])
+    drafts = []
+    for sampling in (Sampling(), TorchsGreedy()):
+        runner = ModelRunner(model)
+        runner.start(context.ids)
+        drafts.append(runner.rollout(context, length, sampling, Chance(0)))
+    on_host, on_device = drafts
+    assert on_host.ids == on_device.ids == tuple(on_device.tokens.tolist()) == tuple(on_host.tokens.tolist())
+    assert on_host.q is on_device.q is None and on_host.is_chain and on_device.is_chain
+
+
+@pytest.mark.parametrize("width", [1, 2, 63, 64, 65, 200])
+def test_passes_of_one_width_do_not_read_each_others_tokens(width):
+    """The host's tensors of a few ids are written over by the next pass."""
+    model = build("llama", dtype=torch.float64)
+    runner, oracle = ModelRunner(model), StatelessRunner(model)
+    context = Context([3])
+    runner.start(context.ids, 2 * width + 1)
+    held = []
+    for start in (1, 2):
+        draft = Draft.of_ids([(start + i) % VOCAB for i in range(width - 1)])
+        held.append((draft, runner.logits(context, draft, width).logits, oracle.logits(context, draft, width).logits))
+    for draft, got, expected in held:
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        assert draft.tokens.tolist() == list(draft.ids)

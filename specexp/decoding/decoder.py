@@ -7,8 +7,9 @@ prompts' lengths are other rooms' business.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
+from typing import NamedTuple
 
 import torch
 
@@ -19,8 +20,7 @@ from specexp.decoding.protocols import Drafter, Runner, Scores, Stop, Verdict, V
 from specexp.decoding.room import within
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):  # cheaper to make than a frozen data class, and one is made every round
     """One round. tokens: emitted ids, those of the draft's accepted path and the target's own.
 
     nodes, parents, stages: the draft, as in `Draft`; path: the accepted ones of its nodes, before any cut at a stop.
@@ -76,11 +76,10 @@ class Step:
         return (*kept, own)[: len(self.tokens)]
 
     def cut(self, keep: int, finish: str) -> Step:
-        return replace(self, tokens=self.tokens[:keep], finish=finish)
+        return self._replace(tokens=self.tokens[:keep], finish=finish)
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
+class Round(NamedTuple):
     """What was drafted, how the target scored it and what became of it; times as in `Step`."""
 
     draft: Draft
@@ -92,7 +91,7 @@ class Round:
     @property
     def tokens(self) -> tuple[int, ...]:
         """What the round emits: the accepted path and the target's own token."""
-        return (*(self.draft.ids[node] for node in self.verdict.path), self.verdict.token)
+        return (*map(self.draft.ids.__getitem__, self.verdict.path), self.verdict.token)
 
     def step(self) -> Step:
         draft, path = self.draft, self.verdict.path
@@ -151,4 +150,4 @@ class Decoder:
             if (cut := stop(generated, since)) is not None:
                 yield step.cut(cut.keep - since, cut.finish)
                 return
-            yield step if len(generated) < max_new_tokens else replace(step, finish="length")
+            yield step if len(generated) < max_new_tokens else step._replace(finish="length")

@@ -7,7 +7,7 @@ Knows nothing of who drew the tokens, nor how logits for them are computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import torch
@@ -60,14 +60,12 @@ class Draft:
     @classmethod
     def of_ids(cls, ids: Sequence[int], device: torch.device | str = "cpu") -> Draft:
         """A chain of point masses whose ids are already on the host (n-gram drafters)."""
-        return cls.of_nodes(ids, chain_parents(len(ids)), device)
+        return HostDraft(ids, chain_parents(len(ids)), device)
 
     @classmethod
     def of_nodes(cls, ids: Sequence[int], parents: tuple[int, ...], device: torch.device | str = "cpu", base: Draft | None = None) -> Draft:
         """A tree of point masses whose ids are already on the host; `base` as above."""
-        draft = cls(torch.tensor(ids, dtype=torch.int64, device=device), parents, base=base)
-        draft.__dict__["ids"] = tuple(ids)
-        return draft
+        return HostDraft(ids, parents, device, base)
 
     def grow(self, tokens: Tensor, parents: tuple[int, ...], q: Tensor | None = None) -> Draft:
         """This draft with further nodes behind it; q is given for all drafts of a tree or for none."""
@@ -95,10 +93,10 @@ class Draft:
 
     def fetch(self, *values: Tensor) -> list[int]:
         """All int64 `values` ([k] each) on the host, one after another, and our ids with them: one device-to-host copy for all."""
+        if "ids" in self.__dict__:
+            return values[0].tolist() if len(values) == 1 else torch.cat(values).tolist()
         if self.tokens.is_cpu:  # everything is on the host: nothing to gather
             return [value for tensor in values for value in tensor.tolist()]
-        if "ids" in self.__dict__:
-            return torch.cat(values).tolist()
         host = torch.cat([*values, self.tokens]).tolist()
         self.__dict__["ids"] = tuple(host[len(host) - len(self) :])
         return host[: len(host) - len(self)]
@@ -129,13 +127,26 @@ class Draft:
 
     def with_q(self, q: Tensor) -> Draft:
         """The same nodes, as if they had been drawn from these [N, V] weights."""
-        return replace(self, q=q)
+        return Draft(self.tokens, self.parents, q, self.confidence, self.stages, self.base, self.entropy)
 
     def distributions(self, p: Tensor) -> Tensor:
         """[N, V] q shaped like the rows of p: point masses written out as one-hot rows."""
         if self.q is not None:
             return self.q
         return torch.zeros(len(self), p.shape[-1], dtype=p.dtype, device=p.device).scatter_(1, self.tokens[:, None], 1.0)
+
+
+class HostDraft(Draft):
+    """Point masses whose ids are on the host already. `tokens` is made when it is asked for, which on a CPU most rounds never do."""
+
+    def __init__(self, ids: Sequence[int], parents: tuple[int, ...], device: torch.device | str = "cpu", base: Draft | None = None):
+        self.__dict__.update(ids=tuple(ids), parents=parents, q=None, confidence=None, stages=(), base=base, entropy=None, _device=device)
+        if parents is chain_parents(len(parents)):
+            self.__dict__["is_chain"] = True
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        return torch.tensor(self.ids, dtype=torch.int64, device=self._device)
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,16 +14,14 @@ from specexp.decoding.draft import Draft
 from specexp.decoding.sampling import Sampling
 
 
-@dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):  # cheaper to make than a frozen data class, and some are made every round
     """logits: [rows, V]; hidden: [rows, D] for drafters that declare `needs_hidden`."""
 
     logits: Tensor
     hidden: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """path: accepted nodes from the root down. token: the one the target adds behind them."""
 
     path: tuple[int, ...]

@@ -13,7 +13,7 @@ from torch import Tensor
 from specexp.decoding.chance import Chance
 from specexp.decoding.draft import ROOT, Draft
 from specexp.decoding.protocols import Verdict
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.sampling import Sampling, is_numpys
 
 
 class RejectionVerifier:
@@ -39,7 +39,7 @@ class RejectionVerifier:
         The same law for less work: y = x has probability p(x), and y given y != x is the residual's draw. At temperature 0
         the draw is argmax; the empty draft leaves the target's own token.
         """
-        drawn, count = draft.fetch(self.sampling.propose(logits, chance)[0]), 0
+        drawn, count = self._drawn(draft, logits, chance), 0
         for x, y in zip(draft.ids, drawn, strict=False):  # the last y stands behind all of them
             if x != y:
                 break
@@ -48,12 +48,18 @@ class RejectionVerifier:
 
     def tree_of_point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
         """As above behind every node: draw y ~ p and go on at the child that is y (staged speculative decoding, arXiv:2308.04623)."""
-        drawn, path, node = draft.fetch(self.sampling.propose(logits, chance)[0]), [], ROOT
+        drawn, path, node = self._drawn(draft, logits, chance), [], ROOT
         child_of = dict(reversed([*zip(zip(draft.parents, draft.ids, strict=True), range(len(draft)), strict=True)]))
         while (child := child_of.get((node, drawn[node + 1]))) is not None:
             path.append(child)
             node = child
         return Verdict(tuple(path), drawn[node + 1])
+
+    def _drawn(self, draft: Draft, logits: Tensor, chance: Chance) -> list[int]:
+        """y ~ p at every row, on the host."""
+        if self.sampling.is_greedy and is_numpys(logits):
+            return logits.numpy().argmax(-1).tolist()
+        return draft.fetch(self.sampling.propose(logits, chance)[0])
 
     def chain(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
         """p: [N + 1, V]. No host sync but the one copy at the end, which brings the drafted ids along."""

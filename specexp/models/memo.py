@@ -35,9 +35,9 @@ class Memo:
 
         Afterwards `ids` holds the kept prefix and that path; the caller moves the path's slots behind the prefix.
         """
-        known = self._known(context)
-        kept = _common(self.ids, context.ids, known)
-        path: Sequence[int] = ()
+        kept, path = self._known(context), ()
+        if kept < len(self.ids):
+            kept = _common(self.ids, context.ids, kept)
         if kept == len(self.ids) and self.draft is not None:
             path = _spelled(self.draft, self.nodes, context.ids, kept)
             self.ids += context.ids[kept : kept + len(path)]

@@ -14,7 +14,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Proceeds, Scores
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.sampling import Sampling, is_numpys
 from specexp.models.architecture import Architecture
 from specexp.models.caches import FullCache
 from specexp.models.decoder_only import DecoderOnlyPass
@@ -24,6 +24,7 @@ from specexp.models.llama import LlamaPass
 from specexp.models.loading import context_length
 from specexp.models.masks import ChainMasks, tree_mask
 from specexp.models.memo import Memo
+from specexp.models.rollout import GreedyRollout, Rollout, single_token
 
 WIDEST_KEPT, MOST_KEPT = 64, 8192  # geometries kept for a next pass at the same place: rows of the widest, number of them
 
@@ -71,13 +72,16 @@ class ModelRunner(_ExactRunner):
         self._memo = Memo()
         self._masks = ChainMasks(model.dtype, self.device)
         self._positions = torch.arange(4096, device=self.device)
+        self._on_host = self.device.type == "cpu"  # ids and tokens are the same
+        blocks = torch.empty(WIDEST_KEPT + 1, WIDEST_KEPT, dtype=torch.int64)
+        self._blocks = [(block[:width], block.numpy()[:width]) for width, block in enumerate(blocks)]
         self._single: Sequence[Tensor] = ()
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # by filled slots and width; views
-        self._peak = 0
+        self._peak = 0  # most slots that were filled before any was given up
 
     @property
     def kv_bytes(self) -> int:
-        return self._peak * self.cache.bytes_per_slot + self._pass.source_bytes
+        return max(self._peak, self.cache.length) * self.cache.bytes_per_slot + self._pass.source_bytes
 
     @property
     def trees(self) -> bool:
@@ -106,18 +110,17 @@ class ModelRunner(_ExactRunner):
         if length == 0:
             return empty_draft(self.device)
         logits = self._logits(context, empty_draft(self.device), rows=1)
-        token, distribution = sampling.propose(logits, chance)
-        tokens, q = [context.tail(len(context) - 1), token], [distribution]
+        greedy = isinstance(sampling, Sampling) and sampling.is_greedy and is_numpys(logits)
+        drawn = GreedyRollout() if greedy else Rollout(context, sampling, chance)
         first = len(context) - self.cache.evicted
-        for slot in range(first, first + length - 1):
-            if proceeds is not None and not proceeds(len(q), logits[0], token[0]):
+        token = drawn.draw(logits)
+        for count in range(1, length):
+            if proceeds is not None and not proceeds(count, logits[0], token[0]):
                 break
-            logits = self._forward(token, self._position(slot), None, 1)  # one row sees everything: no mask
-            token, distribution = sampling.propose(logits, chance)
-            tokens.append(token)
-            q.append(distribution)
-        draft = Draft.behind(context.ids[-1], torch.cat(tokens), None if q[0] is None else torch.cat(q))
-        self._memo.draft, self._memo.nodes = draft, len(q) - 1
+            logits = self._forward(token, self._position(first + count - 1), None, 1)  # one row sees everything: no mask
+            token = drawn.draw(logits)
+        draft = drawn.draft()
+        self._memo.draft, self._memo.nodes = draft, len(draft) - 1
         return draft
 
     def _logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
@@ -133,6 +136,8 @@ class ModelRunner(_ExactRunner):
 
     def _fed(self, context: Context, lead: int, draft: Draft, held: int) -> Tensor:
         """[n] the context's last `lead` tokens and the draft's nodes from `held` on; as the draft was made, where that is just them."""
+        if self._on_host:
+            return self._spelled([*context.ids[len(context) - lead :], *draft.ids[held:]])
         if lead == 1 and not held and (block := draft.block_behind(context.ids[-1])) is not None:
             return block
         tokens = context.tail(len(context) - lead)
@@ -140,8 +145,20 @@ class ModelRunner(_ExactRunner):
             tokens = torch.cat([tokens, draft.tokens[held:] if held else draft.tokens])
         return tokens
 
+    def _spelled(self, ids: list[int]) -> Tensor:
+        """[n] these ids on the CPU; a few in a tensor that the next pass of this width writes over."""
+        width = len(ids)
+        if width == 1:
+            return single_token(ids[0])
+        if width > WIDEST_KEPT:
+            return torch.tensor(ids)
+        block, array = self._blocks[width]
+        array[:] = ids
+        return block
+
     def _rewind(self, context: Context) -> None:
         """Keep what spells the context, but for its last token: its logits are always wanted."""
+        self._peak = max(self._peak, self.cache.length)
         slots = len(self._memo.ids) - self.cache.evicted
         path = self._memo.rewind(context)
         if path and path[-1] >= len(path):  # ascending, so else 0, 1, ..: in place already
@@ -189,8 +206,7 @@ class ModelRunner(_ExactRunner):
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
         """[n] tokens into the slots from `cache.length` on -> [rows, V] logits of the last rows."""
         logits = self._pass.cached(tokens, positions, mask, self.cache, rows)
-        self.cache.length = length = self.cache.length + tokens.shape[0]
-        self._peak = max(self._peak, length)
+        self.cache.length += tokens.shape[0]
         self.forwards += 1
         return logits if logits.shape[-1] == self.vocab_size else fit_vocabulary(logits, self.vocab_size)
 

@@ -76,8 +76,9 @@ class SinkRunner(ModelRunner):
         while (edge := self.schedule.edge(self.cache.evicted)) < len(context):
             fed = len(self._memo.ids)
             if fed < edge:
-                self._forward(context.tail(fed)[: edge - fed], *self._chain_geometry(self.cache.length, edge - fed), rows=1)
+                self._forward(context.span(fed, edge), *self._chain_geometry(self.cache.length, edge - fed), rows=1)
                 self._memo.ids.extend(context.ids[fed:edge])
+            self._peak = max(self._peak, self.cache.length)
             self.cache.evict()
             self.tokens_evicted += self.schedule.block
 

@@ -118,7 +118,6 @@ class StaticRunner(ModelRunner):
         draft = Draft.chain(launch.program()[:length].clone())
         self.forwards += launch.size
         self.cache.length = len(context) + length - 1
-        self._peak = max(self._peak, self.cache.length)
         self._commit(context, draft)
         self._memo.nodes = length - 1
         return draft
@@ -156,7 +155,6 @@ class StaticRunner(ModelRunner):
             launch.mask.fill_(torch.finfo(self.model.dtype).min)[..., :width, : mask.shape[-1]].copy_(mask)
         logits = launch.program()[width - rows : width]
         self.cache.length += width
-        self._peak = max(self._peak, self.cache.length)
         self.forwards += 1
         return logits
 

@@ -8,7 +8,7 @@ for token (tests/test_ort.py); anything else is refused. Which ids were refused 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -148,7 +148,7 @@ class OrtGenerate:
             if (cut := stop(generated, since)) is not None:
                 yield step.cut(cut.keep - since, cut.finish)
                 return
-            yield step if len(generated) < max_new_tokens else replace(step, finish="length")
+            yield step if len(generated) < max_new_tokens else step._replace(finish="length")
 
     def _count_prefill(self) -> None:
         for model in (self.target, *self.drafter.models.values()):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from logging import LogRecord, getLogger
 
@@ -117,7 +117,7 @@ def rounds(heard: Emissions, drafts: Sequence[Drafted]) -> Iterator[Step]:
 
 
 def _last(step: Step, start: int, heard: Emissions) -> Step:
-    return replace(step, finish="length") if heard.cut is None else step.cut(heard.cut.keep - start, heard.cut.finish)
+    return step._replace(finish="length") if heard.cut is None else step.cut(heard.cut.keep - start, heard.cut.finish)
 
 
 def _agreed(tokens: Sequence[int], candidates: Sequence[int]) -> int:
