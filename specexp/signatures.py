@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin
@@ -69,6 +69,8 @@ def _fits(value: object, hint: object) -> bool:
         return any(_fits(value, choice) for choice in get_args(hint))
     if get_origin(hint) in (tuple, list, Sequence):
         return OmegaConf.is_list(value)
+    if get_origin(hint) is Mapping:
+        return OmegaConf.is_dict(value) and ("_target_" in value or _all_fit(value, get_args(hint)[1]))
     if hint is None or hint is NoneType:
         return value is None
     if hint in (int, float):
@@ -78,11 +80,19 @@ def _fits(value: object, hint: object) -> bool:
     return not inspect.isclass(hint) or (OmegaConf.is_dict(value) and "_target_" in value)  # an object: class and keys
 
 
+def _all_fit(values: DictConfig, hint: object) -> bool:
+    return all(OmegaConf.is_missing(values, key) or _fits(values[key], hint) for key in values)
+
+
 def _words(hint: object) -> str:
     choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    thing = "its keys (KEY.NAME=VALUE), its class among them"
-    other = {choice: thing if inspect.isclass(choice) else "a list ([a,b])" for choice in choices}
-    return " or ".join((other | WORDS)[choice] for choice in choices)
+    return " or ".join(WORDS.get(choice) or _words_of_kind(choice) for choice in choices)
+
+
+def _words_of_kind(hint: object) -> str:
+    if get_origin(hint) is Mapping:
+        return f"names ({{NAME: ...}}), of each {_words(get_args(hint)[1])}"
+    return "its keys (KEY.NAME=VALUE), its class among them" if inspect.isclass(hint) else "a list ([a,b])"
 
 
 def _source(config: DictConfig, key: str) -> str:

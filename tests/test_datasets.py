@@ -293,6 +293,18 @@ def test_public_prompts_are_cut_and_named(tmp_path):
     assert dataset.examples() == [Example("specbench/81", "one two three")]
 
 
+def test_of_a_large_data_set_only_the_given_files_are_read(tmp_path, monkeypatch):
+    """C4's training set is 300 GB, and belongs to the same configuration as the one file that is wanted."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, word in {"en/c4-validation.00000-of-00008": "wanted", "en/c4-validation.00001-of-00008": "other", "en/c4-train.00000-of-01024": "huge"}.items():
+        (path := tmp_path / "c4" / f"{name}.json.gz").parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(json.dumps({"text": f"{word} page"}).encode()))
+    c4 = PublicPrompts("c4", "text", str(tmp_path / "c4"), split="train", files="en/c4-validation.00000-of-00008.json.gz")
+    assert [example.prompt for example in c4.examples()] == ["wanted page"]
+
+
 @pytest.mark.parametrize(("key", "rows", "words"), [
     ("turns.0", [{"turns": []}], "lacks 'turns.0'"), ("turns", [{"turns": 3}], "no text but int"), ("turns.0", [{"turns": ["a"]}], "lower dataset.min_words"),
 ])

@@ -5,10 +5,11 @@ from specexp.network import offline
 
 
 def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
-             instead: str = "give dataset.path= a jsonl or parquet file with the same columns") -> list[dict]:
+             instead: str = "give dataset.path= a jsonl or parquet file with the same columns", files: str | None = None) -> list[dict]:
     """All rows of a split, from the local cache where the Hub is out of reach or HF_HUB_OFFLINE is set.
 
-    subset: the data set's configuration, where it has several. instead: what the user can do without the Hub.
+    subset: the data set's configuration, where it has several. instead: what the user can do without the Hub. files: a pattern of those to
+    take, all of them one split `train`; the others are not fetched.
     """
     import datasets
     import huggingface_hub
@@ -19,7 +20,7 @@ def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
     for switch in switches:
         switch.HF_HUB_OFFLINE = alone  # else the libraries try again for a minute
     try:
-        return datasets.load_dataset(hub_id, subset, revision=revision, split=split).to_list()
+        return datasets.load_dataset(hub_id, subset, revision=revision, split=split, data_files=files).to_list()
     except (OSError, ValueError, RuntimeError) as error:
         reason = "there is no network, or HF_HUB_OFFLINE is set" if alone else " ".join(str(error).split())[:200]
         raise UserError(f"data set {hub_id} ({split}) is neither in the local cache nor to be had from the Hub ({reason}): "

@@ -1,4 +1,4 @@
-"""Prompts from public data sets of texts, conversations, questions (WikiText-2, PG-19, ShareGPT, Spec-Bench). Nothing is scored."""
+"""Prompts from public data sets of texts, conversations, questions (WikiText-2, PG-19, C4, The Stack, ShareGPT, Spec-Bench). Nothing is scored."""
 
 from collections.abc import Iterator
 
@@ -16,12 +16,12 @@ class PublicPrompts:
     def __init__(self, name: str, key: str, hub_id: str, limit: int | None = None, subset_seed: int | None = None,
                  max_new_tokens: int = 128, stop_strings: tuple[str, ...] = (), path: str | None = None, revision: str = "main",
                  split: str = "test", subset: str | None = None, id_key: str | None = None, min_words: int = 1,
-                 max_words: int | None = None):
+                 max_words: int | None = None, files: str | None = None):
         self.stop_strings = check_settings(limit, subset_seed, max_new_tokens, stop_strings)
         if min_words < 1 or (max_words is not None and max_words < min_words):
             raise UserError(f"dataset.min_words={min_words} and max_words={max_words} leave no prompt: give 1 <= min_words <= max_words.")
         self.limit, self.subset_seed, self.max_new_tokens, self.name = limit, subset_seed, max_new_tokens, name
-        self.source = Source(path, hub_id, revision, split, subset)
+        self.source = Source(path, hub_id, revision, split, subset, files)
         self.key, self.id_key, self.min_words, self.max_words = key, id_key, min_words, max_words
 
     def examples(self) -> list[Example]:

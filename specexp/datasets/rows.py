@@ -12,18 +12,20 @@ from specexp.errors import UserError
 
 @dataclass(frozen=True)
 class Source:
-    """path: jsonl or parquet; None for `split` of `hub_id` at `revision` on the Hub, `subset` where the data set has several."""
+    """path: jsonl or parquet; None for `split` of `hub_id` at `revision` on the Hub, `subset` where the data set has several, and of `files`
+    alone where that is given."""
 
     path: str | None
     hub_id: str
     revision: str
     split: str
     subset: str | None
+    files: str | None = None
 
     def rows(self) -> list[dict]:
         """All of them; raises UserError where they cannot be had."""
         if self.path is None:
-            return hub_rows(self.hub_id, self.revision, self.split, self.subset)
+            return hub_rows(self.hub_id, self.revision, self.split, self.subset, files=self.files)
         path = asset_path(self.path)
         return read_parquet(path, ()) if Path(path).suffix == ".parquet" else read_jsonl(path, ())
 
