@@ -1,4 +1,4 @@
-"""Prompts from public data sets of texts, conversations, questions (WikiText-2, PG-19, C4, The Stack, ShareGPT, Spec-Bench). Nothing is scored."""
+"""Prompts from public data sets of texts, code, conversations, questions (WikiText-2, C4, The Stack, ShareGPT, ...). Nothing is scored."""
 
 from collections.abc import Iterator
 

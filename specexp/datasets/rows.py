@@ -12,8 +12,8 @@ from specexp.errors import UserError
 
 @dataclass(frozen=True)
 class Source:
-    """path: jsonl or parquet; None for `split` of `hub_id` at `revision` on the Hub, `subset` where the data set has several, and of `files`
-    alone where that is given."""
+    """path: jsonl or parquet; None for `split` of `hub_id` at `revision` on the Hub, `subset` where the data set has several, and
+    `files` alone of it where given."""
 
     path: str | None
     hub_id: str
