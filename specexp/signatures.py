@@ -13,7 +13,7 @@ from importlib import import_module
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from specexp.errors import UserError
 
@@ -68,9 +68,9 @@ def _fits(value: object, hint: object) -> bool:
     if get_origin(hint) in (Union, UnionType):
         return any(_fits(value, choice) for choice in get_args(hint))
     if get_origin(hint) in (tuple, list, Sequence):
-        return OmegaConf.is_list(value)
+        return OmegaConf.is_list(value) and _all_fit(value, range(len(value)), get_args(hint)[0])
     if get_origin(hint) is Mapping:
-        return OmegaConf.is_dict(value) and ("_target_" in value or _all_fit(value, get_args(hint)[1]))
+        return OmegaConf.is_dict(value) and ("_target_" in value or _all_fit(value, value, get_args(hint)[1]))
     if hint is None or hint is NoneType:
         return value is None
     if hint in (int, float):
@@ -80,8 +80,8 @@ def _fits(value: object, hint: object) -> bool:
     return not inspect.isclass(hint) or (OmegaConf.is_dict(value) and "_target_" in value)  # an object: class and keys
 
 
-def _all_fit(values: DictConfig, hint: object) -> bool:
-    return all(OmegaConf.is_missing(values, key) or _fits(values[key], hint) for key in values)
+def _all_fit(values: DictConfig | ListConfig, keys: Iterable[object], hint: object) -> bool:
+    return all(OmegaConf.is_missing(values, key) or _fits(values[key], hint) for key in keys)
 
 
 def _words(hint: object) -> str:
@@ -92,7 +92,9 @@ def _words(hint: object) -> str:
 def _words_of_kind(hint: object) -> str:
     if get_origin(hint) is Mapping:
         return f"names ({{NAME: ...}}), of each {_words(get_args(hint)[1])}"
-    return "its keys (KEY.NAME=VALUE), its class among them" if inspect.isclass(hint) else "a list ([a,b])"
+    if get_origin(hint) in (tuple, list, Sequence):
+        return f"a list ([a,b]), of each {_words(get_args(hint)[0])}"
+    return "its keys (KEY.NAME=VALUE), its class among them"
 
 
 def _source(config: DictConfig, key: str) -> str:

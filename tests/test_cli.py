@@ -213,6 +213,8 @@ def test_impossible_value(job_refuses, overrides, words):
         (("method.gamma=abc",), ("method.gamma=abc does not fit",)),
         (("max_new_tokens=0",), ("max_new_tokens=0", "1 or more")),
         (("method.gamma=${nothing}",), ("gamma", "'nothing' not found")),
+        (("method=medusa", "method.paths=[[a]]"), ("method.paths=[['a']] does not fit", "of each a whole number")),
+        (("method=medusa", "method.paths=[[0]]"), ("method.nodes=16 and method.paths=[[0]]", "null for the other")),
         (("method=csd", "model_pair.drafts=3"), ("model_pair.drafts=3 does not fit", "names ({NAME: ...})")),
         (("method=csd", "+model_pair.drafts.big.name=X"), ("model_pair.drafts={'big': {'name': 'X'}} does not fit", "its class among them")),
         (("+model_pair.costs.by_time.target=x",), ("model_pair.costs={'by_time': {'target': 'x'}} does not fit", "a number")),

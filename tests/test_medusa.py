@@ -268,6 +268,18 @@ def test_one_rank_is_a_chain_and_unmeasured_heads_get_the_assumed_tree():
             medusa_tree(assumed_accuracies(2), **bad)
 
 
+def test_a_tree_of_ones_own():
+    class Heads:
+        heads, accuracies = 2, None
+
+    assert static_tree(Heads(), None, paths=[[0], [1], [0, 2]]) == ((0,), (1,), (0, 2))
+    for both in ({"nodes": 4, "paths": [[0]]}, {"nodes": None, "paths": None}):
+        with pytest.raises(ValueError, match="two trees or none"):
+            static_tree(Heads(), **both)
+    with pytest.raises(ValueError, match="is none: every path of ranks"):
+        MedusaDrafter(lambda hidden: hidden, [[0], [-1]])
+
+
 # Typical acceptance
 
 

@@ -33,8 +33,8 @@ class MedusaDrafter:
     def __init__(self, heads: Callable[[Tensor], Tensor], tree: Iterable[Sequence[int]]):
         paths = sorted((tuple(path) for path in tree), key=lambda path: (len(path), path))
         missing = {path[:-1] for path in paths if len(path) > 1} - set(paths)
-        if missing or () in paths or len(set(paths)) < len(paths):
-            raise ValueError(f"tree={[list(path) for path in paths]} is none: every path needs the one before it, once.")
+        if missing or () in paths or len(set(paths)) < len(paths) or any(rank < 0 for path in paths for rank in path):
+            raise ValueError(f"tree={[list(path) for path in paths]} is none: every path of ranks (from 0) needs the one before it, once.")
         if paths and len(paths[-1]) > len(heads):
             raise ValueError(f"the tree is {len(paths[-1])} deep, but there are {len(heads)} Medusa heads; give it at most that depth.")
         self.heads, self._ranks = heads, 1 + max((max(path) for path in paths), default=0)

@@ -42,8 +42,14 @@ def medusa_tree(accuracies: Sequence[Sequence[float]], nodes: int, ranks: int | 
     return tuple(sorted(tree, key=lambda path: (len(path), path)))
 
 
-def static_tree(heads: Measured, nodes: int, ranks: int | None = None) -> tuple[Path, ...]:
-    """The tree for these heads; where their accuracies are not known, for assumed ones."""
+def static_tree(
+    heads: Measured, nodes: int | None, ranks: int | None = None, paths: Sequence[Sequence[int]] | None = None
+) -> tuple[Path, ...]:
+    """The tree of `nodes` for these heads; where their accuracies are not known, for assumed ones. paths: a tree of one's own instead."""
+    if (nodes is None) == (paths is None):
+        raise ValueError(f"method.nodes={nodes} and method.paths={paths} are two trees or none: give one of them, and null for the other.")
+    if paths is not None:
+        return tuple(tuple(path) for path in paths)
     return medusa_tree(heads.accuracies or assumed_accuracies(heads.heads), nodes, ranks)
 
 
