@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from specexp.errors import UserError
 
 WORDS = {int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null"}
+ELEMENTS = {int: "whole numbers", float: "numbers", str: "texts (a number as text: \"KEY=['1']\")"}
 
 
 def check_signatures(config: DictConfig) -> None:
@@ -91,9 +92,10 @@ def _words(hint: object) -> str:
 
 def _words_of_kind(hint: object) -> str:
     if get_origin(hint) is Mapping:
-        return f"names ({{NAME: ...}}), of each {_words(get_args(hint)[1])}"
+        return f"names, each with {_words(get_args(hint)[1])} ({{NAME: ...}})"
     if get_origin(hint) in (tuple, list, Sequence):
-        return f"a list ([a,b]), of each {_words(get_args(hint)[0])}"
+        element = get_args(hint)[0]
+        return f"a list ([a,b]) of {ELEMENTS.get(element) or _words(element)}"
     return "its keys (KEY.NAME=VALUE), its class among them"
 
 

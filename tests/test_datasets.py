@@ -293,16 +293,28 @@ def test_public_prompts_are_cut_and_named(tmp_path):
     assert dataset.examples() == [Example("specbench/81", "one two three")]
 
 
-def test_of_a_large_data_set_only_the_given_files_are_read(tmp_path, monkeypatch):
+def test_of_a_large_data_set_only_the_given_files_are_fetched_and_read(tmp_path, monkeypatch):
     """C4's training set is 300 GB, and belongs to the same configuration as the one file that is wanted."""
     import datasets
 
+    def fetched(hub_id, repo_type, revision, allow_patterns):
+        assert (hub_id, repo_type, revision, allow_patterns) == ("allenai/c4", "dataset", "main", WANTED)
+        return str(tmp_path / "c4")
+
+    WANTED = "en/c4-validation.00000-of-00008.json.gz"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    for name, word in {"en/c4-validation.00000-of-00008": "wanted", "en/c4-validation.00001-of-00008": "other", "en/c4-train.00000-of-01024": "huge"}.items():
-        (path := tmp_path / "c4" / f"{name}.json.gz").parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    for name, word in {WANTED: "wanted", "en/c4-validation.00001-of-00008.json.gz": "other"}.items():
+        (path := tmp_path / "c4" / name).parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(gzip.compress(json.dumps({"text": f"{word} page"}).encode()))
-    c4 = PublicPrompts("c4", "text", str(tmp_path / "c4"), split="train", files="en/c4-validation.00000-of-00008.json.gz")
+    c4 = PublicPrompts("c4", "text", "allenai/c4", split="train", files=WANTED)
     assert [example.prompt for example in c4.examples()] == ["wanted page"]
+
+
+@pytest.mark.parametrize("files", [None, "data/python/*"])
+def test_a_hub_out_of_reach_is_one_sentence_for_files_too(unreachable_hub, files):
+    with pytest.raises(UserError, match=r"nobody/nothing \(test\) is neither in the local cache nor to be had"):
+        PublicPrompts("x", "text", "nobody/nothing", files=files).examples()
 
 
 @pytest.mark.parametrize(("key", "rows", "words"), [

@@ -178,7 +178,7 @@ def test_shape_follows_the_tree_and_the_limit():
 
 @pytest.mark.parametrize("tree", [[(0, 0)], [(0,), (1, 0)], [(0,), (0,)], [()]])
 def test_what_is_no_tree_is_refused(tree):
-    with pytest.raises(ValueError, match="is none"):
+    with pytest.raises(ValueError, match="fits into no tree"):
         MedusaDrafter(TabularHeads(2, 3), tree)
     with pytest.raises(ValueError, match="2 deep, but there are 1 Medusa heads"):
         MedusaDrafter(TabularHeads(2, 1), [(0,), (0, 0)])
@@ -270,14 +270,15 @@ def test_one_rank_is_a_chain_and_unmeasured_heads_get_the_assumed_tree():
 
 def test_a_tree_of_ones_own():
     class Heads:
-        heads, accuracies = 2, None
+        heads, vocabulary, accuracies = 2, 10, None
 
-    assert static_tree(Heads(), None, paths=[[0], [1], [0, 2]]) == ((0,), (1,), (0, 2))
-    for both in ({"nodes": 4, "paths": [[0]]}, {"nodes": None, "paths": None}):
-        with pytest.raises(ValueError, match="two trees or none"):
-            static_tree(Heads(), **both)
-    with pytest.raises(ValueError, match="is none: every path of ranks"):
-        MedusaDrafter(lambda hidden: hidden, [[0], [-1]])
+    assert static_tree(Heads(), None, paths=[[0, 2], [0], [1]]) == ((0,), (1,), (0, 2))
+    for several in ({"nodes": 4, "paths": [[0]]}, {"nodes": None, "paths": None}, {"nodes": None, "ranks": 2, "paths": [[0]]}):
+        with pytest.raises(ValueError, match="make no tree"):
+            static_tree(Heads(), **several)
+    for none in ([[-1]], [[0, 0]], [[0], [0]], [[]], [[0], [1, 0]]):
+        with pytest.raises(ValueError, match="fits into no tree"):
+            static_tree(Heads(), None, paths=none)
 
 
 # Typical acceptance
@@ -659,6 +660,12 @@ def test_typical_acceptance_is_marked_lossy(method, tmp_path):
         (("method.heads=null",), "no Medusa heads are known for this target"),
         (("model_pair=tiny_t5", "dataset=microsum"), "no Medusa heads are known"),
         (("method.nodes=0",), "nodes=0"),
+        (("method.nodes=null", "method.paths=[[0,0]]"), r"the path \[0, 0\] fits into no tree"),
+        (("method.nodes=null", "method.paths=[]"), r"paths=\[\] is an empty tree"),
+        (("method.nodes=null", "method.paths=[[0],[99999]]"), "ends at rank 99999, but there are 2048 ids"),
+        (("method.nodes=null", "method.paths=[[99999999999999999999]]"), "ends at rank 99999999999999999999"),
+        (("method.nodes=null", "method.paths=[[0],[0,0],[0,0,0],[0,0,0,0],[0,0,0,0,0]]"), "5 deep, but there are 4 Medusa heads"),
+        (("method.nodes=null", "method.ranks=2", "method.paths=[[0]]"), "nodes=null, ranks=2 and a tree of paths"),
         (("method.heads=nowhere/at/all/there",), "method.heads=nowhere/at/all/there does not exist"),
     ],
 )

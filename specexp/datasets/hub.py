@@ -20,7 +20,11 @@ def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
     for switch in switches:
         switch.HF_HUB_OFFLINE = alone  # else the libraries try again for a minute
     try:
-        return datasets.load_dataset(hub_id, subset, revision=revision, split=split, data_files=files).to_list()
+        if files is None:
+            return datasets.load_dataset(hub_id, subset, revision=revision, split=split).to_list()
+        # datasets would not find them in its own cache again without a network
+        place = huggingface_hub.snapshot_download(hub_id, repo_type="dataset", revision=revision, allow_patterns=files)
+        return datasets.load_dataset(place, data_files=files, split=split).to_list()
     except (OSError, ValueError, RuntimeError) as error:
         reason = "there is no network, or HF_HUB_OFFLINE is set" if alone else " ".join(str(error).split())[:200]
         raise UserError(f"data set {hub_id} ({split}) is neither in the local cache nor to be had from the Hub ({reason}): "

@@ -143,6 +143,8 @@ class HostDraft(Draft):
         self.__dict__.update(ids=tuple(ids), parents=parents, q=None, confidence=None, stages=(), base=base, entropy=None, _device=device)
         if parents is chain_parents(len(parents)):
             self.__dict__["is_chain"] = True
+        if device != "cpu" and torch.device(device).type != "cpu":
+            self.tokens  # noqa: B018 - on its way to the device before the target's pass wants it
 
     @cached_property
     def tokens(self) -> Tensor:

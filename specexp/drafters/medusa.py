@@ -18,6 +18,7 @@ from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, chain_parents, empty_draft
 from specexp.decoding.protocols import Runner, Scores, Verdict
+from specexp.drafters.medusa_tree import sound_tree
 
 
 class MedusaDrafter:
@@ -31,12 +32,7 @@ class MedusaDrafter:
     models: ClassVar[Mapping[str, Runner]] = {}
 
     def __init__(self, heads: Callable[[Tensor], Tensor], tree: Iterable[Sequence[int]]):
-        paths = sorted((tuple(path) for path in tree), key=lambda path: (len(path), path))
-        missing = {path[:-1] for path in paths if len(path) > 1} - set(paths)
-        if missing or () in paths or len(set(paths)) < len(paths) or any(rank < 0 for path in paths for rank in path):
-            raise ValueError(f"tree={[list(path) for path in paths]} is none: every path of ranks (from 0) needs the one before it, once.")
-        if paths and len(paths[-1]) > len(heads):
-            raise ValueError(f"the tree is {len(paths[-1])} deep, but there are {len(heads)} Medusa heads; give it at most that depth.")
+        paths = sound_tree(tree, len(heads))
         self.heads, self._ranks = heads, 1 + max((max(path) for path in paths), default=0)
         self._shapes = _shapes(paths)
         self._places = torch.tensor([(len(path) - 1) * self._ranks + path[-1] for path in paths], dtype=torch.int64)

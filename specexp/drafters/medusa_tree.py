@@ -8,7 +8,7 @@ so a path is right with the product of its accuracies.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 Path = tuple[int, ...]
@@ -17,9 +17,10 @@ FIRST, BY_HEAD, BY_RANK = 0.6, 0.8, 0.25  # an assumption, no measurement: see `
 
 
 class Measured(Protocol):
-    """heads: K. accuracies: [K][ranks], or None where nobody measured them."""
+    """heads, vocabulary: K, V. accuracies: [K][ranks], or None where nobody measured them."""
 
     heads: int
+    vocabulary: int
     accuracies: Sequence[Sequence[float]] | None
 
 
@@ -45,12 +46,33 @@ def medusa_tree(accuracies: Sequence[Sequence[float]], nodes: int, ranks: int | 
 def static_tree(
     heads: Measured, nodes: int | None, ranks: int | None = None, paths: Sequence[Sequence[int]] | None = None
 ) -> tuple[Path, ...]:
-    """The tree of `nodes` for these heads; where their accuracies are not known, for assumed ones. paths: a tree of one's own instead."""
-    if (nodes is None) == (paths is None):
-        raise ValueError(f"method.nodes={nodes} and method.paths={paths} are two trees or none: give one of them, and null for the other.")
-    if paths is not None:
-        return tuple(tuple(path) for path in paths)
+    """The tree of `nodes` for these heads; where their accuracies are not known, for assumed ones. paths: a tree of one's own instead.
+
+    Raises ValueError unless it is one of the two, and for paths that are no tree of theirs.
+    """
+    if paths is not None and nodes is None and ranks is None:
+        if not paths:
+            raise ValueError("paths=[] is an empty tree: give a path or more.")
+        return sound_tree(paths, heads.heads, heads.vocabulary)
+    if paths is not None or nodes is None:
+        given = ", ".join(f"{name}={'null' if value is None else value}" for name, value in (("nodes", nodes), ("ranks", ranks)))
+        told = "no paths" if paths is None else "a tree of paths"
+        raise ValueError(f"{given} and {told} make no tree: give nodes (and ranks), or paths with nodes=null ranks=null.")
     return medusa_tree(heads.accuracies or assumed_accuracies(heads.heads), nodes, ranks)
+
+
+def sound_tree(paths: Iterable[Sequence[int]], heads: int, vocabulary: int | None = None) -> tuple[Path, ...]:
+    """The same paths, sorted by (length, ranks). Raises ValueError unless each one's beginning is among them, once, and this many heads of
+    this many ids (None: not known here) have guesses for all."""
+    tree = tuple(sorted((tuple(path) for path in paths), key=lambda path: (len(path), path)))
+    for path, before in zip(tree, (None, *tree[:-1]), strict=True):
+        if not path or path == before or path[-1] < 0 or (len(path) > 1 and path[:-1] not in tree):
+            raise ValueError(f"the path {list(path)} fits into no tree: give paths of ranks (from 0) once, each with its beginning.")
+        if vocabulary is not None and path[-1] >= vocabulary:
+            raise ValueError(f"the path {list(path)} ends at rank {path[-1]}, but there are {vocabulary} ids; give it a lower one.")
+    if tree and len(tree[-1]) > heads:
+        raise ValueError(f"the tree is {len(tree[-1])} deep, but there are {heads} Medusa heads; give it at most that depth.")
+    return tree
 
 
 def assumed_accuracies(heads: int, ranks: int = 10) -> list[list[float]]:

@@ -17,7 +17,7 @@ from specexp.decoding.draft import Draft
 from specexp.decoding.sampling import Sampling
 
 
-class Rollout:
+class DeviceRollout:
     """By any sampling rule, on the device. context: what the draft follows."""
 
     def __init__(self, context: Context, sampling: Sampling, chance: Chance):
@@ -36,8 +36,8 @@ class Rollout:
         return Draft.behind(self._last, torch.cat(self._tokens), None if self._laws[0] is None else torch.cat(self._laws))
 
 
-class GreedyRollout(Rollout):
-    """The most likely tokens of float32 or float64 logits on the CPU."""
+class HostRollout:
+    """The same of greedy tokens from float32 or float64 logits on the CPU."""
 
     def __init__(self) -> None:
         self._ids: list[int] = []
@@ -52,5 +52,6 @@ class GreedyRollout(Rollout):
 
 @lru_cache(maxsize=2**16)
 def single_token(token: int) -> Tensor:
-    """[1] on the CPU, made once and never written to."""
-    return torch.tensor([token])
+    """[1] on the CPU, made once and never written to; no inference tensor, so that whoever trains may read it too."""
+    with torch.inference_mode(False):
+        return torch.tensor([token])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from specexp.models.llama import LlamaPass
 from specexp.models.loading import context_length
 from specexp.models.masks import ChainMasks, tree_mask
 from specexp.models.memo import Memo
-from specexp.models.rollout import GreedyRollout, Rollout, single_token
+from specexp.models.rollout import DeviceRollout, HostRollout, single_token
 
 WIDEST_KEPT, MOST_KEPT = 64, 8192  # geometries kept for a next pass at the same place: rows of the widest, number of them
 
@@ -73,8 +74,7 @@ class ModelRunner(_ExactRunner):
         self._masks = ChainMasks(model.dtype, self.device)
         self._positions = torch.arange(4096, device=self.device)
         self._on_host = self.device.type == "cpu"  # ids and tokens are the same
-        blocks = torch.empty(WIDEST_KEPT + 1, WIDEST_KEPT, dtype=torch.int64)
-        self._blocks = [(block[:width], block.numpy()[:width]) for width, block in enumerate(blocks)]
+        self._blocks = _blocks() if self._on_host else []
         self._single: Sequence[Tensor] = ()
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # by filled slots and width; views
         self._peak = 0  # most slots that were filled before any was given up
@@ -111,7 +111,7 @@ class ModelRunner(_ExactRunner):
             return empty_draft(self.device)
         logits = self._logits(context, empty_draft(self.device), rows=1)
         greedy = isinstance(sampling, Sampling) and sampling.is_greedy and is_numpys(logits)
-        drawn = GreedyRollout() if greedy else Rollout(context, sampling, chance)
+        drawn = HostRollout() if greedy else DeviceRollout(context, sampling, chance)
         first = len(context) - self.cache.evicted
         token = drawn.draw(logits)
         for count in range(1, length):
@@ -252,6 +252,12 @@ class StatelessRunner(_ExactRunner):
     def _full(self, tokens: Tensor, rows: int) -> Tensor:
         self.forwards += 1
         return fit_vocabulary(self._pass.full(tokens, rows), self.vocab_size)
+
+
+def _blocks() -> list[tuple[Tensor, np.ndarray]]:
+    """By width up to WIDEST_KEPT: [width] int64 and the same memory as NumPy has it."""
+    blocks = torch.empty(WIDEST_KEPT + 1, WIDEST_KEPT, dtype=torch.int64)
+    return [(block[:width], block.numpy()[:width]) for width, block in enumerate(blocks)]
 
 
 def _pass(model: torch.nn.Module, vocab_size: int | None) -> DecoderOnlyPass | EncoderDecoderPass:
