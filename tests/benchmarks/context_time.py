@@ -23,34 +23,37 @@ from specexp.models.runner import ModelRunner
 ROUNDS = 24
 
 
-def timed(decoder, prompt):
-    """Milliseconds of a round behind the prompt."""
+class Attention:
+    """All layers' attention of a model, `rows` rows behind `length` slots, by itself."""
+
+    def __init__(self, model, length, rows):
+        heads, size = model.config.num_attention_heads, model.config.hidden_size // model.config.num_attention_heads
+        self.layers, self.cache = range(model.config.num_hidden_layers), FullCache()
+        self.cache.reserve(length + rows)
+        for layer in self.layers:
+            self.cache.update(torch.randn(1, heads, length, size), torch.randn(1, heads, length, size), layer)
+        self.cache.length = length
+        self.new, self.mask = torch.randn(1, heads, rows, size), None if rows == 1 else ChainMasks(torch.float32, model.device)(length, rows)
+
+    def __call__(self):
+        for layer in self.layers:
+            attended(self.new, *self.cache.update(self.new, self.new, layer), self.mask)
+
+
+def timed(decoder, prompt, *besides):
+    """Median milliseconds of a round behind the prompt, and of each of `besides`, which are called in turn between the rounds: the machine's
+    speed drifts."""
     width = max(1, getattr(getattr(decoder.drafter, "policy", None), "gamma", 0) + 1)
     stream = decoder.generate(prompt, 1 + ROUNDS * width, lambda ids, since: None, Chance(0))
     next(stream)  # the prefill
-    spent, began = [], perf_counter()
-    for _ in stream:
-        spent.append(1000 * (perf_counter() - began))
-        began = perf_counter()
-    return median(spent[3:-1])  # the first reads the prompt with the draft model, the last ones may be shorter
-
-
-def attention(model, length, rows):
-    """Milliseconds of all layers' attention, `rows` rows behind `length` slots."""
-    heads, size = model.config.num_attention_heads, model.config.hidden_size // model.config.num_attention_heads
-    cache = FullCache()
-    cache.reserve(length + rows)
-    for layer in range(model.config.num_hidden_layers):
-        cache.update(torch.randn(1, heads, length, size), torch.randn(1, heads, length, size), layer)
-    cache.length = length
-    new, mask = torch.randn(1, heads, rows, size), None if rows == 1 else ChainMasks(torch.float32, model.device)(length, rows)
-    spent = []
-    for _ in range(ROUNDS):
-        began = perf_counter()
-        for layer in range(model.config.num_hidden_layers):
-            attended(new, *cache.update(new, new, layer), mask)
-        spent.append(1000 * (perf_counter() - began))
-    return median(spent[3:])
+    spent = [[] for _ in range(1 + len(besides))]
+    finished = False
+    while not finished:
+        for times, call in zip(spent, (lambda: next(stream, None), *besides), strict=True):
+            began = perf_counter()
+            finished |= call() is None and times is spent[0]
+            times.append(1000 * (perf_counter() - began))
+    return [median(times[3:-2]) for times in spent]  # the first reads the prompt with the draft model, the last ones may be shorter
 
 
 @torch.inference_mode()
@@ -72,8 +75,9 @@ def main():
     print("| context | AR token | its attention | the rest | speculative round | target's attention | draft's | the rest |\n|---|---|---|---|---|---|---|---|")
     for length in options.lengths:
         prompt = torch.randint(2048, (length,)).tolist()
-        token, own = timed(alone, prompt), attention(target, length, 1)
-        round_, wide, drafts = timed(speculative, prompt), attention(target, length, options.gamma + 1), options.gamma * attention(draft, length, 1)
+        token, own = timed(alone, prompt, Attention(target, length, 1))
+        round_, wide, single = timed(speculative, prompt, Attention(target, length, options.gamma + 1), Attention(draft, length, 1))
+        drafts = options.gamma * single
         cells = [token, own, token - own, round_, wide, drafts, round_ - wide - drafts]
         print(f"| {length} | {' | '.join(f'{cell:.2f}' for cell in cells)} |", flush=True)
 
