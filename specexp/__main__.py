@@ -29,6 +29,7 @@ from specexp.manual import manual
 from specexp.tracking.records import write_failure
 
 INTERRUPTED = 130  # the shell's code for it
+NAMELESS = ("+=", "+@")  # what adds something without a name: Hydra asserts that nobody writes it
 refused: list[int] = []  # numbers of the sweep's jobs that a user can put right
 command: int | None = None  # the process of the command; a launcher's workers, which get copies of these names, are others
 
@@ -77,6 +78,8 @@ def launch(task: Callable, helped: Callable[[], str], primary: str = "config") -
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(helped())
         return
+    if nameless := next((argument for argument in sys.argv[1:] if argument.startswith(NAMELESS)), None):
+        _leave(unparsable(nameless))
     refused.clear()
     command = os.getpid()
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback

@@ -29,7 +29,7 @@ def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
 def unparsable(override: str) -> str:
     """An argument that Hydra's grammar does not take."""
     key, _, value = override.partition("=")
-    quoted = "\"{}='{}'\"".format(key or "KEY", value.strip("'\"") or "VALUE")
+    quoted = "\"{}='{}'\"".format(key if key.strip("+@") else f"{key}KEY", value.strip("'\"") or "VALUE")
     return f"{override} is not KEY=VALUE; a value with special characters goes into two pairs of quotes: {quoted}."
 
 

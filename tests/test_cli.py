@@ -302,7 +302,7 @@ def test_run_directory_in_which_the_log_cannot_be_made(refused, tmp_path):
 
 @pytest.mark.parametrize(
     "override",
-    ["method.gamma", "foo bar", "method.gamma=[1", "method.gamma='abc", "method.gamma=${foo", "method.gamma=a=b", "method..gamma=3", "=3"],
+    ["method.gamma", "foo bar", "method.gamma=[1", "method.gamma='abc", "method.gamma=${foo", "method.gamma=a=b", "method..gamma=3", "=3", "+=", "+=x", "+@=", "+@a=b"],
 )
 def test_override_that_is_none(refused, override):
     told = refused(override, brief=False)
