@@ -165,6 +165,17 @@ def test_weights_are_packed_once_for_all_runners_of_a_model():
     assert CompiledRunner(build("llama"))._pass.wide is not one._pass.wide
 
 
+def test_large_layers_are_not_compiled(monkeypatch):
+    """Their products are faster in the library: a single token must not get slower by being compiled."""
+    monkeypatch.setattr("specexp.models.compiled.LARGEST", 100)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda *_: pytest.fail("compiled"))
+    model = build("llama")
+    runner = CompiledRunner(model)
+    assert runner.ready(1) and not runner._pass.compiled
+    assert_same(runner, by_transformers(model), torch.float32)
+    assert runner.ready(1) and not runner._pass.compiled
+
+
 def test_compiling_says_what_it_cannot_run(monkeypatch):
     with pytest.raises(UserError, match="gpt2 model, and cache=compiled knows llama, mistral, qwen2: choose cache=full"):
         CompiledRunner.longest_text(build("gpt2").config, "m")

@@ -2,7 +2,8 @@
 
 Passes over a single token are compiled (torch.compile, Inductor). The repeated layer is compiled once, its weights and cache buffers being
 arguments, and called for each stack of layers; not the whole model, which would take as many times longer. Products of a single row are
-written as multiply-and-add, which Inductor turns into one loop over the weights, fused with what comes before and behind.
+written as multiply-and-add, which Inductor turns into one loop over the weights, fused with what comes before and behind. That saves
+launches; over large matrices the libraries' products are faster, so layers of more than LARGEST bytes run eagerly.
 
 Passes over several tokens run eagerly; in float32 on a second copy of the weights, in the order in which oneDNN multiplies a few rows
 fastest. It is made once: weights that change afterwards are not seen by it.
@@ -27,6 +28,7 @@ from specexp.models.products import packed, packed_rows, packs
 from specexp.models.runner import KnownIds, ModelRunner
 
 STACK = 2  # layers per call: fewer calls against longer compiling
+LARGEST = 8 << 20  # bytes of a layer, or of the head: compiled is 1.5 times as fast at 3 MiB, 1.1 at 7, 0.8 at 13 (docs/performance.md)
 GRAPHS = 64  # that torch may make of one function, for all shapes of models
 ANY_COMPILERS = "AVX2"  # vector instructions that every compiler knows: a trial compilation would cost two seconds
 
@@ -44,6 +46,7 @@ class CompiledPass(LlamaPass):
         settings = {"cpp.vec_isa_ok": True} if torch.backends.cpu.get_cpu_capability() == ANY_COMPILERS else {}
         self._stack = torch.compile(_stack(self.heads, self.norm), fullgraph=True, options=settings)
         self._head = torch.compile(single_row, fullgraph=True, options=settings)
+        self.compiles = sum(weight.nbytes for weight in self.layers[0] if weight is not None) <= LARGEST
         self._packs = packs(model.lm_head.weight)
         self._wide_product = packed_rows if self._packs else self.product
         self.compiled = False
@@ -51,6 +54,8 @@ class CompiledPass(LlamaPass):
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
         if hidden.shape[0] > 1 or mask is not None or not cache.length:  # (a single row with a mask: a level of a growing tree)
             return self.with_weights(self.wide, self._wide_product, hidden, turns, mask, cache)
+        if not self.compiles:
+            return super().through(hidden, turns, mask, cache)
         self.compiled, end = True, cache.length + 1
         slots = torch.arange(cache.length, end, device=hidden.device)
         for first in range(0, len(self.layers), STACK):
@@ -63,7 +68,9 @@ class CompiledPass(LlamaPass):
         head = self.model.lm_head
         if type(head) is not nn.Linear or head._forward_pre_hooks:
             return super().projected(states)
-        return self._head(states, head.weight, head.bias) if states.shape[0] == 1 else self._wide_product(states, self.wide_head, head.bias)
+        if states.shape[0] > 1:
+            return self._wide_product(states, self.wide_head, head.bias)
+        return (self._head if head.weight.nbytes <= LARGEST else self.product)(states, head.weight, head.bias)
 
     @property
     def wide(self) -> list[LayerWeights]:
@@ -85,8 +92,8 @@ class CompiledPass(LlamaPass):
 
 
 class CompiledRunner(ModelRunner):
-    """cache=compiled: as cache=full, for single tokens compiled and for several, in float32, on packed weights. The first passes take
-    seconds: warm up.
+    """cache=compiled: as cache=full, for single tokens compiled (small layers) and for several, in float32, on packed weights. The first
+    passes take seconds: warm up.
 
     UserError for a model that LlamaPass does not run, and without a C++ compiler.
     """
@@ -108,7 +115,7 @@ class CompiledRunner(ModelRunner):
         self._pass = CompiledPass(model, self.architecture, KnownIds(model, vocab_size))
 
     def ready(self, width: int) -> bool:
-        return width > 1 or self._pass.compiled
+        return width > 1 or self._pass.compiled or not self._pass.compiles
 
 
 def single_row(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
