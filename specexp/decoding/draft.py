@@ -93,10 +93,10 @@ class Draft:
 
     def fetch(self, *values: Tensor) -> list[int]:
         """All int64 `values` ([k] each) on the host, one after another, and our ids with them: one device-to-host copy for all."""
-        if "ids" in self.__dict__:
-            return values[0].tolist() if len(values) == 1 else torch.cat(values).tolist()
-        if self.tokens.is_cpu:  # everything is on the host: nothing to gather
+        if values[0].is_cpu:  # everything is on the host: nothing to gather
             return [value for tensor in values for value in tensor.tolist()]
+        if "ids" in self.__dict__:
+            return torch.cat(values).tolist()
         host = torch.cat([*values, self.tokens]).tolist()
         self.__dict__["ids"] = tuple(host[len(host) - len(self) :])
         return host[: len(host) - len(self)]
