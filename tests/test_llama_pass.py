@@ -9,7 +9,7 @@ from tiny_models import build
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft
 from specexp.errors import UserError
-from specexp.models.compiled import CompiledRunner
+from specexp.models.compiled import PART, CompiledRunner
 from specexp.models.decoder_only import DecoderOnlyPass
 from specexp.models.llama import LAYOUT, LlamaPass
 from specexp.models.products import few_rows, packed, packed_rows, packs
@@ -25,8 +25,14 @@ def by_transformers(model):
 
 
 def drafts():
-    chains = [Draft.of_ids(IDS[5 : 5 + length]) for length in (0, 1, 4, 11, 30)]
+    chains = [Draft.of_ids(IDS[5 : 5 + length]) for length in (0, 1, 4, 7, 11, 30)]
     return [*chains, Draft.of_nodes(IDS[3:9], (-1, -1, 0, 0, 1, 2))]
+
+
+def poison(cache):
+    """What a slot holds that nothing was written to may be anything, and must not matter."""
+    for buffer in (*cache.keys, *cache.values):
+        buffer[:, :, cache.length :] = float("nan")
 
 
 @torch.inference_mode()
@@ -36,9 +42,14 @@ def assert_same(runner, reference, dtype):
         each.start(IDS[:20], 100)
     context = Context(IDS[:20], capacity=100)
     for draft in drafts():  # the first is the prefill
+        poison(runner.cache)
         ours, theirs = (each.logits(context, draft, len(draft) + 1).logits for each in (runner, reference))
         assert (ours - theirs).abs().max() < bound * theirs.abs().max()
         context.append(IDS[20:22])
+    for _ in range(3):  # a token after another, as without drafts
+        context.append(IDS[22:23])
+        ours, theirs = (each.logits(context, Draft.of_ids([]), 1).logits for each in (runner, reference))
+        assert (ours - theirs).abs().max() < bound * theirs.abs().max()
     siblings = Draft.of_nodes(IDS[3:5], (-1, -1))
     for draft in (siblings, siblings.grow(torch.tensor(IDS[5:6]), (0,))):  # one row, which sees all but its uncle
         ours, theirs = (each.logits(context, draft, 1).logits for each in (runner, reference))
@@ -163,6 +174,32 @@ def test_weights_are_packed_once_for_all_runners_of_a_model():
     one, other = CompiledRunner(model), CompiledRunner(model)
     assert one._pass.wide is other._pass.wide
     assert CompiledRunner(build("llama"))._pass.wide is not one._pass.wide
+
+
+@pytest.mark.parametrize("kind", sorted(LAYOUT))
+def test_what_is_compiled_is_the_same_function(kind, monkeypatch):
+    """Run as plain torch: what pads a few rows to a whole part, and where those rows write, is not the compiler's business."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    model = build(kind)
+    runner = CompiledRunner(model)
+    assert not runner.ready(1) and not runner.ready(2) and runner.ready(PART + 1)
+    assert_same(runner, by_transformers(model), torch.float32)
+    assert runner.ready(1) and runner.ready(2)
+
+
+@torch.inference_mode()
+def test_a_part_that_reaches_behind_the_reserved_slots(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    model = build("llama")
+    runner, reference = CompiledRunner(model), by_transformers(model)
+    context, draft = Context(IDS[:20]), Draft.of_ids(IDS[5:6])
+    for each in (runner, reference):
+        each.start(IDS[:20], 2)
+        each.logits(context, Draft.of_ids([]), 1)
+    context.append(IDS[20:21])
+    ours, theirs = (each.logits(context, draft, 2).logits for each in (runner, reference))
+    assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
+    assert runner.kv_bytes == reference.kv_bytes  # what only fills a part up is nothing that is kept
 
 
 def test_large_layers_are_not_compiled(monkeypatch):

@@ -1,12 +1,13 @@
 """A Llama-like model at its fastest on a CPU, after seconds of preparation: `cache=compiled`.
 
-Passes over a single token are compiled (torch.compile, Inductor). The repeated layer is compiled once, its weights and cache buffers being
-arguments, and called for each stack of layers; not the whole model, which would take as many times longer. Products of a single row are
-written as multiply-and-add, which Inductor turns into one loop over the weights, fused with what comes before and behind. That saves
-launches; over large matrices the libraries' products are faster, so layers of more than LARGEST bytes run eagerly.
+Passes over up to PART tokens are compiled (torch.compile, Inductor): one graph for a single token, one for PART of them, to which fewer are
+filled up. The repeated layer is compiled once, its weights and cache buffers being arguments, and called for each
+stack of layers; not the whole model, which would take as many times longer. Products are written as multiply-and-add, which Inductor turns
+into one loop over the weights for all rows, fused with what comes before and behind. That saves launches; in large matrices there is less
+to save, so layers of more than LARGEST bytes run eagerly.
 
-Passes over several tokens run eagerly; in float32 on a second copy of the weights, in the order in which oneDNN multiplies a few rows
-fastest. It is made once: weights that change afterwards are not seen by it.
+Wider passes run eagerly; in float32 on a second copy of the weights, in the order in which oneDNN multiplies a few rows fastest. It is made
+once: weights that change afterwards are not seen by it.
 
 Knows nothing of drafts. Does not promise the eager logits to the last bit: sums are taken in another order.
 """
@@ -19,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from specexp.errors import UserError
 from specexp.models.architecture import Architecture
@@ -28,9 +30,12 @@ from specexp.models.products import packed, packed_rows, packs
 from specexp.models.runner import KnownIds, ModelRunner
 
 STACK = 2  # layers per call: fewer calls against longer compiling
-LARGEST = 8 << 20  # bytes of a layer, or of the head: compiled is 1.5 times as fast at 3 MiB, 1.1 at 7, 0.8 at 13 (docs/performance.md)
+PART = 8  # rows of the compiled pass over several: 2 take as long as 8, and a graph per width would take seconds each
+LARGEST = 16 << 20  # bytes of a layer, or of the head: above, 5 rows take as long on packed weights (docs/performance.md)
 GRAPHS = 64  # that torch may make of one function, for all shapes of models
 ANY_COMPILERS = "AVX2"  # vector instructions that every compiler knows: a trial compilation would cost two seconds
+
+Buffers = Sequence[Tensor]  # a layer's filled keys and values, then the next one's
 
 # One copy for all runners of a model.
 _packed_layers: WeakKeyDictionary[nn.Module, list[LayerWeights]] = WeakKeyDictionary()
@@ -43,26 +48,46 @@ class CompiledPass(LlamaPass):
     def __init__(self, model: nn.Module, architecture: Architecture, known_ids: Callable[[Tensor], Tensor]):
         super().__init__(model, architecture, known_ids)
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        settings = {"cpp.vec_isa_ok": True} if torch.backends.cpu.get_cpu_capability() == ANY_COMPILERS else {}
-        self._stack = torch.compile(_stack(self.heads, self.norm), fullgraph=True, options=settings)
-        self._head = torch.compile(single_row, fullgraph=True, options=settings)
+        settings = {"size_asserts": False, "cpp.vec_isa_ok": torch.backends.cpu.get_cpu_capability() == ANY_COMPILERS or None}
+        self._single = torch.compile(_single(self.heads, self.norm), fullgraph=True, dynamic=False, options=settings)
+        self._part = torch.compile(_part(self.heads, self.norm), fullgraph=True, dynamic=False, options=settings)
+        self._head = torch.compile(row_by_row, fullgraph=True, dynamic=False, options=settings)
+        firsts = range(0, len(self.layers), STACK)
+        self._stacks = [(range(len(self.layers))[first : first + STACK], self.layers[first : first + STACK]) for first in firsts]
         self.compiles = sum(weight.nbytes for weight in self.layers[0] if weight is not None) <= LARGEST
         self._packs = packs(model.lm_head.weight)
         self._wide_product = packed_rows if self._packs else self.product
-        self.compiled = False
+        self.compiled: set[bool] = set()  # False: single rows; True: several
 
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
-        if hidden.shape[0] > 1 or mask is not None or not cache.length:  # (a single row with a mask: a level of a growing tree)
-            return self.with_weights(self.wide, self._wide_product, hidden, turns, mask, cache)
-        if not self.compiles:
+        width, several = hidden.shape[0], mask is not None  # (a single row with a mask: a level of a growing tree)
+        if not self.compiles or not cache.length or width > (PART if several else 1):
+            return self._eagerly(hidden, turns, mask, cache)
+        self.compiled.add(several)
+        return self._several(hidden, turns, mask, cache) if several else self._alone(hidden, turns, cache)
+
+    def _eagerly(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
+        if hidden.shape[0] == 1:
             return super().through(hidden, turns, mask, cache)
-        self.compiled, end = True, cache.length + 1
+        return self.with_weights(self.wide, self._wide_product, hidden, turns, mask, cache)
+
+    def _alone(self, hidden: Tensor, turns: Tensor, cache: FullCache) -> Tensor:
+        """A row that sees everything."""
+        end = cache.length + 1
         slots = torch.arange(cache.length, end, device=hidden.device)
-        for first in range(0, len(self.layers), STACK):
-            stack = range(first, min(first + STACK, len(self.layers)))
-            filled = [_open_ended(view) for index in stack for view in cache.filled(index, end)]
-            hidden = self._stack(hidden, turns, slots, filled, [self.layers[index] for index in stack])
+        for stack, weights in self._stacks:
+            hidden = self._single(hidden, turns, slots, _filled(cache, stack, end), weights)
         return hidden
+
+    def _several(self, hidden: Tensor, turns: Tensor, mask: Tensor, cache: FullCache) -> Tensor:
+        """Up to PART rows under a mask. Rows of zeros fill them up, whose keys come to lie behind the others' and are written over next."""
+        width, end = hidden.shape[0], cache.length + PART
+        missing, slots = PART - width, torch.arange(cache.length, end, device=hidden.device)
+        seen = _open_ended(pad(mask[0, 0], (0, missing, 0, missing), value=torch.finfo(mask.dtype).min), 1)
+        hidden, turns = pad(hidden, (0, 0, 0, missing)), pad(turns, (0, 0, 0, 0, 0, 0, 0, missing))
+        for stack, weights in self._stacks:
+            hidden = self._part(hidden, turns, seen, slots, _filled(cache, stack, end), weights)
+        return hidden[:width]
 
     def projected(self, states: Tensor) -> Tensor:
         head = self.model.lm_head
@@ -92,7 +117,7 @@ class CompiledPass(LlamaPass):
 
 
 class CompiledRunner(ModelRunner):
-    """cache=compiled: as cache=full, for single tokens compiled (small layers) and for several, in float32, on packed weights. The first
+    """cache=compiled: as cache=full, for up to PART tokens compiled (small layers) and for more, in float32, on packed weights. The first
     passes take seconds: warm up.
 
     UserError for a model that LlamaPass does not run, and without a C++ compiler.
@@ -115,36 +140,63 @@ class CompiledRunner(ModelRunner):
         self._pass = CompiledPass(model, self.architecture, KnownIds(model, vocab_size))
 
     def ready(self, width: int) -> bool:
-        return width > 1 or self._pass.compiled or not self._pass.compiles
+        return width > PART or not self._pass.compiles or (width > 1) in self._pass.compiled
 
 
-def single_row(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b of one row: y[n] = sum_k x[k] W[n, k], written out. Only ever run compiled."""
-    products = (states * weight).sum(-1)[None]
+def row_by_row(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b: y[m, n] = sum_k x[m, k] W[n, k], written out for each row. Only ever run compiled: then it is one loop over W."""
+    states = states.as_strided(states.shape, states.stride())  # has x computed once, and not again for each n
+    products = torch.stack([(row * weight).sum(-1) for row in states.unbind()])
     return products if bias is None else products + bias
 
 
-def _stack(heads: Heads, norm: Norm) -> Callable[..., Tensor]:
+def _single(heads: Heads, norm: Norm) -> Callable[..., Tensor]:
     """Some layers one after another as a function of their state [1, D], buffers and weights."""
 
-    def run(hidden: Tensor, turns: Tensor, slots: Tensor, filled: Sequence[Tensor], weights: Sequence[LayerWeights]) -> Tensor:
-        for index, own in enumerate(weights):
-            keys, values = filled[2 * index : 2 * index + 2]
+    def single(hidden: Tensor, turns: Tensor, slots: Tensor, filled: Buffers, weights: Sequence[LayerWeights]) -> Tensor:
+        return _layers(hidden, turns, None, slots, filled, weights, heads, norm)
 
-            def append(new_keys: Tensor, new_values: Tensor, keys: Tensor = keys, values: Tensor = values) -> tuple[Tensor, Tensor]:
-                return keys.index_copy_(2, slots, new_keys), values.index_copy_(2, slots, new_values)
-
-            hidden = layer(hidden, turns, None, append, own, heads, norm, single_row)
-        return hidden
-
-    return run
+    return single
 
 
-def _open_ended(buffer: Tensor) -> Tensor:
-    """The same [1, H, n, d], n left open in what is compiled (but for 1, which gets a graph of its own)."""
-    if buffer.shape[2] > 1:
-        torch._dynamo.maybe_mark_dynamic(buffer, 2)
-    return buffer
+def _part(heads: Heads, norm: Norm) -> Callable[..., Tensor]:
+    """The same of [PART, D] under a mask [PART, n]. Its own function: what torch has learned of shapes it keeps by function."""
+
+    def part(hidden: Tensor, turns: Tensor, mask: Tensor, slots: Tensor, filled: Buffers, weights: Sequence[LayerWeights]) -> Tensor:
+        return _layers(hidden, turns, mask[None, None], slots, filled, weights, heads, norm)
+
+    return part
+
+
+def _layers(
+    hidden: Tensor,
+    turns: Tensor,
+    mask: Tensor | None,
+    slots: Tensor,
+    filled: Buffers,
+    weights: Sequence[LayerWeights],
+    heads: Heads,
+    norm: Norm,
+) -> Tensor:
+    for index, own in enumerate(weights):
+        keys, values = filled[2 * index : 2 * index + 2]
+
+        def append(new_keys: Tensor, new_values: Tensor, keys: Tensor = keys, values: Tensor = values) -> tuple[Tensor, Tensor]:
+            return keys.index_copy_(2, slots, new_keys), values.index_copy_(2, slots, new_values)
+
+        hidden = layer(hidden, turns, mask, append, own, heads, norm, row_by_row)
+    return hidden
+
+
+def _filled(cache: FullCache, stack: Sequence[int], end: int) -> Buffers:
+    return [_open_ended(view, 2) for index in stack for view in cache.filled(index, end)]
+
+
+def _open_ended(tensor: Tensor, dimension: int) -> Tensor:
+    """The same; how long it is in this dimension is left open in what is compiled (but for 1, which gets a graph of its own)."""
+    if tensor.shape[dimension] > 1:
+        torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+    return tensor
 
 
 def _packed_weights(weights: LayerWeights) -> LayerWeights:
