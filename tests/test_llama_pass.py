@@ -188,18 +188,22 @@ def test_what_is_compiled_is_the_same_function(kind, monkeypatch):
 
 
 @torch.inference_mode()
-def test_a_part_that_reaches_behind_the_reserved_slots(monkeypatch):
+def assert_same_to_the_end(runner, reference):
+    """Of a text that was announced as just so long."""
+    for each in (runner, reference):
+        each.start(IDS[:20], 8)
+    for length in range(20, 28):
+        for draft in (Draft.of_ids([]), Draft.of_ids(IDS[length : length + 1])):
+            context = Context(IDS[:length])
+            ours, theirs = (each.logits(context, draft, 1 + len(draft)).logits for each in (runner, reference))
+            assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
+    assert runner.kv_bytes == reference.kv_bytes  # what only fills a part up is nothing that is kept
+
+
+def test_a_part_that_reaches_behind_the_text(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     model = build("llama")
-    runner, reference = CompiledRunner(model), by_transformers(model)
-    context, draft = Context(IDS[:20]), Draft.of_ids(IDS[5:6])
-    for each in (runner, reference):
-        each.start(IDS[:20], 2)
-        each.logits(context, Draft.of_ids([]), 1)
-    context.append(IDS[20:21])
-    ours, theirs = (each.logits(context, draft, 2).logits for each in (runner, reference))
-    assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
-    assert runner.kv_bytes == reference.kv_bytes  # what only fills a part up is nothing that is kept
+    assert_same_to_the_end(CompiledRunner(model), by_transformers(model))
 
 
 def test_large_layers_are_not_compiled(monkeypatch):
@@ -232,4 +236,5 @@ def test_compiled_logits_are_those_of_transformers_forward_and_nothing_is_compil
     torch._dynamo.utils.counters.clear()
     assert_same(runner, reference, torch.float32)  # the same shapes again, from an emptied cache
     assert_same(CompiledRunner(model), reference, torch.float32)
+    assert_same_to_the_end(CompiledRunner(model), reference)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0

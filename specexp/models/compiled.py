@@ -31,7 +31,7 @@ from specexp.models.runner import KnownIds, ModelRunner
 
 STACK = 2  # layers per call: fewer calls against longer compiling
 PART = 8  # rows of the compiled pass over several: 2 take as long as 8, and a graph per width would take seconds each
-LARGEST = 16 << 20  # bytes of a layer, or of the head: above, 5 rows take as long on packed weights (docs/performance.md)
+LARGEST = 32 << 20  # bytes of a layer, or of the head: above, 5 rows take as long on packed weights (docs/performance.md)
 GRAPHS = 64  # that torch may make of one function, for all shapes of models
 ANY_COMPILERS = "AVX2"  # vector instructions that every compiler knows: a trial compilation would cost two seconds
 
@@ -40,6 +40,13 @@ Buffers = Sequence[Tensor]  # a layer's filled keys and values, then the next on
 # One copy for all runners of a model.
 _packed_layers: WeakKeyDictionary[nn.Module, list[LayerWeights]] = WeakKeyDictionary()
 _packed_heads: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
+
+
+class PartCache(FullCache):
+    """With slots for what fills a part up. No view of it is ever whole, for which torch would compile once more."""
+
+    def reserve(self, capacity: int) -> None:
+        super().reserve(capacity + PART)
 
 
 class CompiledPass(LlamaPass):
@@ -136,7 +143,7 @@ class CompiledRunner(ModelRunner):
         if not LlamaPass.runs(model):
             kind = model.config.model_type
             raise UserError(f"cache=compiled cannot run this {kind} model (quantised, or with layers of its own): choose cache=full.")
-        super().__init__(model, vocab_size)
+        super().__init__(model, vocab_size, PartCache())
         self._pass = CompiledPass(model, self.architecture, KnownIds(model, vocab_size))
 
     def ready(self, width: int) -> bool:
