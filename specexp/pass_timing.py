@@ -44,10 +44,10 @@ class Place:
         self.room = within(max(0, max_new_tokens - behind), runner.room(self.context))
 
     def passes(self) -> dict[int, Pass]:
-        """By width, ascending; all of WIDTHS that the rest of the text and the cache have room for. Where only some widths are ready, those
-        at their ends too."""
+        """By width, ascending; all that the rest of the text and the cache have room for. Any that are ready where not all are."""
         prepared = [width for width in range(1, WIDEST + 1) if self.runner.ready(width)]
-        widths = [width for width in prepared if width in WIDTHS or width - 1 not in prepared or width + 1 not in (*prepared, WIDEST + 1)]
+        several = set(WIDTHS[1:]) <= set(prepared)
+        widths = [width for width in WIDTHS if width in prepared] if several else prepared
         return {width: self._scored(width) for width in widths if width <= self.room + 1}
 
     def _scored(self, width: int) -> Pass:

@@ -64,14 +64,23 @@ class CompiledPass(LlamaPass):
         self.compiles = sum(weight.nbytes for weight in self.layers[0] if weight is not None) <= LARGEST
         self._packs = packs(model.lm_head.weight)
         self._wide_product = packed_rows if self._packs else self.product
-        self.compiled: set[bool] = set()  # False: single rows; True: several
+        self.compiled = False
 
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
-        width, several = hidden.shape[0], mask is not None  # (a single row with a mask: a level of a growing tree)
-        if not self.compiles or not cache.length or width > (PART if several else 1):
+        widest = 1 if mask is None else PART  # (a single row with a mask: a level of a growing tree)
+        if not self.compiles or not cache.length or hidden.shape[0] > widest:
             return self._eagerly(hidden, turns, mask, cache)
-        self.compiled.add(several)
-        return self._several(hidden, turns, mask, cache) if several else self._alone(hidden, turns, cache)
+        if not self.compiled:
+            self._compile(hidden[:1], turns[:1], cache)
+        return self._alone(hidden, turns, cache) if mask is None else self._several(hidden, turns, mask, cache)
+
+    def _compile(self, row: Tensor, turns: Tensor, cache: FullCache) -> None:
+        """All that there is, now: the first draft that is kept whole, or a text's last token, may come long after the warm-up. What this
+        writes into the cache is written over."""
+        self.compiled = True
+        self._alone(row, turns, cache)
+        self._several(row, turns, row.new_zeros(1, 1, 1, cache.length + 1), cache)
+        self.projected(row)
 
     def _eagerly(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
         if hidden.shape[0] == 1:
@@ -125,7 +134,7 @@ class CompiledPass(LlamaPass):
 
 class CompiledRunner(ModelRunner):
     """cache=compiled: as cache=full, for up to PART tokens compiled (small layers) and for more, in float32, on packed weights. The first
-    passes take seconds: warm up.
+    pass behind a prompt takes seconds: warm up.
 
     UserError for a model that LlamaPass does not run, and without a C++ compiler.
     """
@@ -147,7 +156,7 @@ class CompiledRunner(ModelRunner):
         self._pass = CompiledPass(model, self.architecture, KnownIds(model, vocab_size))
 
     def ready(self, width: int) -> bool:
-        return width > PART or not self._pass.compiles or (width > 1) in self._pass.compiled
+        return width > PART or self._pass.compiled or not self._pass.compiles
 
 
 def row_by_row(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
