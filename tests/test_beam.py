@@ -27,6 +27,7 @@ from specexp.experiment import claims
 from specexp.generation import generate
 from specexp.models.beam_runner import beam_runner
 from specexp.models.caches import FullCache
+from specexp.models.compiled import CompiledRunner
 from specexp.models.runner import ModelRunner, StatelessRunner
 from specexp.stopping import Stopping
 
@@ -308,6 +309,10 @@ def test_whole_requests_are_compared_when_a_side_gives_its_text_in_one_piece():
 
 class OtherCache(FullCache):
     """Any cache that nobody has made fit for beams."""
+
+
+def test_over_beams_a_compiled_models_cache_is_a_full_one():
+    assert type(beam_runner(CompiledRunner(build("llama")))) is type(beam_runner(ModelRunner(build("llama"))))
 
 
 def test_a_cache_of_one_text_is_refused():

@@ -197,6 +197,11 @@ def assert_same_to_the_end(runner, reference):
             context = Context(IDS[:length])
             ours, theirs = (each.logits(context, draft, 1 + len(draft)).logits for each in (runner, reference))
             assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
+    draft = Draft.of_nodes(IDS[3:5], (-1, -1))
+    for node in range(12):  # a tree may reach far behind the text
+        ours, theirs = (each.logits(context, draft, 1).logits for each in (runner, reference))
+        assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
+        draft = draft.grow(torch.tensor(IDS[node : node + 1]), (node,))
     assert runner.kv_bytes == reference.kv_bytes  # what only fills a part up is nothing that is kept
 
 
@@ -204,6 +209,18 @@ def test_a_part_that_reaches_behind_the_text(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     model = build("llama")
     assert_same_to_the_end(CompiledRunner(model), by_transformers(model))
+
+
+@torch.inference_mode()
+def test_a_first_draft_that_is_wider_than_a_part_compiles_the_rest_too(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    runner = CompiledRunner(build("llama"))
+    context = Context(IDS[:20])
+    runner.start(context.ids, 30)
+    runner.logits(context, Draft.of_ids([]), 1)
+    context.append(IDS[20:21])
+    runner.logits(context, Draft.of_ids(IDS[: PART + 3]), PART + 4)
+    assert runner.ready(1) and runner.ready(2)
 
 
 def test_large_layers_are_not_compiled(monkeypatch):
@@ -222,6 +239,8 @@ def test_compiling_says_what_it_cannot_run(monkeypatch):
         CompiledRunner.longest_text(build("gpt2").config, "m")
     with pytest.raises(UserError, match="cannot run this llama model"):
         CompiledRunner(hooked())
+    with pytest.raises(UserError, match="made for CPUs, and this model is on meta"):
+        CompiledRunner(build("llama").to("meta"))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
         CompiledRunner.longest_text(build("llama").config, "m")

@@ -15,6 +15,7 @@ from specexp.decoding.beam import BeamRunner
 from specexp.errors import UserError
 from specexp.models.architecture import Architecture
 from specexp.models.caches import BeamCache, BeamSourceCache, FullCache
+from specexp.models.compiled import PartCache
 from specexp.models.encoder_decoder import decoder_start
 from specexp.models.runner import KnownIds, ModelRunner, StatelessRunner, fit_vocabulary
 
@@ -24,7 +25,7 @@ def beam_runner(runner: ModelRunner | StatelessRunner) -> BeamRunner:
     has_encoder = runner.model.config.is_encoder_decoder
     if isinstance(runner, StatelessRunner):
         kind = StatelessSourceBeamRunner if has_encoder else StatelessBeamRunner
-    elif type(runner.cache) is FullCache:
+    elif type(runner.cache) in (FullCache, PartCache):
         kind = SourceBeamRunner if has_encoder else CachedBeamRunner
     else:
         name = type(runner.cache).__name__

@@ -1,13 +1,13 @@
 """A Llama-like model at its fastest on a CPU, after seconds of preparation: `cache=compiled`.
 
 Passes over up to PART tokens are compiled (torch.compile, Inductor): one graph for a single token, one for PART of them, to which fewer are
-filled up. The repeated layer is compiled once, its weights and cache buffers being arguments, and called for each
-stack of layers; not the whole model, which would take as many times longer. Products are written as multiply-and-add, which Inductor turns
-into one loop over the weights for all rows, fused with what comes before and behind. That saves launches; in large matrices there is less
-to save, so layers of more than LARGEST bytes run eagerly.
+filled up. The repeated layer is compiled once, its weights and cache buffers being arguments, and called for each stack of layers; not the
+whole model, which would take as many times longer. Products are written as multiply-and-add, which Inductor turns into one loop over the
+weights for all rows, fused with what comes before and behind. That saves launches; in large matrices there is less to save, so layers of
+more than LARGEST weights run eagerly.
 
-Wider passes run eagerly; in float32 on a second copy of the weights, in the order in which oneDNN multiplies a few rows fastest. It is made
-once: weights that change afterwards are not seen by it.
+So do wider passes. In float32 what runs eagerly over several rows reads a second copy of the weights, in the order in which oneDNN
+multiplies a few rows fastest. It is made once: weights that change afterwards are not seen by it.
 
 Knows nothing of drafts. Does not promise the eager logits to the last bit: sums are taken in another order.
 """
@@ -31,7 +31,7 @@ from specexp.models.runner import KnownIds, ModelRunner
 
 STACK = 2  # layers per call: fewer calls against longer compiling
 PART = 8  # rows of the compiled pass over several: 2 take as long as 8, and a graph per width would take seconds each
-LARGEST = 32 << 20  # bytes of a layer, or of the head: above, 5 rows take as long on packed weights (docs/performance.md)
+LARGEST = 8 << 20  # weights of a layer, or of the head: above, 5 rows take as long on packed float32 weights (docs/performance.md)
 GRAPHS = 64  # that torch may make of one function, for all shapes of models
 ANY_COMPILERS = "AVX2"  # vector instructions that every compiler knows: a trial compilation would cost two seconds
 
@@ -43,10 +43,14 @@ _packed_heads: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
 
 
 class PartCache(FullCache):
-    """With slots for what fills a part up. No view of it is ever whole, for which torch would compile once more."""
+    """With slots for what fills a part up. No view of it is ever a whole buffer: for those torch would compile once more."""
 
     def reserve(self, capacity: int) -> None:
         super().reserve(capacity + PART)
+
+    def filled(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
+        keys, values = super().filled(layer, end + 1)
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
 
 class CompiledPass(LlamaPass):
@@ -61,26 +65,29 @@ class CompiledPass(LlamaPass):
         self._head = torch.compile(row_by_row, fullgraph=True, dynamic=False, options=settings)
         firsts = range(0, len(self.layers), STACK)
         self._stacks = [(range(len(self.layers))[first : first + STACK], self.layers[first : first + STACK]) for first in firsts]
-        self.compiles = sum(weight.nbytes for weight in self.layers[0] if weight is not None) <= LARGEST
+        self.compiles = sum(weight.numel() for weight in self.layers[0] if weight is not None) <= LARGEST
         self._packs = packs(model.lm_head.weight)
         self._wide_product = packed_rows if self._packs else self.product
         self.compiled = False
 
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
-        widest = 1 if mask is None else PART  # (a single row with a mask: a level of a growing tree)
-        if not self.compiles or not cache.length or hidden.shape[0] > widest:
+        if not self.compiles or not cache.length:
             return self._eagerly(hidden, turns, mask, cache)
         if not self.compiled:
             self._compile(hidden[:1], turns[:1], cache)
-        return self._alone(hidden, turns, cache) if mask is None else self._several(hidden, turns, mask, cache)
+        if mask is None and hidden.shape[0] == 1:
+            return self._alone(hidden, turns, cache)
+        if mask is None or hidden.shape[0] > PART:
+            return self._eagerly(hidden, turns, mask, cache)
+        return self._several(hidden, turns, mask, cache)  # (a single row with a mask: a level of a growing tree)
 
     def _compile(self, row: Tensor, turns: Tensor, cache: FullCache) -> None:
         """All that there is, now: the first draft that is kept whole, or a text's last token, may come long after the warm-up. What this
         writes into the cache is written over."""
-        self.compiled = True
         self._alone(row, turns, cache)
         self._several(row, turns, row.new_zeros(1, 1, 1, cache.length + 1), cache)
         self.projected(row)
+        self.compiled = True
 
     def _eagerly(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
         if hidden.shape[0] == 1:
@@ -96,11 +103,11 @@ class CompiledPass(LlamaPass):
         return hidden
 
     def _several(self, hidden: Tensor, turns: Tensor, mask: Tensor, cache: FullCache) -> Tensor:
-        """Up to PART rows under a mask. Rows of zeros fill them up, whose keys come to lie behind the others' and are written over next."""
+        """Up to PART rows under a mask. Copies of the last fill them up, whose keys come to lie behind the others' and are written over."""
         width, end = hidden.shape[0], cache.length + PART
-        missing, slots = PART - width, torch.arange(cache.length, end, device=hidden.device)
-        seen = _open_ended(pad(mask[0, 0], (0, missing, 0, missing), value=torch.finfo(mask.dtype).min), 1)
-        hidden, turns = pad(hidden, (0, 0, 0, missing)), pad(turns, (0, 0, 0, 0, 0, 0, 0, missing))
+        rows, slots = torch.arange(PART, device=hidden.device).clamp_(max=width - 1), torch.arange(cache.length, end, device=hidden.device)
+        hidden, turns = hidden[rows], turns[rows]
+        seen = _open_ended(pad(mask[0, 0, rows], (0, PART - width), value=torch.finfo(mask.dtype).min), 1)
         for stack, weights in self._stacks:
             hidden = self._part(hidden, turns, seen, slots, _filled(cache, stack, end), weights)
         return hidden[:width]
@@ -111,7 +118,7 @@ class CompiledPass(LlamaPass):
             return super().projected(states)
         if states.shape[0] > 1:
             return self._wide_product(states, self.wide_head, head.bias)
-        return (self._head if head.weight.nbytes <= LARGEST else self.product)(states, head.weight, head.bias)
+        return (self._head if head.weight.numel() <= LARGEST else self.product)(states, head.weight, head.bias)
 
     @property
     def wide(self) -> list[LayerWeights]:
@@ -133,10 +140,10 @@ class CompiledPass(LlamaPass):
 
 
 class CompiledRunner(ModelRunner):
-    """cache=compiled: as cache=full, for up to PART tokens compiled (small layers) and for more, in float32, on packed weights. The first
-    pass behind a prompt takes seconds: warm up.
+    """cache=compiled: as cache=full, for up to PART tokens compiled (small layers), else on packed weights (several tokens in float32). The
+    first pass behind a prompt takes seconds: warm up.
 
-    UserError for a model that LlamaPass does not run, and without a C++ compiler.
+    UserError for a model that LlamaPass does not run or that is not on a CPU, and without a C++ compiler.
     """
 
     @classmethod
@@ -152,6 +159,8 @@ class CompiledRunner(ModelRunner):
         if not LlamaPass.runs(model):
             kind = model.config.model_type
             raise UserError(f"cache=compiled cannot run this {kind} model (quantised, or with layers of its own): choose cache=full.")
+        if model.device.type != "cpu":
+            raise UserError(f"cache=compiled is made for CPUs, and this model is on {model.device}: choose cache=static or cache=full.")
         super().__init__(model, vocab_size, PartCache())
         self._pass = CompiledPass(model, self.architecture, KnownIds(model, vocab_size))
 
@@ -209,9 +218,8 @@ def _filled(cache: FullCache, stack: Sequence[int], end: int) -> Buffers:
 
 
 def _open_ended(tensor: Tensor, dimension: int) -> Tensor:
-    """The same; how long it is in this dimension is left open in what is compiled (but for 1, which gets a graph of its own)."""
-    if tensor.shape[dimension] > 1:
-        torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+    """The same; how long it is in this dimension (2 and more) is left open in what is compiled."""
+    torch._dynamo.maybe_mark_dynamic(tensor, dimension)
     return tensor
 
 
