@@ -197,11 +197,11 @@ def assert_same_to_the_end(runner, reference):
             context = Context(IDS[:length])
             ours, theirs = (each.logits(context, draft, 1 + len(draft)).logits for each in (runner, reference))
             assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
-    draft = Draft.of_nodes(IDS[3:5], (-1, -1))
-    for node in range(12):  # a tree may reach far behind the text
+    draft = Draft.of_ids(IDS[3:4])
+    for node in range(-1, 11):  # a tree, whose nodes may come to lie far behind the text: in the last slot there is, and further
         ours, theirs = (each.logits(context, draft, 1).logits for each in (runner, reference))
         assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
-        draft = draft.grow(torch.tensor(IDS[node : node + 1]), (node,))
+        draft = draft.grow(torch.tensor(IDS[node + 1 : node + 2]), (node,))
     assert runner.kv_bytes == reference.kv_bytes  # what only fills a part up is nothing that is kept
 
 
