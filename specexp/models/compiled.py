@@ -60,8 +60,7 @@ class CompiledPass(LlamaPass):
         super().__init__(model, architecture, known_ids)
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
         settings = {"size_asserts": False, "cpp.vec_isa_ok": torch.backends.cpu.get_cpu_capability() == ANY_COMPILERS or None}
-        self._single = torch.compile(_single(self.heads, self.norm), fullgraph=True, dynamic=False, options=settings)
-        self._part = torch.compile(_part(self.heads, self.norm), fullgraph=True, dynamic=False, options=settings)
+        self._stack = torch.compile(_stack(self.heads, self.norm), fullgraph=True, dynamic=False, options=settings)
         self._head = torch.compile(row_by_row, fullgraph=True, dynamic=False, options=settings)
         firsts = range(0, len(self.layers), STACK)
         self._stacks = [(range(len(self.layers))[first : first + STACK], self.layers[first : first + STACK]) for first in firsts]
@@ -99,7 +98,7 @@ class CompiledPass(LlamaPass):
         end = cache.length + 1
         slots = torch.arange(cache.length, end, device=hidden.device)
         for stack, weights in self._stacks:
-            hidden = self._single(hidden, turns, slots, _filled(cache, stack, end), weights)
+            hidden = self._stack(hidden, turns, None, slots, _filled(cache, stack, end), weights)
         return hidden
 
     def _several(self, hidden: Tensor, turns: Tensor, mask: Tensor, cache: FullCache) -> Tensor:
@@ -107,9 +106,9 @@ class CompiledPass(LlamaPass):
         width, end = hidden.shape[0], cache.length + PART
         rows, slots = torch.arange(PART, device=hidden.device).clamp_(max=width - 1), torch.arange(cache.length, end, device=hidden.device)
         hidden, turns = hidden[rows], turns[rows]
-        seen = _open_ended(pad(mask[0, 0, rows], (0, PART - width), value=torch.finfo(mask.dtype).min), 1)
+        seen = _open_ended(pad(mask[:, :, rows], (0, PART - width), value=torch.finfo(mask.dtype).min), 3)
         for stack, weights in self._stacks:
-            hidden = self._part(hidden, turns, seen, slots, _filled(cache, stack, end), weights)
+            hidden = self._stack(hidden, turns, seen, slots, _filled(cache, stack, end), weights)
         return hidden[:width]
 
     def projected(self, states: Tensor) -> Tensor:
@@ -175,42 +174,20 @@ def row_by_row(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     return products if bias is None else products + bias
 
 
-def _single(heads: Heads, norm: Norm) -> Callable[..., Tensor]:
-    """Some layers one after another as a function of their state [1, D], buffers and weights."""
+def _stack(heads: Heads, norm: Norm) -> Callable[..., Tensor]:
+    """Some layers one after another as a function of their states [w, D], buffers and weights; w is 1 without a mask, else PART."""
 
-    def single(hidden: Tensor, turns: Tensor, slots: Tensor, filled: Buffers, weights: Sequence[LayerWeights]) -> Tensor:
-        return _layers(hidden, turns, None, slots, filled, weights, heads, norm)
+    def run(hidden: Tensor, turns: Tensor, mask: Tensor | None, slots: Tensor, filled: Buffers, weights: Sequence[LayerWeights]) -> Tensor:
+        for index, own in enumerate(weights):
+            keys, values = filled[2 * index : 2 * index + 2]
 
-    return single
+            def append(new_keys: Tensor, new_values: Tensor, keys: Tensor = keys, values: Tensor = values) -> tuple[Tensor, Tensor]:
+                return keys.index_copy_(2, slots, new_keys), values.index_copy_(2, slots, new_values)
 
+            hidden = layer(hidden, turns, mask, append, own, heads, norm, row_by_row)
+        return hidden
 
-def _part(heads: Heads, norm: Norm) -> Callable[..., Tensor]:
-    """The same of [PART, D] under a mask [PART, n]. Its own function: what torch has learned of shapes it keeps by function."""
-
-    def part(hidden: Tensor, turns: Tensor, mask: Tensor, slots: Tensor, filled: Buffers, weights: Sequence[LayerWeights]) -> Tensor:
-        return _layers(hidden, turns, mask[None, None], slots, filled, weights, heads, norm)
-
-    return part
-
-
-def _layers(
-    hidden: Tensor,
-    turns: Tensor,
-    mask: Tensor | None,
-    slots: Tensor,
-    filled: Buffers,
-    weights: Sequence[LayerWeights],
-    heads: Heads,
-    norm: Norm,
-) -> Tensor:
-    for index, own in enumerate(weights):
-        keys, values = filled[2 * index : 2 * index + 2]
-
-        def append(new_keys: Tensor, new_values: Tensor, keys: Tensor = keys, values: Tensor = values) -> tuple[Tensor, Tensor]:
-            return keys.index_copy_(2, slots, new_keys), values.index_copy_(2, slots, new_values)
-
-        hidden = layer(hidden, turns, mask, append, own, heads, norm, row_by_row)
-    return hidden
+    return run
 
 
 def _filled(cache: FullCache, stack: Sequence[int], end: int) -> Buffers:
