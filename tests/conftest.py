@@ -17,14 +17,41 @@ import messages
 import thinned
 import torch
 from absl import logging as absl_logging
+from hydra.core.global_hydra import GlobalHydra
 
 messages.watch()
+
+from specexp.cli import main as command  # noqa: E402 - watched from here on
 
 # Imported with the ROUGE scorer. When logging is set up anew its handler closes the stream it was born with, should that not be the
 # standard error of the moment; under a test's capture that would be the stream of all other tests.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
+
+BRIEFLY = ("tracker=none", "threads=1", "warmup=1", "dataset.limit=2", "max_new_tokens=8")
+
+
+@pytest.fixture
+def command_line(monkeypatch, tmp_path, capfd):
+    """command_line(*overrides) -> (exit code, standard error), in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+    def call(*arguments, brief=True):
+        GlobalHydra.instance().clear()
+        given = {argument.partition("=")[0] for argument in arguments}
+        added = [override for override in BRIEFLY if brief and override.partition("=")[0] not in given]
+        mode = [] if "-m" in arguments else ["--run"]  # said outright, it spares Hydra a second composition
+        monkeypatch.setattr(sys, "argv", ["specexp", *mode, *arguments, *added])
+        capfd.readouterr()
+        try:
+            command.cli()
+        except SystemExit as end:
+            return end.code, capfd.readouterr().err
+        return 0, capfd.readouterr().err
+
+    return call
 
 
 @pytest.fixture(autouse=True)

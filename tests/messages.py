@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "specexp"
-ELSEWHERE = {"evaluation/inside_sandbox.py"}  # runs only in processes of its own; tests/test_sandbox.py reads its verdicts
+ELSEWHERE = {"scoring/inside_sandbox.py"}  # runs only in processes of its own; tests/scoring/test_sandbox.py reads its verdicts
 REACHED: set[str] = set()
 
 

@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from specexp.evaluation.speed import summarise_speed
+from specexp.figures.speed import summarise_speed
 
 WORDS = ["def ", "f(x)", ":\n", "    return ", "x < 1", " & ", "y_0", "\n"]
 
@@ -36,7 +36,7 @@ def records(gamma, examples=4, passed=lambda i: True, text=None):
 def config(gamma, method):
     return {
         "method": {"name": method, "gamma": gamma, "decoder": {"_target_": "x"}}, "model_pair": {"name": "tiny"}, "dataset": {"name": "microeval"},
-        "sampling": {"_target_": "x", "temperature": 0.0}, "cache": {"_target_": "specexp.models.runner.ModelRunner", "_partial_": True},
+        "sampling": {"_target_": "x", "temperature": 0.0}, "cache": {"_target_": "specexp.runners.runner.ModelRunner", "_partial_": True},
         "max_new_tokens": 8, "seed": 0, "dtype": "float32", "repeats": 1,
     }  # fmt: skip
 

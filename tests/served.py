@@ -6,7 +6,7 @@ import time
 
 from specexp.serve.app import create_app
 from specexp.serve.server import Server, listening
-from specexp.serve.settings import ServerSettings
+from specexp.serve.service import ServerSettings
 
 
 @contextlib.contextmanager

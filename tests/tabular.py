@@ -5,9 +5,9 @@ from collections import defaultdict
 
 import torch
 
-from specexp.decoding.chance import Chance
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Scores
+from specexp.decoding.sampling import Chance
 
 
 class TabularRunner:

@@ -24,7 +24,7 @@ THINNED = {
     "test_ngram_lossless.py": ["test_greedy_text_is_the_oracles", "test_round_has_the_targets_law"],
     "test_peers.py": ["test_greedy_text_is_ours", "test_peers_are_methods_of_a_run", "test_exactly_as_many_tokens_as_asked_for"],
     "test_perplexity.py": ["test_sink_cache_equals_its_definition_however_long_the_passes"],
-    "test_policies.py": ["test_round_has_the_targets_law"],
+    "test_length_rules.py": ["test_round_has_the_targets_law"],
     "test_runner.py": ["test_memo_equals_stateless_forward", "test_long_texts_outgrow_buffers_and_masks_without_a_change"],
     "test_sandbox.py": ["test_agrees_with_human_eval"],
     "test_sink.py": [

@@ -17,10 +17,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from specexp.__main__ import attempted, launch, told
-from specexp.configuration import conf_directory
-from specexp.errors import UserError
-from specexp.extras import installed
+from specexp.cli.main import attempted, launch, told
+from specexp.cli.messages import conf_directory
+from specexp.errors import UserError, installed
 
 MANUAL = """\
 Decode what you type with the target alone and with methods beside it: text coloured by origin, acceptance, tokens/s, speedup.
@@ -43,11 +42,10 @@ def main(config: DictConfig) -> None:
 
     def work(build: Callable) -> None:
         installed("chat", "prompt_toolkit")
-        from specexp.chat.session import Session
-        from specexp.chat.settings import from_command_line
+        from specexp.chat.session import Session, from_command_line
         from specexp.chat.terminal import start
-        from specexp.handles import check
-        from specexp.job import set_threads
+        from specexp.cli.check import check
+        from specexp.experiment.job import set_threads
 
         check(config)
         set_threads(config.threads)

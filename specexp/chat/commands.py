@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from specexp.chat.session import Session
-from specexp.chat.settings import DRAFTER, EGAG, NASD, SPECULATIVE, TARGET, Settings, pairs
-from specexp.configuration import conf_directory
+from specexp.chat.session import DRAFTER, EGAG, NASD, SPECULATIVE, TARGET, Session, Settings, pairs
+from specexp.cli.messages import conf_directory
 from specexp.errors import UserError
-from specexp.report.ablation import as_csv, row
-from specexp.tracking.jsonl import to_json, write_whole
+from specexp.report.papers import as_csv, row
+from specexp.tracking.records import to_json, write_whole
 
 PROCESSORS = {  # sampling rule -> its arguments, in order
     "greedy": (),

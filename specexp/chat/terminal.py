@@ -51,7 +51,7 @@ def handles_of(method: str) -> list[str]:
     """The names of a method's settings, off its file."""
     import yaml
 
-    from specexp.configuration import conf_directory
+    from specexp.cli.messages import conf_directory
 
     file = Path(conf_directory()) / "method" / f"{method}.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}

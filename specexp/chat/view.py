@@ -14,7 +14,7 @@ from rich.text import Text
 from specexp.chat.commands import COMMANDS
 from specexp.chat.session import Run, Session, figures
 from specexp.decoding.decoder import Step
-from specexp.engine import CANCELLED, Piece
+from specexp.live.engine import CANCELLED, Piece
 
 ORIGINS = {"target": "", "draft": "green", "bonus": "blue", "resample": "red"}
 STAGES = ("green", "cyan", "yellow", "magenta")  # of a cascade, in the order in which they are seen

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from specexp.datasets.example import Example, Score, check_settings, subset
-from specexp.datasets.rows import Source, text_at
+from specexp.datasets.files import Source, text_at
 from specexp.errors import UserError
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")

@@ -9,9 +9,8 @@ from pathlib import Path
 from specexp.assets import asset_path
 from specexp.datasets.example import Example, Score, check_settings, subset
 from specexp.datasets.files import read_jsonl
-from specexp.evaluation.pass_at_k import pass_at_k
-from specexp.evaluation.sandbox import Sandbox, Verdict
-from specexp.evaluation.sanitise import STOP_STRINGS, sanitise
+from specexp.scoring.code import STOP_STRINGS, pass_at_k, sanitise
+from specexp.scoring.sandbox import Sandbox, Verdict
 
 KEYS = ("task_id", "prompt", "entry_point", "test")
 LARGER_K = {10, 100}

@@ -67,6 +67,6 @@ class Summarisation:
 
     @cached_property
     def _rouge(self):
-        from specexp.evaluation.rouge import Rouge  # seconds to import
+        from specexp.scoring.rouge import Rouge  # seconds to import
 
         return Rouge(self.stemmer)

@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import torch
 
-from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, chain_parents, depths
-from specexp.decoding.protocols import Drafter, Runner, Scores, Stop, Verdict, Verifier
-from specexp.decoding.room import within
+from specexp.decoding.protocols import Drafter, Runner, Scores, Stop, Verdict, Verifier, within
+from specexp.decoding.sampling import Chance
 
 
 class Step(NamedTuple):  # cheaper to make than a frozen data class, and one is made every round

@@ -1,4 +1,9 @@
-"""The small interfaces between the loop and its parts. Nothing here computes anything."""
+"""The small interfaces between the loop and its parts. Nothing here computes anything.
+
+How far a round may draft: a streaming cache evicts at fixed places of the text, and no pass may reach across one.
+
+So every method meets the same cache at every token, however many tokens its passes hold.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.sampling import Chance, Sampling
 
 
 class Scores(NamedTuple):  # cheaper to make than a frozen data class, and some are made every round
@@ -130,3 +134,8 @@ class Policy(Protocol):
 
     def observe(self, drafted: int, accepted: int) -> None:
         """What became of the draft. Also told of rounds whose length was never asked for (the prefill: 0, 0)."""
+
+
+def within(limit: int, room: int | None) -> int:
+    """`limit`, or a runner's `room` where that is less (None: no bound)."""
+    return limit if room is None or room > limit else room

@@ -3,6 +3,15 @@
 Leviathan et al. 2023 (arXiv:2211.17192, Algorithm 1) and Chen et al. 2023 (arXiv:2302.01318, Algorithm 2) state one and the
 same law; so does greedy matching, which is this rule with a one-hot p. Chains are verified vectorised and on the device;
 trees node by node, which is also the legible form the vectorised one is tested against.
+
+Lenient verification: keep also what the model finds likely enough, not only what it would have said itself. Lossy.
+
+Cascade Speculative Drafting (Chen et al. 2023, arXiv:2312.11462) uses it between drafts, never at the top, where it would change the text.
+
+Typical acceptance (Medusa, Cai et al. 2024, arXiv:2401.10774, section 2.3.1; after truncation sampling, Hewitt et al. 2022). Lossy.
+
+Keeps what is likely enough where the target stands, likelier where the target is sure: no draw decides over a drafted token, so the
+text has not the target's law. At temperature 0 only the argmax is likely at all, and the rule is greedy matching.
 """
 
 from __future__ import annotations
@@ -10,10 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specexp.decoding.chance import Chance
 from specexp.decoding.draft import ROOT, Draft
 from specexp.decoding.protocols import Verdict
-from specexp.decoding.sampling import Sampling, is_numpys
+from specexp.decoding.sampling import Chance, Sampling, is_numpys
 
 
 class RejectionVerifier:
@@ -110,3 +118,79 @@ class SkipSampleAdjustment(RejectionVerifier):
 
     def residual(self, p: Tensor, q: Tensor) -> Tensor:
         return p
+
+
+class LenientVerifier(RejectionVerifier):
+    """Keep x if it is what the model draws, or if p(x) > q(x) / leniency; leniency 1 is as strict as the lossless rule.
+
+    p and q are the models' own probabilities (softmax, temperature 1) in a greedy or deterministic draft; q is 1 where the draft does not
+    say (`Draft.confidence`): leniency 2 or less then changes nothing, since p > 1/2 is the argmax anyway. Drafts with a law q of their own
+    are judged with q / leniency in place of q (their p and q after temperature, top-k and nucleus), and so are trees, point masses too.
+    """
+
+    lossless = False
+
+    def __init__(self, sampling: Sampling, leniency: float = 4.0):
+        if leniency < 1:
+            raise ValueError(f"leniency={leniency} would refuse more than the lossless rule; give 1 (as strict as it) or more.")
+        super().__init__(sampling)
+        self.leniency = leniency
+
+    def point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        n, drawn = len(draft), self.sampling.propose(logits, chance)[0]
+        p = logits[:n].float().softmax(-1).gather(1, draft.tokens[:, None])[:, 0]
+        q = torch.ones_like(p) if draft.confidence is None else draft.confidence
+        kept = drawn[:n] == draft.tokens
+        if self.leniency > 1:
+            kept |= p * self.leniency > q
+        accepted = kept.cumprod(0).sum(0, keepdim=True)  # [1]
+        count, token = draft.fetch(accepted, drawn.index_select(0, accepted))
+        return Verdict(draft.path(count - 1), token)
+
+    def tree_of_point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        return self.tree(draft, self.sampling(logits), chance)
+
+    def chain(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
+        return super().chain(draft.with_q(draft.q / self.leniency), p, chance)
+
+    def tree(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
+        return super().tree(draft.with_q(draft.distributions(p) / self.leniency), p, chance)
+
+
+class TypicalAcceptance:
+    """Accept x iff p(x) > min(epsilon, delta * exp(-H(p))), p being the law that is sampled from and H its entropy in nats; keep the
+    longest path of accepted tokens, of equally long ones the likelier; the token behind it is drawn from p.
+
+    epsilon: the hard threshold, above which every token is accepted. delta: the one that entropy lowers; the paper takes about the root of
+    epsilon. Any drafter's chains and trees; what law they were drawn from plays no part.
+    """
+
+    lossless = False
+
+    def __init__(self, sampling: Sampling, epsilon: float = 0.09, delta: float = 0.3):
+        if not 0 < epsilon < 1 or delta <= 0:
+            raise ValueError(f"epsilon={epsilon}, delta={delta} do not fit; give 0 < epsilon < 1 and delta > 0 (0.09 and 0.3).")
+        self.sampling, self.epsilon, self.delta = sampling, epsilon, delta
+
+    def __call__(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+        p = self.sampling(logits)
+        path = self._longest(draft, p) if len(draft) else ()
+        return Verdict(path, int(chance.draw(p[path[-1] + 1 if path else 0])))
+
+    def thresholds(self, p: Tensor) -> Tensor:
+        """[n, V] laws -> [n]."""
+        entropy = torch.special.entr(p).sum(-1)
+        return (self.delta * (-entropy).exp()).clamp(max=self.epsilon)
+
+    def _longest(self, draft: Draft, p: Tensor) -> tuple[int, ...]:
+        rows = torch.tensor([parent + 1 for parent in draft.parents], device=p.device)
+        likely = p[rows, draft.tokens]
+        accepted, logs = torch.stack([(likely > self.thresholds(p)[rows]).to(likely.dtype), likely.log()]).tolist()
+        best, value = ROOT, (0, 0.0)
+        kept: dict[int, tuple[int, float]] = {ROOT: value}  # (length, log-likelihood) of the paths to accepted nodes
+        for node, parent in enumerate(draft.parents):
+            if accepted[node] and parent in kept:
+                kept[node] = (kept[parent][0] + 1, kept[parent][1] + logs[node])
+                if kept[node] > value:
+                    best, value = node, kept[node]
+        return draft.path(best)

@@ -15,14 +15,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.sampling import Chance, Sampling
+from specexp.drafters import ngrams
 from specexp.drafters.copying import without_logits
-from specexp.drafters.tables import files
-from specexp.drafters.tables.counting import NgramCounts
+from specexp.drafters.ngrams import NgramCounts
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +49,7 @@ class Level:
 class KatzTable:
     """tensors: what the file holds (see `counted`); the probabilities are worked out from it at once, in float64."""
 
-    def __init__(self, tensors: dict[str, Tensor], facts: files.Facts):
+    def __init__(self, tensors: dict[str, Tensor], facts: ngrams.Facts):
         self.tensors, self.facts = tensors, facts
         unigrams = tensors["unigrams"].double() + 1
         self.unigrams = unigrams / unigrams.sum()  # [V]
@@ -71,7 +70,7 @@ class KatzTable:
         return p
 
     def save(self, path: Path) -> None:
-        files.save(path, self.tensors, self.facts)
+        ngrams.save(path, self.tensors, self.facts)
 
     def _pairs(self, before: Tensor, ids: Tensor) -> Tensor:
         """P(w | v) for the ids v = before[i], w = ids[i]."""
@@ -104,7 +103,7 @@ def _level(tensors: dict[str, Tensor], name: str, entries: tuple[Tensor, Tensor]
 
 def load_katz(path: str) -> KatzTable:
     """UserError if `path` (a file or asset:NAME) holds no trigram table."""
-    return KatzTable(*files.load(path, "trigram"))
+    return KatzTable(*ngrams.load(path, "trigram"))
 
 
 def katz(counts: NgramCounts, tokenizer: str, min_count: int = 1) -> KatzTable:
@@ -112,7 +111,7 @@ def katz(counts: NgramCounts, tokenizer: str, min_count: int = 1) -> KatzTable:
     tensors = {"unigrams": torch.zeros(counts.vocab_size, dtype=torch.int64).index_add_(0, counts.keys[1], counts.counts[1])}
     for name, order in (("bigram", 2), ("trigram", 3)):
         tensors |= {f"{name}_{part}": tensor for part, tensor in _counted(counts, order, min_count).items()}
-    return KatzTable(tensors, files.Facts("trigram", counts.vocab_size, tokenizer, counts.tokens))
+    return KatzTable(tensors, ngrams.Facts("trigram", counts.vocab_size, tokenizer, counts.tokens))
 
 
 def _counted(counts: NgramCounts, order: int, min_count: int) -> dict[str, Tensor]:
@@ -140,8 +139,8 @@ class KatzDrafter:
     needs_trees = needs_hidden = False
     models: ClassVar[Mapping[str, Runner]] = {}
 
-    def __init__(self, table: KatzTable, policy: Policy, sampling: Sampling, vocabulary: files.Vocabulary):
-        files.check_vocabulary(table.facts, vocabulary)
+    def __init__(self, table: KatzTable, policy: Policy, sampling: Sampling, vocabulary: ngrams.Vocabulary):
+        ngrams.check_vocabulary(table.facts, vocabulary)
         self.table, self.policy, self.sampling, self.vocabulary = table, without_logits(policy), sampling, vocabulary
         self._best: dict[tuple[int, ...], int] = {}  # argmax behind two ids, since asked for
 

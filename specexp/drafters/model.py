@@ -1,15 +1,17 @@
-"""A smaller model drafts a chain by rolling it out (Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318)."""
+"""A smaller model drafts a chain by rolling it out (Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318).
+
+The drafter that proposes nothing: with it the loop is autoregressive decoding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
-from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
-from specexp.decoding.room import within
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.protocols import Policy, Runner, Scores, Verdict, within
+from specexp.decoding.sampling import Chance, Sampling
 
 
 class ModelDrafter:
@@ -37,3 +39,17 @@ class ModelDrafter:
 
     def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
         self.policy.observe(len(draft), len(verdict.path))
+
+
+class NoDraft:
+    needs_trees = needs_hidden = False
+    models: ClassVar[Mapping[str, Runner]] = {}
+
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        pass
+
+    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+        return empty_draft(context.device)
+
+    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+        pass

@@ -2,25 +2,32 @@
 
 Knows transformers' loaders and nothing of decoding. Decoder-only models and the T5 family.
 The memo keeps up to 16 models, so that baseline, method and the jobs of a sweep share weights; treat them as read-only.
+
+Turns what transformers' loaders refuse into one sentence: it is about the model that was named, not about us.
+
+Which device a name means on this machine: cuda, mps, npu (Ascend, through torch_npu) or cpu; and what is told when its memory is full.
+
+Knows no models.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 
 from specexp.errors import UserError
-from specexp.models.device import resolve_device
-from specexp.models.explain import explained
 from specexp.models.preflight import locate, offline_where_possible, preflight
 from specexp.models.spec import ModelSpec
 
-__all__ = ["ModelSpec", "context_length", "load_config", "load_model", "preflight", "resolved"]
+__all__ = ["ModelSpec", "load_config", "load_model", "preflight", "resolved"]
 
-ENCODER_DECODER = ("t5", "mt5")  # model types tested against transformers' own text (tests/test_encoder_decoder.py)
-LENGTH_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
+ENCODER_DECODER = ("t5", "mt5")  # model types tested against transformers' own text (tests/runners/test_encoder_decoder.py)
 
 
 def load_model(spec: ModelSpec, key: str = "model_pair.target"):
@@ -50,22 +57,6 @@ def resolved(spec: ModelSpec, key: str = "model_pair.target") -> ModelSpec:
     if spec.quantization != "none" and not device.startswith("cuda"):
         raise UserError(f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none.")
     return replace(spec, device=device)
-
-
-def context_length(config) -> int | None:
-    """The number of positions the model of `config` has; None where its positions are relative (ALiBi, T5) and have no end."""
-    config = config.get_text_config(decoder=True)
-    if _relative(config):
-        return None
-    lengths = (getattr(config, key, None) for key in LENGTH_KEYS)
-    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
-
-
-def _relative(config) -> bool:
-    attention = getattr(config, "attn_config", None) or {}  # MPT's; a dict or a configuration of its own
-    alibi = attention.get("alibi") if isinstance(attention, dict) else getattr(attention, "alibi", False)
-    biased = alibi or getattr(config, "alibi", False) or hasattr(config, "relative_attention_num_buckets")
-    return bool(biased) or config.model_type == "bloom"
 
 
 @lru_cache(maxsize=16)
@@ -168,3 +159,70 @@ def _quantization(spec: ModelSpec):
     compute = torch.bfloat16 if spec.dtype == "auto" else _dtype(spec)  # the default, float32, would be several times slower
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute)
 
+
+@contextmanager
+def explained(subject: str) -> Iterator[None]:
+    """Errors of a load inside become a UserError that begins with `subject`; the original stays as its cause."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise UserError(f"{subject} cannot be loaded: {_reason(error).rstrip('.')}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return "it brings code of its own; allow that with its trust_remote_code=true if you trust its source."
+    return next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+
+
+ORDER = ("cuda", "mps", "npu", "cpu")
+
+
+def resolve_device(name: str) -> str:
+    """`auto` becomes the first of `ORDER` that is here; a named one (`cuda`, `cuda:1`, ...) stays itself. UserError if it is absent."""
+    if name == "auto":
+        return next(kind for kind in ORDER if _count(kind))
+    match = re.fullmatch(r"(cuda|mps|npu|cpu)(?::(\d+))?", name)
+    if match is None:
+        raise UserError(f"device={name} is unknown: choose auto, cpu, cuda, mps or npu (or one of several: cuda:1).")
+    count = _count(match[1])
+    if int(match[2] or 0) >= count:
+        raise UserError(f"device={name} is not on this machine, which has {count} of that kind: choose device=auto or device=cpu.")
+    return name
+
+
+def _count(kind: str) -> int:
+    import torch
+
+    if kind == "cuda":
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    if kind == "npu":
+        return _npus()
+    return 1
+
+
+def _npus() -> int:
+    if importlib.util.find_spec("torch_npu") is None:
+        return 0
+    import torch
+    import torch_npu  # noqa: F401  (importing it is what adds torch.npu)
+
+    return torch.npu.device_count() if torch.npu.is_available() else 0
+
+
+@contextmanager
+def memory_watched(way_out: str) -> Iterator[None]:
+    """Running out of memory inside, on a device or on the CPU, becomes a UserError that ends in `way_out`."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter, as is what its CPU allocator raises
+        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)):
+            raise
+        raise UserError(f"out of memory ({(str(error).splitlines() or [type(error).__name__])[0][:200]}); {way_out}.") from error

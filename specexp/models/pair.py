@@ -1,13 +1,15 @@
 """A target and its draft: what must hold between the two, checked before any weights are loaded, and the runners built on them.
 
 Knows nothing of methods. Promises the same tokenizer, or refuses.
+
+How many ids a pair has: those its tokenizer knows and those its logits have rows for. Tables are checked against them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from specexp.errors import UserError
 from specexp.models.spec import ModelSpec
@@ -127,3 +129,26 @@ def output_rows(model) -> int:
     """Rows of the output projection: the width of the logits, padding included."""
     head = model.get_output_embeddings()
     return model.config.get_text_config().vocab_size if head is None else head.weight.shape[0]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Both are read when they are asked for: `entries` loads the tokenizer, `rows` the target's weights."""
+
+    pair: ModelPair
+
+    @cached_property
+    def entries(self) -> int:
+        """The largest id of the tokenizer, plus one."""
+        return entries(self.pair.load_tokenizer())
+
+    @cached_property
+    def rows(self) -> int:
+        """V of the target's logits, padding included."""
+        from specexp.models.loading import load_model
+
+        return output_rows(load_model(self.pair.target))
+
+
+def entries(tokenizer) -> int:
+    return max(tokenizer.get_vocab().values()) + 1

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from specexp.assets import PREFIX, asset_path
+from specexp.datasets.hub import PROBE_SECONDS, offline
 from specexp.errors import UserError
 from specexp.models.spec import ModelSpec
-from specexp.network import PROBE_SECONDS, offline
 
 SAFE = ("model.safetensors", "model.safetensors.index.json")
 PICKLE = ("pytorch_model.bin", "pytorch_model.bin.index.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from specexp.errors import UserError
-from specexp.models.explain import explained
+from specexp.models.loading import explained
 from specexp.models.preflight import locate, offline_where_possible, preflight_tokenizer
 
 

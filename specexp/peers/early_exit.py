@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import torch
 
 from specexp.errors import UserError
-from specexp.peers.assistant import AssistantKnobs
-from specexp.peers.installed import refuse_before_it_works
-from specexp.peers.shared_model import SharedModel
+from specexp.peers.assisted import AssistantKnobs
+from specexp.peers.onnx_conversion import refuse_before_it_works
+from specexp.peers.request import SharedModel
 
 
 @dataclass(frozen=True)

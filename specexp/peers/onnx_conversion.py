@@ -3,6 +3,10 @@
 float32, for the CPU. Kept by a hash of configuration and weights, and by the versions that wrote it; any of it may be deleted at any time.
 Knows nothing of decoding. Does not promise that a model can be converted: what the builder does not know is refused, and so is what it
 converts into another function, since each conversion is compared with the model before it is kept.
+
+What the installed transformers cannot do: combinations that were seen to crash in 5.17 and to give the right text in 5.23.
+
+Versions between the two were not tried and count as the older one.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from tokenizers.models import WordLevel
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from specexp.errors import UserError
-from specexp.peers.shared_model import SharedModel
+from specexp.peers.request import SharedModel
 
 logger = logging.getLogger(__name__)
 
@@ -163,3 +167,21 @@ def _logits(place: Path, ids: np.ndarray) -> torch.Tensor:
     generator = engine.Generator(model, settings)
     generator.append_tokens(ids)
     return torch.from_numpy(generator.get_output("logits")[0].copy())
+
+
+SINCE = "5.23"
+
+
+def refuse_before_it_works(what: str, concerned: bool) -> None:
+    """UserError where `what` is wanted of a transformers that crashes in it."""
+    if concerned and is_old():
+        told = f"transformers {transformers.__version__} crashes in {what}"
+        raise UserError(f"{told}; install transformers {SINCE} or later, or choose a method of our own.")
+
+
+def is_old() -> bool:
+    return _numbers(transformers.__version__) < _numbers(SINCE)
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")[:2]]

@@ -46,7 +46,7 @@ class EngineRound:
 class Passes:
     """Of each step, those in the statistics and those that they leave out: over the tokens of plain steps, which the next step makes.
 
-    Found and tested against ONNX Runtime's profile, which tells every run of a graph (tests/test_ort.py).
+    Found and tested against ONNX Runtime's profile, which tells every run of a graph (tests/peers/test_ort.py).
 
     waiting: the last token has had no pass yet. plain: it came from a plain step.
     """

@@ -1,26 +1,38 @@
 """One request to transformers' `generate`: settings made from ours alone, so that no default of a checkpoint or of the library leaks in,
 the model lent for as long as it takes, and what was heard told as the rounds of a record.
+
+A model whose weights are ours and whose passes a peer makes: what a record wants to know of it, and how nothing is left behind on it.
+
+Counts nothing itself: the peer's decoder knows how many passes its loop made.
+
+What comes out of one request to transformers' `generate`, token by token or block by block, and when.
+
+The request runs where it is called, not in a thread: a thread would take turns with the peer for the interpreter, and compiled graphs do
+not cross threads. So times are noted here as tokens come, and told afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from logging import LogRecord, getLogger
+from time import perf_counter
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
+from transformers.generation.stopping_criteria import StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
 
-from specexp.decoding.chance import Chance
 from specexp.decoding.decoder import Step
 from specexp.decoding.draft import chain_parents
-from specexp.decoding.protocols import Stop
-from specexp.decoding.sampling import Sampling
-from specexp.models.encoder_decoder import decoder_start
-from specexp.peers.emissions import Emissions
-from specexp.peers.shared_model import SharedModel
+from specexp.decoding.protocols import Cut, Stop
+from specexp.decoding.sampling import Chance, Sampling
+from specexp.errors import UserError
+from specexp.runners.calls import decoder_start
+from specexp.runners.runner import ModelRunner, StatelessRunner
 
 
 @dataclass(frozen=True)
@@ -128,3 +140,106 @@ def _agreed(tokens: Sequence[int], candidates: Sequence[int]) -> int:
 
 def _ids(source: int | list[int] | None) -> list[int]:
     return [] if source is None else [source] if isinstance(source, int) else list(source)
+
+
+@dataclass
+class SharedModel:
+    """model: in eval mode. forwards: passes since construction. kv_bytes: of the latest request, its cache at its fullest.
+
+    own: attributes that the peer has set on the model, kept here between requests.
+    """
+
+    model: torch.nn.Module
+    forwards: int = field(default=0, init=False)
+    kv_bytes: int = field(default=0, init=False)
+    cache_exact: bool = field(default=True, init=False)
+    tokens_evicted: int = field(default=0, init=False)
+    own: dict[str, object] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @contextmanager
+    def lent(self, **attributes: object) -> Iterator[None]:
+        """The model with `attributes` and those of earlier requests. Whatever is set on it meanwhile is taken off again and kept for the
+        next request (the peer's compiled call, its cache's size), also when the request fails."""
+        namespace, before = self.model.__dict__, dict(self.model.__dict__)
+        namespace.update(self.own | attributes)
+        try:
+            yield
+        finally:
+            changed = {key: value for key, value in namespace.items() if key not in before or before[key] is not value}
+            for key in changed:
+                del namespace[key]
+            namespace.update({key: before[key] for key in changed if key in before})
+            self.own = {key: value for key, value in changed.items() if key not in attributes}
+
+
+def shared_model(runner: ModelRunner | StatelessRunner) -> SharedModel:
+    """The runner's model; its cache is not used, as a peer brings its own. UserError for a cache that changes the model: no peer has it."""
+    if not runner.cache_exact:
+        raise UserError(f"{type(runner).__name__} changes the model, and no other engine knows such a cache; choose cache=full.")
+    return SharedModel(runner.model)
+
+
+class Emissions:
+    """opening: tokens that the text begins with and that are no emission. times: `perf_counter` seconds of each emission."""
+
+    def __init__(self, opening: int, stop: Stop):
+        self.opening, self.stop = opening, stop
+        self.ids: list[int] = []
+        self.ends: list[int] = []  # len(ids) after each emission
+        self.times: list[float] = []
+        self.passes = 0  # of the target: one for each time that tokens came, wanted or not
+        self.cut: Cut | None = None
+
+    def hear(self, tokens: Sequence[int]) -> None:
+        """The tokens of one pass, just now."""
+        self.passes += 1
+        if self.cut is not None:  # a loop that asks late whether to end (transformers' deferred check)
+            return
+        self.times.append(perf_counter())
+        since = len(self.ids)
+        self.ids.extend(tokens)
+        self.ends.append(len(self.ids))
+        self.cut = self.stop(self.ids, since)
+
+
+class Heard(StoppingCriteria):
+    """Hears the plain loop, which asks its stopping criteria once behind every token."""
+
+    def __init__(self, emissions: Emissions):
+        self.emissions = emissions
+
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> bool:
+        """[1, n] the text so far -> whether it ends here. (Signature: transformers' interface.)"""
+        self.emissions.hear(input_ids[0, self.emissions.opening + len(self.emissions.ids) :].tolist())
+        return self.emissions.cut is not None
+
+
+class Streamed(BaseStreamer):
+    """Hears the assisted loop, which may ask its criteria about candidates too, but streams what was accepted and nothing else."""
+
+    def __init__(self, emissions: Emissions):
+        self.emissions = emissions
+        self._begun = False
+
+    def put(self, value: Tensor) -> None:
+        """[1, n], the opening first."""
+        if self._begun:
+            self.emissions.hear(value.view(-1).tolist())
+        self._begun = True
+
+    def end(self) -> None:
+        """Nothing is held back."""
+
+
+class Ended(StoppingCriteria):
+    """Tells the assisted loop that what was streamed has come to its end."""
+
+    def __init__(self, emissions: Emissions):
+        self.emissions = emissions
+
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> bool:
+        return self.emissions.cut is not None

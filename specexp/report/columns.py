@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specexp.errors import UserError
-from specexp.evaluation.spread import half_width
+from specexp.figures.speed import half_width
 from specexp.report.rows import SETTING
 
 Row = dict[str, object]

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from specexp.errors import UserError
-from specexp.evaluation.paired import difference, log_speed_ratio, mcnemar, permutation_p
-from specexp.evaluation.timing import decoded_tokens
+from specexp.figures.intervals import difference, log_speed_ratio, mcnemar, permutation_p
+from specexp.figures.speed import decoded_tokens
 from specexp.tracking.records import read_records
 
 

@@ -15,8 +15,8 @@ from statistics import median
 from matplotlib.figure import Figure
 
 from specexp.errors import UserError
-from specexp.evaluation.cost import predicted_curve
-from specexp.evaluation.spread import half_width
+from specexp.figures.cost import predicted_curve
+from specexp.figures.speed import half_width
 from specexp.report.rows import PUBLISHED, SETTING
 
 Row = dict[str, object]

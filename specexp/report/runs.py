@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from specexp.errors import UserError
-from specexp.tracking.jsonl import read_object
-from specexp.tracking.records import FAILURE, read_records
+from specexp.tracking.records import FAILURE, read_object, read_records
 
 MARKS = {"summary.json", "records.jsonl", FAILURE, "specexp.log"}  # the last: Hydra's, of a job that wrote nothing else
 # Of config.yaml, as OmegaConf writes it: the trees of parts, most of the file, from which nothing is reported.

@@ -25,8 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.specexp_jobs.sweeper import rows
 from specexp.errors import UserError
-from specexp.tracking.jsonl import read_object
-from specexp.tracking.records import FAILURE, write_failure
+from specexp.tracking.records import FAILURE, read_object, write_failure
 
 STEPS = ("method.gamma", "cache.max_length", "method.max_nodes", "method.depth")  # the first that varies is the axis of W&B's curves
 TUNED = "optimization_results.yaml"  # Optuna's, in the sweep's directory

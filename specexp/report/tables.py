@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from specexp.report import ablation
+from specexp.report import papers
 from specexp.report.columns import Row, short, visible
 from specexp.report.formats import csv_text, json_text, latex, markdown
 from specexp.report.rows import make_rows, notes
@@ -71,8 +71,8 @@ def _sortable(value: object) -> tuple[bool, float, str]:
 
 def write(runs: Sequence[Run], rows: Sequence[Row], directory: Path, s2: bool = False) -> None:
     """All files of a report. Raises UserError where they cannot be written."""
-    from specexp.report.page import page
-    from specexp.tracking.jsonl import write_whole
+    from specexp.report.formats import page
+    from specexp.tracking.records import write_whole
 
     _make(directory)
     told = notes(runs)
@@ -80,10 +80,10 @@ def write(runs: Sequence[Run], rows: Sequence[Row], directory: Path, s2: bool = 
         write_whole(directory / f"sweep.{ending}", text(rows, told, form))
     pictures = _figures(rows, directory / "figures")
     write_whole(directory / "sweep.html", page(runs, rows, told, pictures))
-    if ablation.wanted(runs):
-        write_whole(directory / "ablation.csv", ablation.text(runs))
+    if papers.wanted(runs):
+        write_whole(directory / "ablation.csv", papers.text(runs))
     if s2:
-        from specexp.report.dynatree import write_files
+        from specexp.report.papers import write_files
 
         write_files(runs, directory)
 

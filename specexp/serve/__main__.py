@@ -10,9 +10,9 @@ from collections.abc import Callable
 import hydra
 from omegaconf import DictConfig
 
-from specexp.__main__ import attempted, launch
-from specexp.configuration import conf_directory
-from specexp.extras import installed
+from specexp.cli.main import attempted, launch
+from specexp.cli.messages import conf_directory
+from specexp.errors import installed
 
 MANUAL = """\
 Serve a pair behind OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics, /predict.
@@ -32,8 +32,8 @@ without one. One request is decoded at a time; requests of different users take 
 def main(config: DictConfig) -> None:
     def work(build: Callable) -> None:
         installed("serve", "fastapi", "uvicorn", "prometheus_client")
-        from specexp.handles import check
-        from specexp.job import set_threads
+        from specexp.cli.check import check
+        from specexp.experiment.job import set_threads
 
         check(config)
         set_threads(config.threads)

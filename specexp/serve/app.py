@@ -15,16 +15,13 @@ from functools import partial
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from specexp.engine import Answer
 from specexp.errors import UserError
+from specexp.live.engine import Answer
 from specexp.serve.errors import BodyLimit, add_handlers, refusal
-from specexp.serve.fair_queue import Full
-from specexp.serve.forms import ChatForm, CompletionForm, Form
 from specexp.serve.metrics import Metrics
-from specexp.serve.protocol import ChatRequest, CompletionRequest, Generate, PredictRequest
-from specexp.serve.service import FINISH, Service, usage, usage_of
-from specexp.serve.settings import ServerSettings
-from specexp.serve.worker import Closed, Job, Worker
+from specexp.serve.protocol import ChatForm, ChatRequest, CompletionForm, CompletionRequest, Form, Generate, PredictRequest
+from specexp.serve.service import FINISH, ServerSettings, Service, usage, usage_of
+from specexp.serve.worker import Closed, Full, Job, Worker
 
 PREDICT_TOKENS, PREDICT_SAMPLING = 40, {"temperature": 1.0, "top_k": 10, "top_p": 0.9}  # of the earlier study's server
 PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from specexp.engine import CANCELLED
-from specexp.evaluation.acceptance import acceptance_figures
-from specexp.evaluation.quotient import quotient
+from specexp.figures.acceptance import acceptance_figures, quotient
+from specexp.live.engine import CANCELLED
 from specexp.serve.worker import Job
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)

@@ -10,11 +10,10 @@ from collections.abc import Callable
 import uvicorn
 from omegaconf import DictConfig
 
-from specexp.engine import Request, open_pair
 from specexp.errors import UserError
+from specexp.live.engine import Request, open_pair
 from specexp.serve.app import create_app
-from specexp.serve.service import Decoders, Service
-from specexp.serve.settings import ServerSettings
+from specexp.serve.service import Decoders, ServerSettings, Service
 
 CUT_SECONDS = 5  # for the answer that is cut short to reach its client
 WARMUP = Request((0,), 8, ("warmup",), ignore_eos=True)

@@ -2,11 +2,18 @@
 
 Never imports torch: what torch knows is told only where the caller has loaded it already. Facts that cannot be had on this machine are
 left out rather than guessed.
+
+Whether a run may go on in a directory: the first keys in which two resolved configurations differ.
+
+Knows YAML text; not what the keys mean nor which of them may differ: the caller says.
 """
+
+from __future__ import annotations
+
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -93,3 +100,32 @@ def _clocks(torch, index: int) -> dict[str, int]:
                 "power_mw": torch.cuda.power_draw(index)}
     except (nvml.NVMLError, RuntimeError):
         return {}
+
+
+MISSING = "(absent)"
+
+
+def differing_keys(old: str, new: str, exclude: Collection[str] = ()) -> Iterator[tuple[str, object, object]]:
+    """(dotted key, old value, new value) for every leaf that differs, in the order of `new`; a name in `exclude` covers all below it.
+
+    Both texts are YAML mappings; raises ValueError where one is not YAML. A leaf that one side lacks has the value "(absent)".
+    """
+    import yaml
+
+    try:
+        before, after = dict(_leaves(yaml.safe_load(old))), dict(_leaves(yaml.safe_load(new)))
+    except yaml.YAMLError as error:
+        raise ValueError("not a YAML document") from error
+    for key in dict.fromkeys([*after, *before]):
+        a, b = before.get(key, MISSING), after.get(key, MISSING)
+        if (type(a), a) != (type(b), b) and not any(f"{key}.".startswith(f"{name}.") for name in exclude):
+            yield key, a, b
+
+
+def _leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Lists count as leaves: they are replaced as a whole, never merged."""
+    if isinstance(node, dict) and node:
+        for key, child in node.items():
+            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node

@@ -3,7 +3,12 @@
 All of it happens in `finish`: while examples are timed no W&B process exists, a run killed and resumed becomes one W&B run, and whatever
 W&B does can cost neither the run nor its exit code. It never prompts, and gives up on a network that does not answer.
 Knows records and summaries; nothing of models.
+
+What an experiment asks of a tracker, and the tracker that does nothing. A tracker mirrors what is on disk; it is never the only copy.
 """
+
+from __future__ import annotations
+
 import logging
 import os
 import uuid
@@ -11,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from specexp.errors import UserError
-from specexp.evaluation.origins import spans
-from specexp.evaluation.speed import example_figures
-from specexp.tracking.jsonl import read_object, to_json, write_whole
+from specexp.figures.acceptance import spans
+from specexp.figures.speed import example_figures
+from specexp.tracking.records import read_object, to_json, write_whole
 
 logger = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline", "disabled")
@@ -221,3 +226,23 @@ class _Caught:
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+class Tracker(Protocol):
+    """Called before the first example and after everything is on disk; neither call raises because of the tracker, nor asks anything."""
+
+    def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
+        """The resolved configuration, where the run is on disk, and the sweep it belongs to."""
+
+    def finish(self, summary: dict, records: list[dict]) -> None:
+        """The flat summary and all records, earlier sessions' included."""
+
+
+class NullTracker:
+    """`tracker=none`."""
+
+    def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
+        pass
+
+    def finish(self, summary: dict, records: list[dict]) -> None:
+        pass

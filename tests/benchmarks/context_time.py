@@ -11,14 +11,13 @@ from time import perf_counter
 import torch
 from peers_time import GREEDY, ours, pair
 
-from specexp.decoding.chance import Chance
-from specexp.decoding.policies import FixedLength
-from specexp.drafters.model import ModelDrafter
-from specexp.drafters.nothing import NoDraft
-from specexp.models.caches import FullCache
-from specexp.models.llama import attended
-from specexp.models.masks import ChainMasks
-from specexp.models.runner import ModelRunner
+from specexp.decoding.length_rules import FixedLength
+from specexp.decoding.sampling import Chance
+from specexp.drafters.model import ModelDrafter, NoDraft
+from specexp.runners.caches import FullCache
+from specexp.runners.llama import attended
+from specexp.runners.masks import ChainMasks
+from specexp.runners.runner import ModelRunner
 
 ROUNDS = 24
 

@@ -13,12 +13,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from specexp.configuration import conf_directory
-from specexp.evaluation.bootstrap import rate_ratio_interval
-from specexp.generation import generate
-from specexp.models.runner import ModelRunner
+from specexp.cli.messages import conf_directory
+from specexp.experiment.generation import generate
+from specexp.figures.intervals import rate_ratio_interval
 from specexp.models.tokenizer import stop_ids
-from specexp.stopping import Stopping
+from specexp.runners.runner import ModelRunner
+from specexp.text.stopping import Stopping
 
 
 def composed(*overrides):

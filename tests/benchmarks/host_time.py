@@ -12,10 +12,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from specexp.configuration import conf_directory
-from specexp.decoding.chance import Chance
+from specexp.cli.messages import conf_directory
+from specexp.decoding.sampling import Chance
 from specexp.models.tokenizer import stop_ids
-from specexp.stopping import Stopping
+from specexp.text.stopping import Stopping
 
 
 class Forwards:

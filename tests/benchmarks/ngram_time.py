@@ -12,19 +12,16 @@ from types import SimpleNamespace
 
 import torch
 
-from specexp.decoding.chance import Chance
 from specexp.decoding.context import Context
-from specexp.decoding.policies import FixedLength
+from specexp.decoding.length_rules import FixedLength
 from specexp.decoding.protocols import Scores, Verdict
-from specexp.decoding.sampling import Sampling
-from specexp.drafters.bigram import BigramDrafter, load_bigrams
+from specexp.decoding.sampling import Chance, Sampling
+from specexp.drafters.copying import MaxGramDrafter, PromptLookupDrafter
 from specexp.drafters.katz import KatzDrafter, load_katz
-from specexp.drafters.matching import EarliestMatch, LatestMatch
-from specexp.drafters.max_gram import MaxGramDrafter
-from specexp.drafters.nasd import NasdDrafter
-from specexp.drafters.ngram_storage import BasicStorage, OneLevelStorage
-from specexp.drafters.nothing import NoDraft
-from specexp.drafters.prompt_lookup import PromptLookupDrafter
+from specexp.drafters.model import NoDraft
+from specexp.drafters.nasd import BasicStorage, NasdDrafter, OneLevelStorage
+from specexp.drafters.ngrams import BigramDrafter, load_bigrams
+from specexp.drafters.suffixes import EarliestMatch, LatestMatch
 
 LENGTHS = (100, 1000, 4000, 8000)
 VOCAB, GAMMA = 2048, FixedLength(8)

@@ -13,19 +13,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from specexp.decoding.decoder import Decoder
-from specexp.decoding.policies import FixedLength
+from specexp.decoding.length_rules import FixedLength
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier
-from specexp.drafters.model import ModelDrafter
-from specexp.drafters.nothing import NoDraft
-from specexp.generation import generate
-from specexp.models.compiled import CompiledRunner
-from specexp.models.runner import ModelRunner
-from specexp.peers.assistant import Assistant, AssistantKnobs
-from specexp.peers.assisted_generate import AssistedGenerate
-from specexp.peers.ort_generate import DraftModel, OrtGenerate, OrtSettings, Width, missing
-from specexp.peers.shared_model import SharedModel
-from specexp.peers.transformers_generate import OwnCache, TransformersGenerate
+from specexp.drafters.model import ModelDrafter, NoDraft
+from specexp.experiment.generation import generate
+from specexp.peers.assisted import Assistant, AssistantKnobs, AssistedGenerate
+from specexp.peers.generate import OwnCache, TransformersGenerate
+from specexp.peers.ort import DraftModel, OrtGenerate, OrtSettings, Width, missing
+from specexp.peers.request import SharedModel
+from specexp.runners.compiled import CompiledRunner
+from specexp.runners.runner import ModelRunner
 
 GREEDY = Sampling(0.0)
 

@@ -13,9 +13,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from specexp.configuration import conf_directory
-from specexp.decoding.chance import Chance
-from specexp.stopping import Stopping
+from specexp.cli.messages import conf_directory
+from specexp.decoding.sampling import Chance
+from specexp.text.stopping import Stopping
 
 
 def decoder(method, *overrides):

@@ -1,0 +1,1 @@
+"""The front door of every command: composing, checking, explaining. Decodes nothing."""

@@ -1,0 +1,226 @@
+"""What must hold of a composed configuration before anything is built from it: its handles, its nodes, the parts that this job leaves out.
+
+Knows keys and their values; nothing of models. A value that only a class can judge is judged when that is built.
+
+Whether a configuration fits the classes it names: parameters that exist, values of their plain types. Told before anything is built.
+
+Knows signatures and nothing of what a value means; a range is refused by the class itself.
+
+Keys and passwords stay in the environment: a configuration that holds one is refused, for it is written to disk and sent to W&B.
+
+Knows the values of environment variables whose names say that they are secret; a secret from elsewhere it cannot tell.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from types import NoneType, UnionType
+from typing import Union, get_args, get_origin
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from specexp.errors import UserError
+from specexp.experiment.facts import decodes_here
+
+LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
+NODES = ("model_pair", "method", "method.decoder", "dataset", "cache", "sampling", "tracker", "profile", "baseline", "baselines", "runners")
+SWITCHES = ("ignore_eos", "quick", "cost_curve")
+QUICK_TOKENS = 64
+
+
+def check(config: DictConfig) -> None:
+    """All that can be wrong with the configuration as such. UserError for it; what is not needed is taken out of `config`."""
+    check_nodes(config, NODES)
+    check_nodes(config, [place for name in config.baselines for place in (f"baselines.{name}", f"baselines.{name}.decoder")])
+    check_nodes(config, ["method.decoder.target"] if "target" in config.method.decoder else [])
+    _check_handles(config)
+    if config.quick:
+        config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)
+    if decodes_here(config):
+        _fit_standins(config)
+        _drop_unused_drafts(config)
+    else:
+        _drop_pair(config)
+    if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
+        raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
+    check_signatures(config)
+    refuse_credentials(OmegaConf.to_container(config, resolve=True))
+
+
+def _check_handles(config: DictConfig) -> None:
+    from specexp.scoring.sandbox import check_level
+
+    for key, least in LEAST.items():
+        value = config[key]
+        if (type(value) is not int or value < least) and not (key == "threads" and value is None):
+            raise UserError(f"{key}={shown(value)} does not fit; give a whole number, {least} or more.")
+    for key in SWITCHES:
+        if type(config[key]) is not bool:
+            raise UserError(f"{key}={shown(config[key])} does not fit; give true or false.")
+    if (config.threads or 0) > (cores := os.cpu_count() or 1):
+        raise UserError(f"threads={config.threads} is more than the {cores} cores of this machine; give {cores} or fewer, or null.")
+    check_level(config.sandbox)
+    if config.samples > 1 and config.sampling.temperature == 0:
+        raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
+    if config.baseline.url is not None and decodes_here(config):
+        raise UserError(f"baseline.url={config.baseline.url} goes with method=endpoint only; leave it out, the baseline decodes here.")
+    if config.samples > 1 and not _samples(config):
+        raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
+
+
+def _drop_pair(config: DictConfig) -> None:
+    """A server brings its models, and its baseline is another server."""
+    config.model_pair = config.runners = config.dtype = config.device = None
+    config.baselines, config.captured = {}, None
+
+
+def _fit_standins(config: DictConfig) -> None:
+    """Stand-ins write the tiny pair's ids, which its tables fit, in states of another width than its heads read."""
+    if config.model_pair.weights == "standin":
+        config.model_pair.tables, config.model_pair.medusa = "tiny", None
+
+
+def _drop_unused_drafts(config: DictConfig) -> None:
+    """Draft models that no side's drafter runs are neither asked for nor loaded; several drafts stand in for the one where used."""
+    sides = "".join(OmegaConf.to_yaml(node) for node in (config.method, *config.baselines.values()))
+    cascades = "${runners.drafts}" in sides
+    if not cascades:
+        config.model_pair.drafts, config.runners.drafts = {}, None
+    if "${runners.draft}" not in sides and not (cascades and not config.model_pair.drafts):
+        config.model_pair.draft = None
+    if "${runners.draft}" not in sides:
+        config.runners.draft = None
+
+
+def _samples(config: DictConfig) -> bool:
+    """Whether the method draws its tokens by the run's sampling rule; beam search searches instead."""
+    return "${sampling}" in OmegaConf.to_yaml(config.method)
+
+
+WORDS = {int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null"}
+ELEMENTS = {int: "whole numbers", float: "numbers", str: "texts (a number as text: \"KEY=['1']\")"}
+
+
+def check_signatures(config: DictConfig) -> None:
+    """UserError for a parameter that its class lacks, and for a value of another type; named as the user can give it."""
+    for path, node in _nodes(config):
+        parameters = _signature(node["_target_"]).parameters
+        for key in node:
+            if key.startswith("_") or OmegaConf.is_missing(node, key):
+                continue
+            if key not in parameters:
+                raise UserError(f"{path}.{key} does not exist{_meant(key, list(parameters))}; {path} takes {', '.join(parameters)}.")
+            hint = parameters[key].annotation
+            if not _fits(node[key], hint):
+                raise UserError(f"{_source(config, f'{path}.{key}')}={shown(node[key])} does not fit; give {_words(hint)}.")
+
+
+def check_nodes(config: DictConfig, places: Iterable[str]) -> None:
+    """UserError for a place that must hold keys and does not."""
+    for place in places:
+        value = OmegaConf.select(config, place, throw_on_missing=False)
+        if not OmegaConf.is_dict(value):
+            raise UserError(f"{place}={shown(value)} does not fit; choose one by name, or give its keys ({place}.NAME=VALUE).")
+
+
+def shown(value: object) -> str:
+    """`value` as it is written on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _nodes(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node that names a class, with its dotted path; what an interpolation leads to is visited where it stands."""
+    if "_target_" in config:
+        yield path, config
+    for key in config:
+        if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(config, key) and isinstance(config[key], DictConfig):
+            yield from _nodes(config[key], f"{path}.{key}" if path else str(key))
+
+
+def _signature(target: str) -> inspect.Signature:
+    module, _, name = target.rpartition(".")
+    return inspect.signature(getattr(import_module(module), name), eval_str=True)
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether `value`, from a configuration, can be or become a `hint`; callables and the like are let pass."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if get_origin(hint) in (tuple, list, Sequence):
+        return OmegaConf.is_list(value) and _all_fit(value, range(len(value)), get_args(hint)[0])
+    if get_origin(hint) is Mapping:
+        return OmegaConf.is_dict(value) and ("_target_" in value or _all_fit(value, value, get_args(hint)[1]))
+    if hint is None or hint is NoneType:
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    return not inspect.isclass(hint) or (OmegaConf.is_dict(value) and "_target_" in value)  # an object: class and keys
+
+
+def _all_fit(values: DictConfig | ListConfig, keys: Iterable[object], hint: object) -> bool:
+    return all(OmegaConf.is_missing(values, key) or _fits(values[key], hint) for key in keys)
+
+
+def _words(hint: object) -> str:
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return " or ".join(WORDS.get(choice) or _words_of_kind(choice) for choice in choices)
+
+
+def _words_of_kind(hint: object) -> str:
+    if get_origin(hint) is Mapping:
+        return f"names, each with {_words(get_args(hint)[1])} ({{NAME: ...}})"
+    if get_origin(hint) in (tuple, list, Sequence):
+        element = get_args(hint)[0]
+        return f"a list ([a,b]) of {ELEMENTS.get(element) or _words(element)}"
+    return "its keys (KEY.NAME=VALUE), its class among them"
+
+
+def _source(config: DictConfig, key: str) -> str:
+    """The key whose value `key` takes over, through all interpolations: method.gamma for method.decoder.drafter.policy.gamma."""
+    place, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, place) if place else config
+    raw = OmegaConf.to_container(node, resolve=False)[name]
+    reference = re.fullmatch(r"\$\{(\.*)([\w.]+)\}", raw) if isinstance(raw, str) else None
+    if reference is None:
+        return key
+    up = place.split(".")[: 1 - len(reference[1]) or None] if reference[1] else []
+    return _source(config, ".".join([*up, reference[2]]))
+
+
+def _meant(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+NAMED_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
+SHORTEST = 12  # characters; a shorter value may well stand in a configuration by chance
+
+
+def refuse_credentials(config: dict) -> None:
+    """UserError naming the key of a resolved configuration whose text contains a secret of the environment; never the secret itself."""
+    secrets = {name: value for name, value in os.environ.items() if NAMED_SECRET.search(name) and len(value) >= SHORTEST}
+    for key, text in _texts(config):
+        for name, value in secrets.items():
+            if value in text:
+                raise UserError(
+                    f"{key} holds the secret of the environment variable {name}, and a configuration is written to disk; leave it out, "
+                    "as whatever needs a key reads the environment."
+                )
+
+
+def _texts(node: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of every text in nested dicts and lists."""
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, (dict, list)):
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _texts(child, f"{path}.{key}" if path else str(key))

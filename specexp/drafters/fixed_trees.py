@@ -1,0 +1,216 @@
+"""The shape of a token tree, decided before a token of it is drawn; so siblings may be drawn at random without biasing the text.
+
+Nodes with children are numbered first, level by level, then all leaves: a draft model is fed a prefix of the nodes, never a leaf.
+Knows nothing of tokens or models.
+
+A draft model fills a tree whose shape is decided beforehand; one draft pass per level.
+
+SpecInfer (arXiv:2305.09781) and Sequoia (arXiv:2402.12374). Siblings are drawn without replacement, each with the law it was drawn
+from given its earlier siblings, which is what the recursive rejection rule expects. Greedy: each node's best ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specexp.decoding.context import Context
+from specexp.decoding.draft import ROOT, Draft, empty_draft
+from specexp.decoding.protocols import Runner, Scores, Verdict, within
+from specexp.decoding.sampling import Chance, Sampling
+
+WIDEST = 64  # children of one node: far more than ever pay
+
+
+@dataclass(frozen=True)
+class Level:
+    """The children of the nodes that one draft pass scores. rows: that many nodes; width: most children of any of them.
+
+    inner and leaves: for each such child, row * width + rank, in node order; inner_parents and leaf_parents: the nodes they hang from.
+    """
+
+    rows: int
+    width: int
+    inner: tuple[int, ...]
+    inner_parents: tuple[int, ...]
+    leaves: tuple[int, ...]
+    leaf_parents: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """children[n][r] is the r-th child of node n, for nodes in any order in which parents come first; node 0 is the root.
+
+    Children with children of their own come before their siblings without: the best guesses go deepest.
+    """
+
+    children: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        for siblings in self.children:
+            inner = [bool(self.children[child]) for child in siblings]
+            if inner != sorted(inner, reverse=True):
+                raise ValueError(f"of the siblings {list(siblings)} one without children comes before one with children.")
+
+    @cached_property
+    def depth(self) -> int:
+        """Levels below the root."""
+        return len(self.levels)
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        found, level, number = [], [0] if self.children[0] else [], {0: ROOT}
+        while level:
+            width = max(len(self.children[node]) for node in level)
+            placed = [(row * width + rank, node, child) for row, node in enumerate(level) for rank, child in enumerate(self.children[node])]
+            inner = [(place, node, child) for place, node, child in placed if self.children[child]]
+            leaves = [(place, node, child) for place, node, child in placed if not self.children[child]]
+            for _, _, child in inner:
+                number[child] = len(number) - 1
+            parents = [tuple(number[node] for _, node, _ in part) for part in (inner, leaves)]
+            found.append(Level(len(level), width, tuple(p for p, _, _ in inner), parents[0], tuple(p for p, _, _ in leaves), parents[1]))
+            level = [child for _, _, child in inner]
+        return tuple(found)
+
+    def cut(self, depth: int) -> Shape:
+        """No path longer than `depth`."""
+        if depth >= self.depth:
+            return self
+        kept, level = [0], [0]
+        for _ in range(depth):
+            level = [child for node in level for child in self.children[node]]
+            kept += level
+        number, below = {node: i for i, node in enumerate(kept)}, set(level)
+        return Shape(tuple(() if node in below else tuple(number[child] for child in self.children[node]) for node in kept))
+
+
+class Shapes(Protocol):
+    """Gives the shape of each round's tree."""
+
+    def shape(self) -> Shape:
+        """From the past alone."""
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        """What became of a tree of that shape, perhaps cut."""
+
+
+class FixedShape(Shapes):
+    """The same tree every round, built breadth first: `branching` children per node down to `depth`, at most max_nodes in all.
+
+    branching: one number for all levels, or one per level ([3, 2, 1]; `depth` then follows from it).
+    """
+
+    def __init__(self, branching: int | Sequence[int], depth: int | None = None, max_nodes: int | None = None):
+        widths = [branching] * (depth or 0) if isinstance(branching, int) else list(branching)
+        whole = all(type(width) is int and 1 <= width <= WIDEST for width in widths)
+        if not widths or not whole or (depth is not None and depth != len(widths)):
+            raise ValueError(
+                f"branching={branching} with depth={depth} is no tree; give children per level ([2,2,1], each 1 to {WIDEST}), "
+                "or one number and a depth."
+            )
+        if max_nodes is not None and max_nodes < 1:
+            raise ValueError(f"max_nodes={max_nodes} leaves no node; give 1 or more, or null for no bound.")
+        self._shape = breadth_first(widths, max_nodes)
+
+    def shape(self) -> Shape:
+        return self._shape
+
+    def observe(self, draft: Draft, verdict: Verdict) -> None:
+        pass
+
+
+def breadth_first(widths: Sequence[int], max_nodes: int | None = None) -> Shape:
+    """widths[d] children for every node of level d, until max_nodes are reached."""
+    children: list[list[int]] = [[]]
+    level = [0]
+    for width in widths:
+        below: list[int] = []
+        for node in level:
+            for _ in range(width):
+                if max_nodes is not None and len(children) > max_nodes:
+                    break
+                children[node].append(len(children))
+                below.append(len(children))
+                children.append([])
+        level = below
+    return Shape(tuple(tuple(nodes) for nodes in children))
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One draft pass: over `rows` nodes, each getting up to `width` children, of which the [k] rows `inner` and `leaves` are kept."""
+
+    rows: int
+    width: int
+    inner: Tensor
+    inner_parents: tuple[int, ...]
+    leaves: Tensor
+
+
+class DrawnTreeDrafter:
+    """shapes: gives the shape of each round's tree."""
+
+    needs_trees, needs_hidden = True, False
+
+    def __init__(self, runner: Runner, shapes: Shapes, sampling: Sampling):
+        self.runner, self.shapes, self.sampling = growing(runner), shapes, sampling
+
+    @property
+    def models(self) -> dict[str, Runner]:
+        return {"draft": self.runner}
+
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        self.runner.start(prompt, max_new_tokens)
+
+    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+        limit = within(limit, self.runner.room(context))
+        draft = empty_draft(context.device)
+        if limit == 0:
+            return draft
+        passes, leaf_parents = planned(self.shapes.shape(), limit, context.device)
+        leaves = []
+        for step in passes:
+            tokens, q = self._children(self.runner.logits(context, draft, rows=step.rows).logits, step.width, chance)
+            leaves.append((tokens[step.leaves], None if q is None else q[step.leaves]))
+            if step.inner_parents:
+                draft = draft.grow(tokens[step.inner], step.inner_parents, None if q is None else q[step.inner])
+        tokens, laws = zip(*leaves, strict=True)
+        return draft.grow(torch.cat(tokens), leaf_parents, None if self.sampling.is_greedy else torch.cat(laws))
+
+    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+        self.shapes.observe(draft, verdict)
+
+    def _children(self, logits: Tensor, width: int, chance: Chance) -> tuple[Tensor, Tensor | None]:
+        """[L, V] logits of a level's nodes -> tokens [L*width], node by node, and q [L*width, V] or None (greedy: point masses)."""
+        if self.sampling.is_greedy:
+            return logits.topk(width, -1).indices.flatten(), None
+        q, tokens, laws = self.sampling(logits), [], []
+        for _ in range(width):
+            token = chance.draw(q)
+            tokens.append(token)
+            laws.append(q)
+            q = q.scatter(-1, token[:, None], 0.0)
+            total = q.sum(-1, keepdim=True)
+            q = torch.where(total > 0, q / total, laws[-1])  # nothing left to draw: a repeated sibling, refused for sure
+        return torch.stack(tokens, 1).flatten(), torch.stack(laws, 1).flatten(0, 1)
+
+
+def growing(runner: Runner) -> Runner:
+    """The runner itself, if it can score trees while they grow. Raises ValueError."""
+    if not runner.trees:
+        raise ValueError(f"{runner.describe()} cannot grow token trees; choose a method that drafts chains (method=speculative).")
+    return runner
+
+
+@lru_cache(maxsize=64)
+def planned(shape: Shape, limit: int, device: torch.device) -> tuple[tuple[Pass, ...], tuple[int, ...]]:
+    """The passes that fill a shape of at most `limit` levels, and the parents of all leaves, in the order in which the passes make them."""
+    levels = shape.cut(limit).levels
+    index = lambda rows: torch.tensor(rows, dtype=torch.int64, device=device)
+    passes = tuple(Pass(lv.rows, lv.width, index(lv.inner), lv.inner_parents, index(lv.leaves)) for lv in levels)
+    return passes, tuple(parent for level in levels for parent in level.leaf_parents)

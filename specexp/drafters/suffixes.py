@@ -1,0 +1,234 @@
+"""Where the last few ids of a text stood before: indexes of suffixes that grow with the text and are asked once per round.
+
+Semantics, the same for all and tested against a plain scan: of the text's suffixes of at most `max_match` ids, the longest that also
+ends earlier in the text, if it has `min_match` ids; and of its earlier ends the latest or the earliest. Nothing here knows what is
+done with a match. The loose end of a fork (`Material`) is read and never indexed, at a cost that depends on its own length alone.
+
+A suffix automaton that grows with its text: O(1) amortised per id (Blumer et al. 1985).
+
+A state stands for all substrings that end at the same places of the text; its suffix link leads to the longest suffix that ends at
+more places. Knows nothing of tokens' meaning, nor of drafts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from specexp.errors import UserError
+
+Found = tuple[int, int]  # (length of the match, index right behind its earlier occurrence); (0, 0) for none
+NOTHING: Found = (0, 0)
+
+
+class Match(Protocol):
+    """ids: what has been indexed, in order."""
+
+    ids: list[int]
+
+    def clear(self) -> None: ...
+
+    def extend(self, fresh: Sequence[int]) -> None:
+        """Index further settled ids."""
+
+    def find(self, loose: Sequence[int] = ()) -> int | None:
+        """The text is `ids` and `loose` behind them: the index of what followed the match, or None. It is below the text's length."""
+
+
+class _Match(ABC):
+    """What all indexes share: the settled part is asked, the loose end scanned, the better of the two answers wins."""
+
+    def __init__(self, min_match: int, max_match: int):
+        if not 1 <= min_match <= max_match:
+            raise UserError(f"a match needs 1 <= min_match <= max_match, not min_match={min_match} and max_match={max_match}.")
+        self.min_match, self.max_match = min_match, max_match
+        self.clear()
+
+    def clear(self) -> None:
+        self.ids: list[int] = []
+
+    def extend(self, fresh: Sequence[int]) -> None:
+        for token in fresh:
+            self._append(token)
+
+    def find(self, loose: Sequence[int] = ()) -> int | None:
+        best = self._settled(loose)
+        for found in self._in(loose):
+            if self._better(found, best):
+                best = found
+        return best[1] if best[0] >= self.min_match else None
+
+    @abstractmethod
+    def _append(self, token: int) -> None:
+        """Take one settled id into the index and `ids`."""
+
+    @abstractmethod
+    def _settled(self, loose: Sequence[int]) -> Found:
+        """The best match whose earlier occurrence ends before the last of `ids`."""
+
+    def _better(self, found: Found, best: Found) -> bool:
+        """Whether a match found further on in the text is to be preferred."""
+        return found[0] >= best[0]
+
+    def _in(self, loose: Sequence[int]) -> list[Found]:
+        """Matches whose earlier occurrence ends at the last of `ids` or behind it, from left to right."""
+        if not loose:
+            return []
+        text = [*self.ids[-self.max_match :], *loose]
+        shift = len(self.ids) + len(loose) - len(text)
+        return [(_shared(text, end, self.max_match), shift + end) for end in range(len(text) - len(loose), len(text)) if end]
+
+
+def _shared(text: list[int], end: int, most: int) -> int:
+    """How many ids before `end` equal the text's last ones, at most `most`."""
+    length = 0
+    while length < min(end, most) and text[end - 1 - length] == text[-1 - length]:
+        length += 1
+    return length
+
+
+class HashedMatch(_Match):
+    """The latest occurrence, by a table of all n-grams of `min_match` to `max_match` ids: the fastest where these are few."""
+
+    def clear(self) -> None:
+        super().clear()
+        self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> index right behind its latest occurrence
+
+    def _append(self, token: int) -> None:
+        end = len(self.ids)  # what ends here has a continuation only now
+        for size in range(self.min_match, min(self.max_match, end) + 1):
+            self._ends[tuple(self.ids[end - size :])] = end
+        self.ids.append(token)
+
+    def _settled(self, loose: Sequence[int]) -> Found:
+        last = [*self.ids[-self.max_match :], *loose][-self.max_match :]
+        for size in range(len(last), self.min_match - 1, -1):
+            if (end := self._ends.get(tuple(last[-size:]))) is not None:
+                return size, end
+        return NOTHING
+
+
+class _AutomatonMatch(_Match):
+    """The longest match of any length, by a suffix automaton."""
+
+    def clear(self) -> None:
+        super().clear()
+        self._automaton = SuffixAutomaton()
+        self._state, self._length = START, 0  # the text's suffix of at most max_match ids
+
+    def _append(self, token: int) -> None:
+        self._automaton.append(token)
+        self.ids.append(token)
+        self._state, self._length = self._automaton.follow(self._state, self._length, token, self.max_match)
+
+    def _settled(self, loose: Sequence[int]) -> Found:
+        state, length, automaton = self._state, self._length, self._automaton
+        for token in loose:
+            state, length = automaton.follow(state, length, token, self.max_match)
+        while state != START and not self._end(state):
+            state = automaton.link[state]
+            length = automaton.length[state]
+        return (length, self._end(state)) if state != START else NOTHING
+
+    @abstractmethod
+    def _end(self, state: int) -> int:
+        """The earlier end to copy from; 0 if there is none before the last of `ids`."""
+
+
+class EarliestMatch(_AutomatonMatch):
+    """The first occurrence, as in the original (CS-Drafting's max-gram)."""
+
+    def __init__(self, min_match: int = 1, max_match: int = 32):
+        super().__init__(min_match, max_match)
+
+    def _better(self, found: Found, best: Found) -> bool:
+        return found[0] > best[0]
+
+    def _end(self, state: int) -> int:
+        end = self._automaton.first_end[state]
+        return end if end < len(self.ids) else 0
+
+
+class LatestMatch(_AutomatonMatch):
+    """The last occurrence before the text's end: what was written lately is the better guide."""
+
+    def __init__(self, min_match: int = 1, max_match: int = 32):
+        super().__init__(min_match, max_match)
+
+    def _append(self, token: int) -> None:
+        self._automaton.pass_through(self._state, len(self.ids))  # at most max_match states: one per length
+        super()._append(token)
+
+    def _end(self, state: int) -> int:
+        return self._automaton.last_end[state]
+
+
+START = 0  # the state of the empty string
+
+
+class SuffixAutomaton:
+    """next[s]: id -> state. link[s]: the state of the longest suffix outside s (-1 for the root). length[s]: of s's longest string.
+
+    first_end[s]: index right behind the first occurrence. last_end[s]: behind the latest that `pass_through` has noted, 0 before.
+    """
+
+    def __init__(self) -> None:
+        self.next: list[dict[int, int]] = [{}]
+        self.link, self.length, self.first_end, self.last_end = [-1], [0], [0], [0]
+        self._whole = START  # the state of the whole text
+
+    def append(self, token: int) -> None:
+        size = self.length[self._whole] + 1
+        new, state = self._add({}, size, size, 0), self._whole
+        while state != -1 and token not in self.next[state]:
+            self.next[state][token] = new
+            state = self.link[state]
+        self.link[new] = START if state == -1 else self._exactly_behind(state, token)
+        self._whole = new
+
+    def follow(self, state: int, length: int, token: int, most: int) -> tuple[int, int]:
+        """From the suffix of `length` ids in `state` to the longest suffix, of at most `most` ids, once `token` has come behind it.
+
+        Call it after `append(token)` where `token` joins the text: the suffix is then one of the text's own.
+        """
+        state = self._holding(state, length)  # it may have been split since
+        while state != -1 and token not in self.next[state]:
+            state = self.link[state]
+            length = self.length[state] if state != -1 else 0
+        if state == -1:
+            return START, 0
+        length = min(length + 1, most)
+        return self._holding(self.next[state][token], length), length
+
+    def pass_through(self, state: int, end: int) -> None:
+        """Note `end` as the latest end of the strings in `state` and of all their suffixes."""
+        while state != START:
+            self.last_end[state] = end
+            state = self.link[state]
+
+    def _holding(self, state: int, length: int) -> int:
+        """Of `state` and what its links lead to: the one that holds the suffix of `length` ids."""
+        while state != START and self.length[self.link[state]] >= length:
+            state = self.link[state]
+        return state
+
+    def _exactly_behind(self, state: int, token: int) -> int:
+        """The state whose longest string is `state`'s longest with `token` behind it: split off where it is not there yet."""
+        behind = self.next[state][token]
+        if self.length[behind] == self.length[state] + 1:
+            return behind
+        part = self._add(dict(self.next[behind]), self.length[state] + 1, self.first_end[behind], self.last_end[behind])
+        self.link[part], self.link[behind] = self.link[behind], part
+        while state != -1 and self.next[state].get(token) == behind:
+            self.next[state][token] = part
+            state = self.link[state]
+        return part
+
+    def _add(self, following: dict[int, int], length: int, first_end: int, last_end: int) -> int:
+        self.next.append(following)
+        self.link.append(-1)
+        self.length.append(length)
+        self.first_end.append(first_end)
+        self.last_end.append(last_end)
+        return len(self.next) - 1

@@ -1,0 +1,166 @@
+"""One generation, timed: a decoder's stream of rounds becomes the counts and seconds of a record. The experiment, the console and the
+server all run decoders through here, so what they show is measured alike.
+
+Knows decoders and clocks; nothing of datasets, scores or files. Phase times (drafter, target pass) are host times, true where
+calls return when the work is done, so they are given on CPU only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from time import perf_counter
+
+import torch
+
+from specexp.decoding.context import Context
+from specexp.decoding.decoder import Decoder, Step
+from specexp.decoding.draft import Draft
+from specexp.decoding.protocols import Foresighted, Stop
+from specexp.decoding.sampling import Chance
+from specexp.runners.calls import context_length
+from specexp.runners.runner import StatelessRunner
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What happened: the rounds, when each emitted (seconds since the request), and what it took."""
+
+    steps: tuple[Step, ...]
+    times: tuple[float, ...]
+    target_forwards: int
+    draft_forwards: dict[str, int]  # by draft model
+    kv_bytes_target: int
+    kv_bytes_draft: int
+    evicted: tuple[int, ...]  # tokens that the target's cache had dropped by then, at each emission
+    peak_memory_bytes: int | None
+    on_cpu: bool
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [token for step in self.steps for token in step.tokens]
+
+    @property
+    def decode_seconds(self) -> float:
+        return self.times[-1] - self.times[0]
+
+    def record(self) -> dict[str, object]:
+        """The side's counts; text, score and likelihood are added by who knows them."""
+        timed = self.steps[1:]  # the first emission ends the prefill, with which no phase time of a round is mixed
+        rounds = self.steps if self.steps[0].drafted else timed
+        return {
+            "token_ids": self.token_ids,
+            "finish": self.steps[-1].finish,
+            "ttft_seconds": self.times[0],
+            "decode_seconds": self.decode_seconds,
+            "first_tokens": len(self.steps[0].tokens),
+            "rounds": [step.counts for step in rounds],
+            "entropies": _entropies(rounds),
+            "tree": _tree(rounds),
+            "origins": [origin for step in self.steps for origin in step.origins],
+            "target_forwards": self.target_forwards,
+            "draft_forwards": sum(self.draft_forwards.values()),
+            "draft_forwards_by_model": self.draft_forwards,
+            "target_seconds": _total(step.target_seconds for step in timed) if self.on_cpu else None,
+            "draft_seconds": _total(step.draft_seconds for step in timed) if self.on_cpu else None,
+            "kv_bytes_target": self.kv_bytes_target,
+            "kv_bytes_draft": self.kv_bytes_draft,
+            "compression_count": sum(now > before for before, now in pairwise((0, *self.evicted))),  # rounds in which it evicted
+            "tokens_evicted": self.evicted[-1],
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+
+def _total(seconds: Iterable[float | None]) -> float | None:
+    """None where any is not known."""
+    known = list(seconds)
+    return None if None in known else sum(known)
+
+
+def _entropies(steps: Sequence[Step]) -> list[float | None] | None:
+    """Of each round, where a draft-length policy looked at it; None where none ever did."""
+    entropies = [None if step.entropy is None else round(step.entropy, 6) for step in steps]
+    return entropies if any(value is not None for value in entropies) else None
+
+
+def _tree(steps: Sequence[Step]) -> dict[str, tuple[int, ...]] | None:
+    """The first draft that was no chain, to be looked at, and `own`, what the target added behind its path; None where all were chains."""
+    step = next((step for step in steps if not step.is_chain), None)
+    return None if step is None else {"nodes": step.nodes, "parents": step.parents, "path": step.path, "own": step.tokens[step.accepted :]}
+
+
+@torch.inference_mode()
+def generate(
+    decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop: Stop, seed: tuple, hear: Callable[[Step], None] | None = None
+) -> Generation:
+    """Run the decoder to its end, the clock read at every emission and the device idle at both ends.
+
+    hear: is told each round as it is made. The clock stands still meanwhile, so that showing text is not taken for decoding it.
+    """
+    device = torch.device(decoder.target.device)
+    chance = Chance(*seed, device=device)
+    drafts = decoder.drafter.models
+    if isinstance(decoder.drafter, Foresighted):
+        decoder.drafter.prepare(prompt, max_new_tokens)
+    target_before, drafts_before = decoder.target.forwards, {name: runner.forwards for name, runner in drafts.items()}
+    memory_before = _begin_memory(device)
+    steps, times, evicted = [], [], []
+    started = perf_counter()
+    for step in decoder.generate(prompt, max_new_tokens, stop, chance):
+        steps.append(step)
+        times.append((perf_counter() if step.emitted is None else step.emitted) - started)
+        evicted.append(decoder.target.tokens_evicted)
+        if hear is not None:
+            paused = perf_counter()
+            hear(step)
+            started += perf_counter() - paused if step.emitted is None else 0.0  # a peer's times were taken before
+    return Generation(
+        steps=tuple(steps),
+        times=tuple(times),
+        target_forwards=decoder.target.forwards - target_before,
+        draft_forwards={name: runner.forwards - drafts_before[name] for name, runner in drafts.items()},
+        kv_bytes_target=decoder.target.kv_bytes,
+        kv_bytes_draft=sum(runner.kv_bytes for runner in drafts.values()),
+        evicted=tuple(evicted),
+        peak_memory_bytes=None if memory_before is None else torch.cuda.max_memory_allocated(device) - memory_before,
+        on_cpu=device.type == "cpu",
+    )
+
+
+def _begin_memory(device: torch.device) -> int | None:
+    """Bytes allocated now, the device idle and its peak forgotten; None where there is nothing to ask."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def opening(model: torch.nn.Module, prompt: Sequence[int]) -> list[int]:
+    """The ids that the generated ones follow: the prompt, or what an encoder-decoder model's text begins with."""
+    return StatelessRunner(model).start(prompt)
+
+
+@torch.inference_mode()
+def continuation_nll(model: torch.nn.Module, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[float, int]:
+    """(sum of -log p(token), number of tokens) of a continuation, teacher-forced in one pass at temperature 1, without a cache.
+
+    A text longer than the model's context (a streaming cache writes such) is read in windows of that length that overlap by half.
+    """
+    runner = StatelessRunner(model)
+    ids = [*runner.start(prompt), *token_ids]
+    longest = context_length(model.config) or len(ids)
+    nll, done = 0.0, len(ids) - len(token_ids)
+    while done < len(ids):
+        end = min(len(ids), max(longest, done + -(-longest // 2)))
+        nll += _window_nll(runner, ids[max(0, end - longest) : done], ids[done:end])
+        done = end
+    return nll, len(token_ids)
+
+
+def _window_nll(runner: StatelessRunner, before: Sequence[int], token_ids: Sequence[int]) -> float:
+    draft = Draft.of_ids(token_ids, runner.device)
+    logits = runner.logits(Context(before, runner.device), draft, rows=len(token_ids) + 1).logits[:-1]
+    return -float(logits.float().log_softmax(-1).gather(1, draft.tokens[:, None]).cpu().double().sum())

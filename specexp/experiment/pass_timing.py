@@ -1,0 +1,152 @@
+"""What a model pass takes, by its width, on the very runners that a run decodes with: its cost curve, measured before the records.
+
+Knows decoders and clocks; nothing of what follows from the seconds. Passes are repeated at one place of a text, each over its last tokens
+again; the next `start` forgets them. Leaves out what a runner would have to compile first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import cycle, islice
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from specexp.decoding.context import Context
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.draft import Draft
+from specexp.decoding.protocols import Runner, within
+from specexp.decoding.sampling import Chance, Sampling
+from specexp.figures.cost import CostCurve
+
+WIDTHS = (1, 2, 3, 5, 8, 9, 17)  # products of more than 8 rows are made otherwise on CPUs: a step in the curve
+WIDEST = 64  # of those that are tried where only some are ready
+BEHIND = 16  # tokens behind the prompt at which passes are measured
+DRAFTED = 4  # tokens of a measured rollout
+REPEATS, LEAST_REPEATS, SECONDS = 15, 3, 0.6  # as many as fit into the time, at least the least
+COPIED, COPIES = 2**28, 8  # bytes of a copy that tells the memory's bandwidth; how many are timed at once
+
+Pass = Callable[[], object]
+
+
+class Place:
+    """A runner some tokens behind a prompt, and the passes that can be made there."""
+
+    def __init__(self, runner: Runner, prompt: Sequence[int], max_new_tokens: int):
+        behind = max(1, min(BEHIND, max_new_tokens // 2))
+        opening = runner.start(prompt, max_new_tokens)
+        self.runner, self.prompt = runner, prompt
+        self.context = Context([*opening, *islice(cycle(prompt), behind)], runner.device)
+        self.room = within(max(0, max_new_tokens - behind), runner.room(self.context))
+
+    def passes(self) -> dict[int, Pass]:
+        """By width, ascending; all that the rest of the text and the cache have room for. Any that are ready where not all are."""
+        prepared = [width for width in range(1, WIDEST + 1) if self.runner.ready(width)]
+        several = set(WIDTHS[1:]) <= set(prepared)
+        widths = [width for width in WIDTHS if width in prepared] if several else prepared
+        return {width: self._scored(width) for width in widths if width <= self.room + 1}
+
+    def _scored(self, width: int) -> Pass:
+        draft = Draft.of_ids(list(islice(cycle(self.prompt), width - 1)), self.runner.device)
+        return partial(self.runner.logits, self.context, draft, rows=width)
+
+    def rollout(self, sampling: Sampling) -> Pass | None:
+        """Of DRAFTED tokens or, where no program is as long, of fewer: each a pass of its own; one for longer drafts makes a few more."""
+        length = next((n for n in range(DRAFTED, 0, -1) if self.runner.ready_to_draft(n, sampling)), None)
+        if self.room < DRAFTED or length is None:
+            return None
+        return partial(self.runner.rollout, self.context, length, sampling, Chance("cost curve", device=self.runner.device))
+
+
+@torch.inference_mode()
+def measured_curve(
+    sides: Mapping[str, Decoder], prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
+) -> CostCurve | None:
+    """Of the side "method", at the prompt of median length. None where the method is another loop than ours.
+
+    prompts: token ids. sampling: the run's, for drafts. A single token's pass that the method's runner has not compiled is measured on the
+    baseline's; None where neither has.
+    """
+    method, prompt = sides["method"], sorted(prompts, key=len)[len(prompts) // 2]
+    if not isinstance(method, Decoder):
+        return None
+    single = next((side.target for side in _own(sides) if side.target.ready(1)), None)
+    if single is None:
+        return None
+    device, place = torch.device(single.device), Place(single, prompt, max_new_tokens)
+    step = place.passes()[1]
+    step()
+    kv_bytes = single.kv_bytes
+    passes = (place if single is method.target else Place(method.target, prompt, max_new_tokens)).passes() | {1: step}
+    places = {name: Place(runner, prompt, max_new_tokens) for name, runner in method.drafter.models.items()}
+    drafts = {name: rollout for name, beside in places.items() if (rollout := beside.rollout(sampling)) is not None}
+    before = {name: places[name].runner.forwards for name in drafts}
+    repeats, seconds = medians([*(passes[width] for width in sorted(passes)), *drafts.values()], device)
+    made = [(places[name].runner.forwards - before[name]) / (repeats + 1) for name in drafts]
+    per_pass = [taken / count for taken, count in zip(seconds[len(passes) :], made, strict=True)]
+    return CostCurve(
+        context_tokens=len(place.context),
+        repeats=repeats,
+        widths=sorted(passes),
+        target_seconds=seconds[: len(passes)],
+        draft_seconds=dict.fromkeys(places) | dict(zip(drafts, per_pass, strict=True)),
+        weight_bytes=weight_bytes(method.target.model),
+        kv_bytes=kv_bytes,
+        bandwidth=memory_bandwidth(device) if device.type == "cuda" else None,
+    )
+
+
+def _own(sides: Mapping[str, Decoder]) -> list[Decoder]:
+    """The method, and the baseline if it is our loop."""
+    return [sides[name] for name in ("method", "baseline") if isinstance(sides.get(name), Decoder)]
+
+
+def medians(passes: Sequence[Pass], device: torch.device) -> tuple[int, list[float]]:
+    """(repeats, median seconds of each pass). They take turns, so that a machine's bad moment meets all of them; the first turn is not
+    counted."""
+    for run in passes:
+        run()
+    seconds: list[list[float]] = [[] for _ in passes]
+    began = perf_counter()
+    while (turns := len(seconds[0])) < LEAST_REPEATS or (turns < REPEATS and perf_counter() - began < SECONDS):
+        for run, own in zip(passes, seconds, strict=True):
+            own.append(_timed(run, device))
+    return turns, [median(own) for own in seconds]
+
+
+def _timed(run: Pass, device: torch.device) -> float:
+    """Seconds, the device idle at both ends."""
+    _settle(device)
+    began = perf_counter()
+    run()
+    _settle(device)
+    return perf_counter() - began
+
+
+def _settle(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def weight_bytes(model: torch.nn.Module) -> int:
+    """Of the weights that a pass of the decoder reads: all but an embedding that is no output projection too, and an encoder."""
+    head = model.get_output_embeddings()
+    read = set() if head is None else {id(parameter) for parameter in head.parameters()}
+    encoder = model.get_encoder().parameters() if model.config.is_encoder_decoder else ()
+    skipped = {id(parameter) for parameter in (*model.get_input_embeddings().parameters(), *encoder)} - read
+    return sum(parameter.nbytes for parameter in model.parameters() if id(parameter) not in skipped)
+
+
+def memory_bandwidth(device: torch.device, size: int = COPIED) -> float:
+    """Bytes per second, read and written, of copies of `size` bytes within the device's memory."""
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+
+    def copies() -> None:
+        for _ in range(COPIES):
+            target.copy_(source)
+
+    _, [seconds] = medians([copies], device)
+    return 2 * COPIES * size / seconds

@@ -1,0 +1,1 @@
+"""Pure functions of records: acceptance, speed, intervals, cost."""

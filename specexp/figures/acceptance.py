@@ -1,0 +1,180 @@
+"""What became of the drafted tokens: acceptance length, rates by position, histograms, tokens by origin. Pure functions on records.
+
+A round is [drafted, accepted], or [drafted, accepted, depth, leaves, refused] where the draft was a tree: `drafted` then counts its nodes,
+`depth` is the length of its longest path (a chain's depth is `drafted`), `leaves` the number of its paths, `refused` 0 where the kept
+path ends in a leaf, so that nothing behind it was refused (a chain's is, unless all of it was kept). Rounds that drafted nothing
+are not speculation steps, nor is the prefill, which is in no record's rounds. Names and definitions are those of vLLM and Spec-Bench where
+they agree; the bonus token counts in acceptance lengths and in nothing else.
+
+A generated text in pieces by where their tokens came from: draft (and its stage), bonus, resample, target. From a record's side.
+
+Division that answers None where there is nothing to divide by: a rate of nothing is unknown, not zero and not a crash.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+
+@dataclass(frozen=True)
+class Step:
+    """One speculation step; `accepted` draft tokens, the token the target adds not among them."""
+    drafted: int
+    accepted: int
+    depth: int
+    leaves: int
+    refused: bool
+
+
+def steps_of(side: dict) -> list[Step]:
+    """The speculation steps of one record's side. Raises ValueError for a round that accepts more than it drafted: a decoder's defect."""
+    steps = [_step(*counts) for counts in side["rounds"] if counts[0]]
+    if broken := [step for step in steps if not 0 <= step.accepted <= step.depth <= step.drafted]:
+        raise ValueError(f"a round cannot accept {broken[0].accepted} of {broken[0].drafted} drafted tokens in a path of {broken[0].depth}")
+    return steps
+
+
+def _step(drafted: int, accepted: int, depth: int | None = None, leaves: int = 1, refused: int | None = None) -> Step:
+    depth = drafted if depth is None else depth
+    return Step(drafted, accepted, depth, leaves, accepted < depth if refused is None else bool(refused))
+
+
+def acceptance_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+    """Counters and rates over all steps of all sides, flat; every rate is None when nothing was drafted.
+
+    `mean_acceptance_length` = 1 + accepted / steps, pooled; `..._macro` = the mean of the requests' own (those that drafted).
+    `draft_acceptance_rate` = accepted / drafted. `alpha` = accepted / (accepted + rejections), the maximum likelihood of a rate that is
+    the same at every position, where a step whose path could have gone on holds one rejection.
+    """
+    by_request = [steps_of(side) for side in sides]
+    steps = [step for request in by_request for step in request]
+    accepted, drafted = sum(s.accepted for s in steps), sum(s.drafted for s in steps)
+    rejections = sum(s.refused for s in steps)
+    macro = [_mean_length(request) for request in by_request if request]
+    return {
+        "num_spec_steps": len(steps),
+        "num_draft_tokens": drafted,
+        "num_accepted_draft_tokens": accepted,
+        "mean_acceptance_length": _mean_length(steps),
+        "mean_acceptance_length_macro": quotient(sum(macro), len(macro)),
+        "draft_acceptance_rate": quotient(accepted, drafted),
+        "alpha": quotient(accepted, accepted + rejections),
+        **{f"conditional_acceptance_rate_{k}": rate for k, rate in enumerate(conditional_rates(steps), 1)},
+        **{f"joint_acceptance_rate_{k}": rate for k, rate in enumerate(joint_rates(steps), 1)},
+    }
+
+
+def tree_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+    """DynaTree's statistics, where any draft was a tree; nothing elsewhere. The rates by depth are `conditional_acceptance_rate_K`."""
+    steps = [step for side in sides for step in steps_of(side)]
+    if all(step.depth == step.drafted for step in steps):
+        return {}
+    return {
+        "total_tree_nodes": sum(s.drafted for s in steps),
+        "total_paths_explored": sum(s.leaves for s in steps),
+        "avg_accepted_path_length": quotient(sum(s.accepted for s in steps), len(steps)),
+        "max_path_length_achieved": max(s.accepted for s in steps),
+        "mean_tree_nodes": quotient(sum(s.drafted for s in steps), len(steps)),
+    }
+
+
+def length_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+    """What a draft-length policy decided: `mean_gamma` over all rounds, those that drafted nothing as 0 (a tree counts by its depth), and
+    `gamma_histogram_G`, the number of rounds of each. `mean_entropy` (nats, of the law behind the first drafted token) over the rounds
+    whose policy looked at it, and `entropy_histogram_B`, the number of those with B <= entropy < B + 1.
+    """
+    rounds = [r for side in sides for r in side["rounds"]]
+    lengths = Counter(r[2] if len(r) > 2 else r[0] for r in rounds)
+    entropies = [h for side in sides for h in side.get("entropies") or () if h is not None]  # absent from records of older runs
+    bins = Counter(int(max(h, 0.0)) for h in entropies)
+    return {
+        "mean_gamma": quotient(sum(length * count for length, count in lengths.items()), len(rounds)),
+        "mean_entropy": quotient(sum(entropies), len(entropies)),
+        **{f"gamma_histogram_{length}": lengths[length] for length in sorted(lengths)},
+        **{f"entropy_histogram_{edge}": bins[edge] for edge in sorted(bins)},
+    }
+
+
+def _mean_length(steps: Sequence[Step]) -> float | None:
+    return 1 + sum(s.accepted for s in steps) / len(steps) if steps else None
+
+
+def conditional_rates(steps: Sequence[Step]) -> list[float | None]:
+    """P(token k accepted | token k drafted and those before it accepted) for k = 1, 2, ...; None where no step came so far. In a tree: that
+    one of the k-th tokens behind the accepted path is."""
+    return [
+        quotient(sum(s.accepted >= k for s in steps), sum(s.accepted >= k or (s.accepted == k - 1 and s.refused) for s in steps))
+        for k in _positions(steps)
+    ]
+
+
+def joint_rates(steps: Sequence[Step]) -> list[float | None]:
+    """P(at least k accepted) over all steps, short drafts included (vLLM's "per-position acceptance rate"); their sum is AL - 1."""
+    return [quotient(sum(s.accepted >= k for s in steps), len(steps)) for k in _positions(steps)]
+
+
+def _positions(steps: Sequence[Step]) -> range:
+    return range(1, max((s.depth for s in steps), default=0) + 1)
+
+
+def acceptance_histogram(steps: Iterable[Step]) -> list[int]:
+    """[a] = the number of steps that accepted exactly a draft tokens."""
+    counts = Counter(s.accepted for s in steps)
+    return [counts[a] for a in range(max(counts, default=-1) + 1)]
+
+
+def acceptance_histogram_by_draft_length(steps: Sequence[Step]) -> dict[int, list[int]]:
+    """The histogram of the steps of each draft length (drafted tokens), as vLLM reports it per request."""
+    return {d: acceptance_histogram(s for s in steps if s.drafted == d) for d in sorted({s.drafted for s in steps})}
+
+
+def origin_figures(sides: Sequence[dict]) -> dict[str, int]:
+    """Emitted tokens by origin, `tokens_target`, `_draft`, `_bonus`, `_resample`; "draft:STAGE" is in both `_draft` and `_draft_STAGE`."""
+    counts = Counter({"target": 0, "draft": 0, "bonus": 0, "resample": 0})
+    for origin in (origin for side in sides for origin in side["origins"]):
+        kind, _, stage = origin.partition(":")
+        counts.update([kind, f"{kind}_{stage}"] if stage else [kind])
+    return {f"tokens_{name}": count for name, count in counts.items()}
+
+
+STAGES = 4  # styles for the stages of a cascade: draft0, draft1, ...
+KINDS = ("target", "draft", "bonus", "resample")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of text whose tokens have one origin; `style` is the origin, or draftN for the N-th stage in it. "": unknown."""
+
+    style: str
+    origin: str
+    text: str
+
+
+def spans(side: dict) -> list[Span]:
+    """The side's text in pieces of one origin; in one piece of none where the record does not say where its tokens end."""
+    text, ends = side["text"], side.get("ends")
+    if not ends:
+        return [Span("", "", text)]
+    pieces = [(origin, text[start:end]) for origin, start, end in zip(side["origins"], [0, *ends], ends, strict=False)]
+    stages = list(dict.fromkeys(origin for origin in side["origins"] if ":" in origin))
+    found = [Span(_style(origin, stages), origin, joined) for origin, joined in _joined(pieces)]
+    return [span for span in (*found, Span("", "", text[ends[-1] :])) if span.text]
+
+
+def _joined(pieces: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for origin, group in groupby(pieces, key=lambda piece: piece[0]):
+        yield origin, "".join(text for _, text in group)
+
+
+def _style(origin: str, stages: Sequence[str]) -> str:
+    return f"draft{stages.index(origin) % STAGES}" if origin in stages else origin
+
+
+def quotient(numerator: float | None, denominator: float | None) -> float | None:
+    """numerator / denominator, or None when either is None or the denominator is 0."""
+    if numerator is None or not denominator:
+        return None
+    return numerator / denominator

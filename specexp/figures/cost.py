@@ -1,0 +1,193 @@
+"""Where a round's time went, and the speedup those costs allow: c, v, the overhead, predicted speedup, efficiency.
+
+The unit is the baseline's time per token. A side that does not know its time inside the target or the drafter gets None, never a guess.
+
+What a model pass of a run costs by its width, as measured before the records, and read from environment.json again.
+
+Knows numbers; not how they were measured (specexp.experiment.pass_timing) nor what speeds follow from them (bounds.py).
+
+Where the time of a round goes: drafting, the target's pass, the host. Pure functions on records.
+
+Sides that know their time inside drafter and target (on CPU) tell it. Elsewhere calls return before the work is done, and both are reckoned
+from the rounds and the run's cost curve. The host's part is the rest of the decode time either way, so what the curve gets wrong is in it.
+
+Standardised walltime improvement: the speedup that given costs per pass would make, whatever the machine did.
+
+SWI = tokens x cost(target) / sum over models of passes x cost (Cascade Speculative Drafting, arXiv:2312.11462, section 5; drafters without
+a model are free). A pass costs the same however many tokens it scores, which flatters long drafts: see `efficiency` for what was measured.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from operator import mul
+
+from specexp.decoding.theory import expected_tokens, predicted_speedup
+from specexp.figures.acceptance import conditional_rates, quotient, steps_of
+
+
+def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: float | None) -> dict[str, float | None]:
+    """Of one side, its baseline's seconds per token and its measured speedup.
+
+    `cost_ratio_c` = drafting one token, `verify_ratio_v` = the target's pass of a round (averaged over all rounds, those that drafted
+    nothing too). `overhead_ms_per_round` = the rest of the decode time. `predicted_speedup` puts the acceptance rates measured by position,
+    c and v into Leviathan et al. 2023, Theorem 3.8, without any overhead, so that `efficiency` = measured / predicted is the share of the
+    possible speedup that the loop itself leaves. Both are None when nothing was drafted.
+    """
+    rounds, drafted = sum(len(s["rounds"]) for s in sides), sum(r[0] for s in sides for r in s["rounds"])
+    target, draft = _total(sides, "target_seconds"), _total(sides, "draft_seconds")
+    c = quotient(quotient(draft, drafted), baseline_tpot)
+    v = quotient(quotient(target, rounds), baseline_tpot)
+    predicted = predicted_speedup(expected_per_round(sides), drafted / rounds, c, v) if c is not None and v else None
+    return {
+        "cost_ratio_c": c,
+        "verify_ratio_v": v,
+        "overhead_ms_per_round": _overhead_ms(sides, target, draft, rounds),
+        "predicted_speedup": predicted,
+        "efficiency": quotient(speedup, predicted),
+    }
+
+
+def _total(sides: Sequence[dict], key: str) -> float | None:
+    seconds = [side[key] for side in sides]
+    return None if None in seconds else sum(seconds)
+
+
+def _overhead_ms(sides: Sequence[dict], target: float | None, draft: float | None, rounds: int) -> float | None:
+    if target is None or draft is None or not rounds:
+        return None
+    return 1000 * (sum(s["decode_seconds"] for s in sides) - target - draft) / rounds
+
+
+def expected_per_round(sides: Sequence[dict]) -> float:
+    """Mean of theory's expected tokens over all rounds, from the rates by position and each round's depth (0: the target's token alone).
+
+    Of trees the tokens that there were: their rates depend on the path. Raises ValueError when there is no round.
+    """
+    steps = [step for side in sides for step in steps_of(side)]
+    kept_in_trees = [1 + step.accepted for step in steps if step.depth < step.drafted]
+    steps = [step for step in steps if step.depth == step.drafted]
+    survival = list(accumulate((rate or 0.0 for rate in conditional_rates(steps)), mul))
+    by_depth = list(accumulate(survival, initial=1.0))
+    rounds = sum(len(side["rounds"]) for side in sides)
+    if not rounds:
+        raise ValueError("expected_per_round wants at least one round")
+    return (sum(by_depth[step.depth] for step in steps) + sum(kept_in_trees) + rounds - len(steps) - len(kept_in_trees)) / rounds
+
+
+def predicted_curve(alpha: float, cost_ratio: float, verify_ratios: Mapping[int, float]) -> dict[int, float]:
+    """gamma -> predicted speedup, for every gamma from the least to the largest that v was measured at; between two, v goes straight."""
+    known = sorted(verify_ratios)
+    curve = {}
+    for gamma in range(known[0], known[-1] + 1):
+        low, high = max(g for g in known if g <= gamma), min(g for g in known if g >= gamma)
+        share = (gamma - low) / (high - low) if high > low else 0.0
+        v = (1 - share) * verify_ratios[low] + share * verify_ratios[high]
+        curve[gamma] = predicted_speedup(expected_tokens(alpha, gamma), gamma, cost_ratio, v)
+    return curve
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """Medians of `repeats` passes behind a context of `context_tokens` tokens.
+
+    target_seconds[i]: the target's pass over widths[i] tokens (ascending; width 1 is an autoregressive step). draft_seconds: of one drafted
+    token, by draft model; None where that was not measured. weight_bytes, kv_bytes: what a pass of width 1 reads. bandwidth: bytes per
+    second that the device's memory gives, None where that was not measured.
+    """
+
+    context_tokens: int
+    repeats: int
+    widths: Sequence[int]
+    target_seconds: Sequence[float]
+    draft_seconds: Mapping[str, float | None]
+    weight_bytes: int
+    kv_bytes: int
+    bandwidth: float | None = None
+
+    @property
+    def autoregressive(self) -> float:
+        """Seconds of the target's pass over one token."""
+        return self.target_seconds[0]
+
+    def target(self, width: int) -> float:
+        """Seconds of the target's pass over `width` tokens: on straight lines between what was measured, the last one drawn on. No pass is
+        reckoned cheaper than a narrower one: where it was measured so, the machine was busy with something else."""
+        if len(self.widths) == 1:
+            return self.autoregressive
+        right = min(max(bisect_left(self.widths, width), 1), len(self.widths) - 1)
+        (x, x2), (y, y2) = self.widths[right - 1 : right + 1], list(accumulate(self.target_seconds, max))[right - 1 : right + 1]
+        return y + (y2 - y) * (width - x) / (x2 - x)
+
+    @property
+    def drafted_token(self) -> float | None:
+        """Seconds of one drafted token: 0 without a draft model (what drafting takes is the host's), None where several share the work or
+        nothing was measured."""
+        costs = list(self.draft_seconds.values())
+        return 0.0 if not costs else costs[0] if len(costs) == 1 else None
+
+    def record(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def curve_of(environment: Mapping[str, object]) -> CostCurve | None:
+    """The curve that the latest of a run's sessions measured; None where none did. environment: the content of environment.json."""
+    sessions = [environment, *reversed(environment.get("earlier_sessions", ()))]
+    found = next((session["cost_curve"] for session in sessions if session.get("cost_curve")), None)
+    return None if found is None else CostCurve(**found)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Mean seconds of a round. source: "clock", or "curve" where drafting and the target's pass are reckoned."""
+
+    round: float
+    draft: float
+    target: float
+    source: str
+
+    @property
+    def host(self) -> float:
+        return self.round - self.draft - self.target
+
+
+def phases(sides: Sequence[dict], curve: CostCurve | None) -> Phases | None:
+    """Of all rounds of one side. None where its time inside the models is neither known nor to be reckoned."""
+    rounds = [counts for side in sides for counts in side["rounds"]]
+    if not rounds:
+        return None
+    whole = sum(side["decode_seconds"] for side in sides) / len(rounds)
+    target, draft = ([side[key] for side in sides] for key in ("target_seconds", "draft_seconds"))
+    if None not in target and None not in draft:
+        return Phases(whole, sum(draft) / len(rounds), sum(target) / len(rounds), "clock")
+    if curve is None or curve.drafted_token is None:
+        return None
+    passes = sum(curve.target(1 + counts[0]) for counts in rounds)
+    return Phases(whole, sum(map(depth, rounds)) * curve.drafted_token / len(rounds), passes / len(rounds), "curve")
+
+
+def depth(counts: Sequence[int]) -> int:
+    """Draft passes behind a round's draft: a chain's length, a tree's depth."""
+    return counts[2] if len(counts) > 2 else counts[0]
+
+
+def swi_figures(sides: Sequence[dict], tables: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+    """`swi_TABLE` for each table of costs per pass, in any unit, of "target" and the draft models by name.
+
+    None where a model ran that the table lacks, or nothing ran.
+    """
+    passes = {"target": sum(side["target_forwards"] for side in sides)}
+    for side in sides:
+        for name, count in side["draft_forwards_by_model"].items():
+            passes[name] = passes.get(name, 0) + count
+    tokens = sum(len(side["token_ids"]) for side in sides)
+    return {f"swi_{name}": _swi(tokens, passes, costs) for name, costs in tables.items()}
+
+
+def _swi(tokens: int, passes: Mapping[str, int], costs: Mapping[str, float]) -> float | None:
+    if any(count and name not in costs for name, count in passes.items()):
+        return None
+    return quotient(tokens * costs.get("target", 0.0), sum(count * costs[name] for name, count in passes.items() if count))

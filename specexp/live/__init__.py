@@ -1,0 +1,1 @@
+"""Text on request, for the console and the server."""

@@ -1,0 +1,155 @@
+"""Text on request from one pair: what the console and the server are made of. A prompt goes in, pieces of text come out as rounds are made,
+and in the end the same counts and seconds that an experiment would record.
+
+Has no loop of its own (experiment/generation.py runs the decoder) and knows neither terminals nor HTTP. A decoder holds one text at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from specexp.decoding.decoder import Decoder, Step
+from specexp.decoding.protocols import Cut, Stop
+from specexp.errors import UserError
+from specexp.experiment.generation import Generation, generate, opening
+from specexp.text.stopping import Stopping
+from specexp.text.stream import Detokenizer
+
+CANCELLED = "cancelled"
+PLAIN = "plain"
+PLAIN_TEMPLATE = "{{ messages | map(attribute='content') | select | join('\n\n') }}"
+Message = dict[str, str]  # role, content
+
+
+@dataclass(frozen=True)
+class Request:
+    """prompt: ids, at least one. seed: of `Chance`. stop_strings end the text; with ignore_eos nothing does but max_new_tokens."""
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    seed: tuple = (0,)
+    stop_strings: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that is certain since the last one, and the origin of the token that made it so."""
+
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    generation: Generation
+    text: str
+
+    @property
+    def finish(self) -> str:
+        """ "eos", "stop", "length", or "cancelled"."""
+        return self.generation.steps[-1].finish
+
+    def side(self) -> dict[str, object]:
+        """As in a record, unscored and without a likelihood."""
+        return self.generation.record() | {"text": self.text, "score": {}, "nll_sum": 0.0, "nll_count": 0}
+
+
+Hear = Callable[[Step, list[Piece]], None]
+
+
+class Engine:
+    """tokenizer: transformers' interface. stop_ids: those that end a text. longest_text: tokens that prompt and text may have, or None."""
+
+    def __init__(self, tokenizer, stop_ids: Collection[int], longest_text: int | None = None):
+        self.tokenizer, self.stop_ids, self.longest_text = tokenizer, tuple(stop_ids), longest_text
+
+    def ids(self, text: str) -> list[int]:
+        """Of a prompt. UserError for one without a token."""
+        if not (ids := list(self.tokenizer(text)["input_ids"])):
+            raise UserError("the prompt is empty; give at least one token.")
+        return ids
+
+    def known_ids(self, ids: Sequence[int]) -> list[int]:
+        """A prompt given as ids. UserError for ids that the tokenizer does not have."""
+        if odd := [token for token in ids if not 0 <= token < len(self.tokenizer)]:
+            raise UserError(f"the prompt has the id {odd[0]}, and this model's end at {len(self.tokenizer) - 1}; send its own ids.")
+        return list(ids)
+
+    @property
+    def has_template(self) -> bool:
+        return bool(self.tokenizer.chat_template)
+
+    def render(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation by the tokenizer's chat template. UserError where it has none, or does not take such messages."""
+        from jinja2 import TemplateError
+
+        if not self.has_template:
+            raise UserError("the tokenizer has no chat template; choose chat_template=plain or chat_template=FILE.")
+        try:
+            return list(self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)["input_ids"])
+        except TemplateError as error:
+            raise UserError(f"the chat template does not take these messages ({error}); change their roles or order.") from error
+
+    def check(self, request: Request) -> None:
+        """UserError for a request that does not fit the models."""
+        if self.longest_text is not None and len(request.prompt) + request.max_new_tokens > self.longest_text:
+            raise UserError(
+                f"{len(request.prompt)} prompt tokens and max_tokens={request.max_new_tokens} do not fit the models' context of "
+                f"{self.longest_text}; ask for fewer tokens or shorten the prompt."
+            )
+
+    def answer(self, decoder: Decoder, request: Request, hear: Hear, cancelled: Callable[[], bool]) -> Answer:
+        """Run the decoder on the request; `hear` gets every round with its text, `cancelled` is asked after each whether to end there."""
+        stopping = Stopping(self.tokenizer, () if request.ignore_eos else self.stop_ids, request.stop_strings)
+        before = opening(decoder.target.model, request.prompt)
+        text = Detokenizer(stopping, before)
+
+        def told(step: Step) -> None:
+            pieces = [Piece(text.feed(token), origin) for token, origin in zip(step.tokens, step.origins, strict=True)]
+            last = [Piece(text.finish(), pieces[-1].origin if pieces else "target")] if step.finish else []
+            hear(step, [piece for piece in pieces + last if piece.text])
+
+        stop = cancellable(stopping, cancelled)
+        generation = generate(decoder, request.prompt, request.max_new_tokens, stop, request.seed, told)
+        return Answer(generation, stopping.text(before, generation.token_ids))
+
+
+def cancellable(stop: Stop, cancelled: Callable[[], bool]) -> Stop:
+    """Where a text ends: at the latest token once it is cancelled. Peers' own loops ask this too."""
+
+    def end(ids: Sequence[int], since: int) -> Cut | None:
+        return Cut(len(ids), CANCELLED) if cancelled() else stop(ids, since)
+
+    return end
+
+
+def with_template(tokenizer, template: str | None):
+    """The tokenizer with its own chat template (None), with "plain", the messages' bare texts, or with that of a Jinja file."""
+    if template is None:
+        return tokenizer
+    file = Path(template)
+    if template != PLAIN and not file.is_file():
+        raise UserError(f"chat_template={template} is no file; give a Jinja file, plain for the messages' bare texts, or null.")
+    changed = deepcopy(tokenizer)
+    changed.chat_template = PLAIN_TEMPLATE if template == PLAIN else file.read_text(encoding="utf-8")
+    return changed
+
+
+def open_pair(config: DictConfig, build: Callable) -> Engine:
+    """Tokenizer and limits of a checked configuration's pair; its target is loaded. UserError for what cannot be had."""
+    from specexp.models.loading import load_model
+    from specexp.models.tokenizer import stop_ids
+
+    if config.model_pair is None:
+        raise UserError(f"method={config.method.name} decodes on another server; choose one that decodes here.")
+    pair = build(config.model_pair)
+    pair.check()
+    tokenizer = with_template(pair.load_tokenizer(), config.chat_template)
+    longest = pair.longest_text(build(config.cache))
+    return Engine(tokenizer, stop_ids(load_model(pair.target), tokenizer), longest)

@@ -1,0 +1,1 @@
+"""`python -m specexp.medusa`: train or measure Medusa heads for a target."""

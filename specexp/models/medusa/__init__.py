@@ -1,1 +1,0 @@
-"""Medusa heads: the module, its files, and the command that trains and measures them (`python -m specexp.models.medusa`)."""

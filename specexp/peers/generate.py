@@ -1,0 +1,83 @@
+"""transformers' own `generate` on the shared weights, as a decoder: one token per pass, its loop, its cache, its sampling.
+
+The peer runs undisturbed and in the caller's thread; its rounds are handed out when it is done, each with the time at which it really
+emitted (`Step.emitted`). The text is that of our autoregressive decoding: greedy token for token in float32, under sampling by the same
+law (test_peers.py), but for ties: transformers keeps all ids that share the last place of top-k. What its passes took inside is not
+known, so `target_seconds` is None.
+
+transformers' prompt lookup: candidates are what followed the last few tokens where they first stood before. No draft model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import ClassVar
+
+from specexp.decoding.beam import NothingDrafted
+from specexp.decoding.decoder import Step
+from specexp.decoding.protocols import Stop
+from specexp.decoding.sampling import Chance, Sampling
+from specexp.peers.request import Drafted, Heard, Request, SharedModel, rounds
+from specexp.runners.caches import held_bytes
+
+
+@dataclass(frozen=True)
+class OwnCache:
+    """kind: "dynamic" is copied to grow; "static" has its size from the start, and with it transformers compiles its passes where it can
+    (on CUDA, not on CPU)."""
+
+    kind: str = "dynamic"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("dynamic", "static"):
+            raise ValueError(f"cache={self.kind} is none that transformers' generate is compared with; give dynamic or static.")
+
+
+@dataclass
+class TransformersGenerate:
+    """method=hf_generate."""
+
+    target: SharedModel
+    sampling: Sampling
+    cache: OwnCache = field(default_factory=OwnCache)
+    lossless: ClassVar[bool] = True
+    drafter: ClassVar[NothingDrafted] = NothingDrafted()
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
+        """All rounds, one per token, once the last has been emitted."""
+        request = Request(self.target, self.sampling, prompt, max_new_tokens, stop, chance)
+        heard = request.emissions()
+        output = request.run(request.settings(cache_implementation=self.cache.kind), stopping_criteria=[Heard(heard)])
+        self.target.forwards += heard.passes
+        self.target.kv_bytes = held_bytes(output.past_key_values, heard.opening + len(heard.ids) - 1)
+        yield from rounds(heard, repeat(Drafted()))
+
+
+@dataclass(frozen=True)
+class PromptLookup:
+    """gamma: `prompt_lookup_num_tokens`, candidates per round at most. max_ngram: `max_matching_ngram_size`, longest suffix looked up."""
+
+    gamma: int = 10
+    max_ngram: int = 2
+    models: ClassVar[Mapping[str, SharedModel]] = {}
+
+    def __post_init__(self) -> None:
+        if self.gamma < 1:
+            raise ValueError(f"gamma={self.gamma} copies nothing; give 1 or more, or choose method=hf_generate.")
+        if self.max_ngram < 1:
+            raise ValueError(f"max_ngram={self.max_ngram} looks up nothing; give 1 or more.")
+
+    def settings(self) -> dict[str, object]:
+        return {"prompt_lookup_num_tokens": self.gamma, "max_matching_ngram_size": self.max_ngram}
+
+    def defaults(self) -> dict[str, object]:
+        return {}
+
+    def arguments(self) -> dict[str, object]:
+        return {}
+
+    def lent(self, ends: Sequence[int]) -> AbstractContextManager:
+        return nullcontext()

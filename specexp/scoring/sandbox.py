@@ -1,0 +1,263 @@
+"""Runs what a model wrote, tests it, and says whether it passed. The only module that starts processes.
+
+Each check starts two processes from a bare interpreter (see inside_sandbox.py): one executes the program, the other holds the tests and
+calls the program's functions over a socket. What the level adds to that:
+
+                                    bubblewrap   namespaces   limits
+    memory, CPU, file size, time        x            x          x
+    environment variables hidden        x            x          x
+    no new processes or threads         x            x          x      (1)
+    tests and verdict out of reach      x            x          -      (2)
+    no network                          x            x          -
+    other processes out of reach        x            x          -
+    nothing survives the check          x            x         (1)
+    files hidden and read-only          x            -          -      (3)
+    memory beside the processes' own    x            -          -      (4)
+    keyrings of the kernel hidden       x            -          -      (4)
+
+(1) The kernel does not count root's processes. Root therefore becomes `nobody` where it can: under bubblewrap and namespaces if this
+    process may create them without a user namespace, under limits and namespaces only if `nobody` can read the standard library. Where it
+    cannot, a fork bomb ends with the timeout, and at level `limits` a daemon may outlive its check.
+(2) A process of the same user may read the judge's memory unless the system forbids it.
+(3) Visible are /usr, the libraries, and the Python installation; writable is an empty /tmp of 64 MiB. At the other levels the program sees
+    the user's files, and may change what the user may change.
+(4) System calls that reach memory counted nowhere, keyrings and rarely needed parts of the kernel are refused (seccomp.py; on x86-64 and
+ARM64). At the other levels such memory lasts until the check ends, at level `limits` until the machine is started anew.
+
+Not covered at any level: flaws of the kernel, timing and other side channels, memory that the kernel holds for many small files and
+sockets (only time bounds it), and programs that recognise the test inputs. A program may
+redefine helpers that its prompt defines, as in HumanEval itself. Only plain data crosses between tests and program: an answer that is not
+(a lambda, an object of a class of its own) fails. This is no defence against a determined attacker below level `bubblewrap`.
+"""
+import contextlib
+import math
+import os
+import pickle
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+from specexp.errors import UserError
+from specexp.scoring.seccomp import seccomp_filter
+
+LEVELS = ("bubblewrap", "namespaces", "limits")
+CHOICES = ("auto", "require", *LEVELS)
+SCRATCH_BYTES = 64 << 20
+START_SECONDS = 30.0  # a start takes milliseconds; a busy machine may take longer, and that is not the program's fault
+FILTER = "FILTER"  # in a command: the descriptor from which bubblewrap is to read the system calls to refuse
+ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # the same text gets the same verdict, whatever the order of its sets
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`reason` is "passed", "timed out" or "failed: ..." with the exception in one line."""
+    passed: bool
+    reason: str
+
+
+class NotStarted(RuntimeError):
+    """The sandbox itself did not start; no verdict about any program."""
+
+
+def check_level(level: object) -> None:
+    """UserError for what is no demand that a Sandbox takes."""
+    if level not in CHOICES:
+        raise UserError(f"sandbox={level} does not exist: choose one of {', '.join(CHOICES)}.")
+
+
+class Sandbox:
+    """Judges programs at one level of containment.
+
+    level: `auto` (the strongest that works here), `require` (bubblewrap or refuse), or one of LEVELS. An explicit demand that cannot be met
+        is refused at once, `auto` looks when it is first needed.
+    timeout_seconds: for the program and its tests together, from when both processes are up.
+    memory_megabytes: address space of each of the two processes.
+    """
+
+    def __init__(self, level: str = "auto", timeout_seconds: float = 3.0, memory_megabytes: int = 1024):
+        check_level(level)
+        if timeout_seconds <= 0 or memory_megabytes < 64:
+            raise UserError(f"the sandbox needs time and at least 64 MB, not {timeout_seconds} s and {memory_megabytes} MB: raise them.")
+        self.demand, self.timeout_seconds, self.memory_megabytes = level, timeout_seconds, memory_megabytes
+        if level != "auto":
+            _ = self.level
+
+    @property
+    def level(self) -> str:
+        """The level reached: a member of LEVELS."""
+        return self._reached[0]
+
+    @cached_property
+    def _reached(self) -> tuple[str, tuple[str, ...]]:
+        wanted = {"auto": LEVELS, "require": ("bubblewrap",)}.get(self.demand, (self.demand,))
+        complaints = []
+        for level in wanted:
+            command, complaint = _working_command(level)
+            if command is not None:
+                return level, command
+            complaints.append(f"{level}: {complaint}")
+        raise UserError(f"sandbox={self.demand} is not to be had here ({'; '.join(complaints)}): install bubblewrap 0.7 or newer "
+                        "and allow it user namespaces, or accept less with sandbox=auto.")
+
+    def run(self, program: str, test: str) -> Verdict:
+        """Executes `program`, then `test` with every function of the program callable by its name; passed if neither raised.
+
+        Raises UserError if the sandbox stopped working (then nothing is known about the program).
+        """
+        level, command = self._reached
+        try:
+            return _check(command, program, test, self.timeout_seconds, self.memory_megabytes)
+        except (NotStarted, OSError) as error:
+            raise UserError(f"the sandbox (level {level}) stopped working ({error}): go on when programs can be started again.") from error
+
+    def run_all(self, checks: Iterable[tuple[str, str]]) -> list[Verdict]:
+        """`run` of each (program, test), one for each core at a time; the verdicts in the same order."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with ThreadPoolExecutor(cores) as pool:  # its threads only wait: each check is two processes
+            return list(pool.map(lambda check: self.run(*check), checks))
+
+
+# ---------------------------------------------------------------- levels
+def _commands(level: str) -> list[tuple[str, ...]]:
+    """What stands before the interpreter at this level, the better variant first.
+
+    Root first tries without a user namespace: in one that maps a single user it could not become `nobody`. The second `unshare` is the
+    first process of its namespace so that the program is not: its end ends them all, and a first process is deaf to its own alarms.
+    """
+    if level == "limits":
+        return [()]
+    as_root = os.geteuid() == 0
+    if level == "bubblewrap" and (bwrap := shutil.which("bwrap")):
+        view = (bwrap, *_view(), *(("--seccomp", FILTER) if seccomp_filter() else ()))
+        return [(*view, "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")] * as_root + [(*view, "--unshare-user")]
+    if level == "namespaces" and (unshare := shutil.which("unshare")):
+        isolate = ("--net", "--pid", "--ipc", "--fork", "--kill-child", unshare, "--fork")
+        return [(unshare, *isolate)] * (as_root and _open_to_all(Path(os.__file__))) + [(unshare, "--user", "--map-current-user", *isolate)]
+    return []
+
+
+def _open_to_all(file: Path) -> bool:
+    return all(folder.stat().st_mode & 0o001 for folder in file.parents)
+
+
+def _view() -> tuple[str, ...]:
+    """bubblewrap's arguments: an own world with a read-only Python and a small /tmp, that ends with its starter."""
+    isolate = "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --new-session --cap-drop ALL"
+    scratch = f"--perms 1777 --size {SCRATCH_BYTES} --tmpfs /tmp --chdir /tmp --perms 0755 --dir /dev --dev-bind /dev/null /dev/null"
+    bound = ["--ro-bind", "/usr", "/usr"]
+    for folder in ("/lib", "/lib64"):
+        if os.path.islink(folder):
+            bound += ["--symlink", os.readlink(folder), folder]
+        elif os.path.isdir(folder):
+            bound += ["--ro-bind", folder, folder]
+    for prefix in {sys.base_prefix, sys.base_exec_prefix}:
+        if not Path(prefix).is_relative_to("/usr"):
+            bound += [*_open_parents(Path(prefix)), "--ro-bind", prefix, prefix]
+    return (*isolate.split(), *bound, *scratch.split(), "--remount-ro", "/")
+
+
+def _open_parents(folder: Path) -> list[str]:
+    """Empty folders above a bound one that `nobody` may pass; bubblewrap's own would be closed to others."""
+    return [argument for parent in reversed(folder.parents[:-1]) for argument in ("--perms", "0755", "--dir", str(parent))]
+
+
+def _interpreter() -> str:
+    """The installation's own interpreter, not the virtual environment's: the program gets the standard library and nothing else."""
+    return os.path.realpath(sys._base_executable)
+
+
+@cache
+def _working_command(level: str) -> tuple[tuple[str, ...] | None, str]:
+    """(command, "") of the first variant in which a check really works, else (None, why not)."""
+    complaint = "not installed"
+    for command in _commands(level):
+        try:
+            verdict = _check(command, "import math\ndef root(x): return math.sqrt(x)", "assert root(4) == 2", START_SECONDS, 256)
+        except (NotStarted, OSError) as error:
+            complaint = str(error)
+            continue
+        if verdict.passed:
+            return command, ""
+        complaint = verdict.reason
+    return None, complaint
+
+
+# ---------------------------------------------------------------- one check
+def _check(command: tuple[str, ...], program: str, test: str, seconds: float, megabytes: int) -> Verdict:
+    """Two processes, one answer. The answer counts only with the token, which the program's process never holds."""
+    token = secrets.token_hex(16)
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        judges_end, programs_end = (stack.enter_context(end) for end in socket.socketpair())
+        arguments = (str(megabytes), str(math.ceil(seconds) + 1), str(judges_end.fileno()))
+        _start(stack, (*command, *_python("program"), *arguments), scratch,
+               stdin=programs_end, stdout=programs_end, stderr=subprocess.DEVNULL)
+        judge = _start(stack, (*command, *_python("judge"), *arguments), scratch,
+                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(judges_end.fileno(),))
+        judges_end.close()
+        programs_end.close()
+        _await_start(judge)
+        try:
+            answer, _ = judge.communicate(pickle.dumps((token, program, test)), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return Verdict(False, "timed out")
+    sender, _, reason = answer.decode(errors="replace").partition(" ")
+    if sender != token:
+        return Verdict(False, f"failed: the judge ended without a verdict (exit code {judge.returncode})")
+    return Verdict(reason == "passed", reason)
+
+
+def _python(role: str) -> tuple[str, ...]:
+    return (_interpreter(), "-s", "-S", "-B", "-c", _source(), role)
+
+
+@cache
+def _source() -> str:
+    return Path(__file__).with_name("inside_sandbox.py").read_text(encoding="utf-8")
+
+
+def _start(stack: contextlib.ExitStack, command: Sequence[str], folder: str, pass_fds: tuple[int, ...] = (), **streams) -> subprocess.Popen:
+    """A process in a session of its own, ended with its whole group when the stack closes."""
+    if FILTER in command:
+        descriptor = stack.enter_context(_readable(seccomp_filter())).fileno()
+        command, pass_fds = [str(descriptor) if word == FILTER else word for word in command], (*pass_fds, descriptor)
+    libraries = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}  # some interpreters need it to start
+    process = subprocess.Popen(
+        command, cwd=folder, env=ENVIRONMENT | libraries, start_new_session=True, bufsize=0, pass_fds=pass_fds, **streams
+    )
+    stack.enter_context(process)
+    stack.callback(_end, process)
+    return process
+
+
+def _readable(content: bytes) -> BinaryIO:
+    """A pipe's end with `content` in it, which is short enough to fit."""
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    return os.fdopen(reading, "rb")
+
+
+def _end(process: subprocess.Popen) -> None:
+    if process.returncode is None:  # not waited for yet, so its number is still its own
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _await_start(judge: subprocess.Popen) -> None:
+    started, _, _ = select.select([judge.stdout], [], [], START_SECONDS)
+    if started and judge.stdout.readline() == b"ready\n":
+        return
+    _end(judge)
+    raise NotStarted(" ".join(judge.stderr.read().decode(errors="replace").split()[-40:]) or "it did not start in time")

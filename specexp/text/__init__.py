@@ -1,0 +1,1 @@
+"""Between token ids and text: where a text ends, and how it is shown while it grows."""

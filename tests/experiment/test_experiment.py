@@ -1,0 +1,138 @@
+"""The experiment on toy parts: who goes first, what is counted, what is refused."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from tiny_models import VOCAB, build
+
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.length_rules import FixedLength
+from specexp.decoding.sampling import Sampling
+from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
+from specexp.drafters.model import ModelDrafter, NoDraft
+from specexp.errors import UserError
+from specexp.experiment.experiment import Experiment, claims, quality_figures
+from specexp.experiment.generation import continuation_nll
+from specexp.runners.runner import ModelRunner
+from specexp.runners.static import StaticRunner
+from specexp.text.stopping import Stopping
+
+
+class Numbers:
+    """Prompts and texts are numbers with spaces between."""
+
+    def __call__(self, text):
+        return {"input_ids": [int(word) for word in text.split()]}
+
+    def decode(self, ids, **_):
+        return "".join(f"{i} " for i in ids)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    id: str
+    prompt: str
+
+
+class Lengths:
+    """Scores a text by its number of words."""
+
+    name, stop_strings = "lengths", ()
+
+    def score(self, example, text):
+        return {"words": len(text.split())}
+
+    def metrics(self, scores):
+        return {"words": sum(s["words"] for samples in scores for s in samples) / len(scores)}
+
+
+EXAMPLES = [Prompt(str(i), f"{i % VOCAB} 3 {(7 * i) % VOCAB}") for i in range(8)]
+
+
+def experiment(sampling=Sampling(0.0), verifier=RejectionVerifier, **options):
+    model, draft = build("llama"), build("llama", 1)
+    sides = {
+        "baseline": Decoder(ModelRunner(model), NoDraft(), RejectionVerifier(sampling)),
+        "method": Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(3), sampling), verifier(sampling)),
+    }
+    tokenizer = Numbers()
+    settings = {"max_new_tokens": 9} | options
+    return Experiment(sides=sides, dataset=Lengths(), tokenizer=tokenizer, stopping=Stopping(tokenizer), **settings)
+
+
+def recorded(run, done=frozenset()):
+    return list(run.records(EXAMPLES, run.prompts(EXAMPLES), set(done)))
+
+
+def test_both_sides_go_first_and_a_resumed_run_keeps_the_order():
+    records = recorded(experiment())
+    orders = [tuple(r["order"]) for r in records]
+    assert sorted(orders) == [("baseline", "method")] * 4 + [("method", "baseline")] * 4
+    assert all(first != second for first, second in zip(orders[::2], orders[1::2], strict=True))
+    assert [r["id"] for r in records] == [e.id for e in EXAMPLES]
+    resumed = recorded(experiment(), done={(str(i), 0) for i in range(5)})
+    assert [(r["id"], tuple(r["order"]), r["method"]["token_ids"]) for r in resumed] == [
+        (r["id"], tuple(r["order"]), r["method"]["token_ids"]) for r in records[5:]
+    ]
+
+
+def test_counts_agree_with_the_tokens():
+    for record in recorded(experiment()):
+        base, side = record["baseline"], record["method"]
+        assert base["token_ids"] == side["token_ids"] and side["finish"] == "length"
+        assert side["score"] == {"words": 9} and side["text"] == base["text"]
+        assert base["rounds"] == [[0, 0]] * 8 and base["target_forwards"] == 9 and base["draft_forwards"] == 0
+        assert 1 + sum(accepted + 1 for _, accepted in side["rounds"]) == 9
+        assert side["target_forwards"] == 1 + len(side["rounds"])
+        assert side["draft_forwards"] == sum(drafted for drafted, _ in side["rounds"])
+        assert side["origins"].count("draft") == sum(accepted for _, accepted in side["rounds"])
+        assert side["nll_sum"] == base["nll_sum"] > 0 and side["nll_count"] == 9
+        assert side["lossless"] and side["cache_exact"] and side["repeats_agree"]
+        assert side["kv_bytes_target"] >= base["kv_bytes_target"] > 0 == base["kv_bytes_draft"]
+        assert 0 < side["target_seconds"] + side["draft_seconds"] < side["decode_seconds"]
+
+
+def test_likelihood_is_transformers_loss_on_the_continuation():
+    model, prompt, ids = build("llama"), [5, 9, 33], [7, 7, 60, 2]
+    labels = torch.tensor([[-100] * len(prompt) + ids])
+    loss = model(torch.tensor([prompt + ids]), labels=labels).loss
+    total, count = continuation_nll(model, prompt, ids)
+    assert count == 4 and total == pytest.approx(4 * loss.item(), rel=1e-5)
+
+
+def test_samples_differ_and_repeats_do_not_change_them():
+    sampling = Sampling(1.0)
+    once = recorded(experiment(sampling, samples=3))
+    assert len(once) == 24 and len({tuple(r["method"]["token_ids"]) for r in once if r["id"] == "1"}) > 1
+    repeated = recorded(experiment(sampling, samples=3, repeats=2))
+    assert [r["method"]["token_ids"] for r in repeated] == [r["method"]["token_ids"] for r in once]
+
+
+def test_prompts_that_do_not_fit_are_refused_before_anything_is_decoded():
+    with pytest.raises(UserError, match="3 prompt tokens and max_new_tokens=9 more do not fit the models' context of 11"):
+        experiment(context_length=11).prompts(EXAMPLES)
+    assert experiment(context_length=12).prompts(EXAMPLES)
+    with pytest.raises(UserError, match="prompt of empty is empty"):
+        experiment().prompts([Prompt("empty", "")])
+
+
+def test_quality_is_told_for_every_side_and_losses_are_marked():
+    run = experiment()
+    assert quality_figures(run.dataset, recorded(run)) == {"words": 9.0, "baseline_words": 9.0}
+    assert claims(run.sides["method"]) == {"lossless": True, "cache_exact": True}
+    assert claims(experiment(verifier=SkipSampleAdjustment).sides["method"])["lossless"] is False
+
+
+@torch.inference_mode()
+def test_warming_up_makes_buffers_and_programs_for_whole_texts():
+    """What is made later is timed."""
+    model = build("llama")
+    target, draft = StaticRunner(model, block=16), StaticRunner(model, block=16)
+    decoder = Decoder(target, ModelDrafter(draft, FixedLength(3), Sampling(0.0)), RejectionVerifier(Sampling(0.0)))
+    prompts = {"a": list(range(9)), "b": list(range(40))}
+    warmed = replace(experiment(max_new_tokens=200), sides={"method": decoder})
+    warmed.warm_up(list(prompts.values()))
+    made = target.capture.made, draft.capture.made
+    assert len(list(warmed.records([Prompt(name, "") for name in prompts], prompts, set()))) == 2
+    assert (target.capture.made, draft.capture.made) == made

@@ -1,0 +1,34 @@
+"""A job run in this process, as the command would run it."""
+
+import copy
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from specexp.cli import main as command
+from specexp.cli.check import check
+from specexp.cli.messages import conf_directory
+from specexp.experiment import job
+from specexp.tracking.records import read_records
+
+BRIEF = ["tracker=none", "threads=1", "warmup=1", "cost_curve=false", "dataset.limit=2", "max_new_tokens=8"]
+
+TIMES = {"ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"}
+
+def composed(*overrides):
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(conf_directory(), version_base="1.3"):
+        return compose("config", overrides=BRIEF + list(overrides))
+
+
+def run(config, directory):
+    config = copy.deepcopy(config)
+    check(config)
+    return job.run(config, directory, None, command._built)
+
+
+def timeless(directory):
+    return [
+        {key: {k: v for k, v in value.items() if k not in TIMES} if isinstance(value, dict) else value for key, value in record.items()}
+        for record in read_records(directory)
+    ]
