@@ -8,11 +8,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
+from pkgutil import resolve_name
 
 from specexp.chat.session import DRAFTER, EGAG, NASD, SPECULATIVE, TARGET, Session, Settings, pairs
 from specexp.cli.messages import conf_directory
 from specexp.errors import UserError
+from specexp.experiment.sides import MODELS
 from specexp.report.papers import as_csv, row
 from specexp.tracking.records import to_json, write_whole
 
@@ -45,7 +48,8 @@ class Command:
 def methods() -> list[str]:
     """Those that decode here."""
     files = sorted((Path(conf_directory()) / "method").glob("*.yaml"))
-    return [file.stem for file in files if not file.stem.startswith("_") and "${runners." in file.read_text(encoding="utf-8")]
+    names = [file.stem for file in files if not file.stem.startswith("_")]
+    return [name for name in names if MODELS.intersection(signature(resolve_name(f"specexp.methods.{name}")).parameters)]
 
 
 def obey(session: Session, line: str) -> str | None:
@@ -185,13 +189,13 @@ def _setting(side: str, key: str) -> tuple[Callable[[Session, Sequence[str]], st
 def _storage(session: Session, arguments: Sequence[str]) -> str:
     name, *order = arguments or ("",)
     _check_choice("/set_ngramstorage", name, STORAGES)
-    chosen = {"storage@decoder.drafter.storage": name} | ({"order": str(_number("/set_ngramstorage " + name, order, 2))} if order else {})
+    chosen = {"storage@storage": name} | ({"order": str(_number("/set_ngramstorage " + name, order, 2))} if order else {})
     session.adopt(session.settings.with_given(NASD, chosen))
     return f"n-gram storage: {name}" + (f", order {order[0]}" if order else "")
 
 
 def _stored(settings: Settings) -> str:
-    return f"{_given(NASD, 'storage@decoder.drafter.storage')(settings)} {_given(NASD, 'order')(settings)}".strip()
+    return f"{_given(NASD, 'storage@storage')(settings)} {_given(NASD, 'order')(settings)}".strip()
 
 
 def _reset(session: Session, arguments: Sequence[str]) -> str:

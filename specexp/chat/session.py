@@ -19,9 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.cli.check import check
 from specexp.decoding.decoder import Decoder, Step
+from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.figures.speed import summarise_speed
-from specexp.live.engine import CANCELLED, Engine, Piece, Request, open_pair
+from specexp.live.engine import CANCELLED, Engine, Piece, Request, open_decoder, open_pair
 
 WARMUP_TOKENS = 16
 
@@ -34,6 +35,7 @@ class Side:
     handles: dict[str, object]
     engine: Engine
     decoder: Decoder
+    sampling: Sampling
     ignore_eos: bool
     warm: bool = False
 
@@ -118,14 +120,14 @@ class Session:
 
     def _request(self, side: Side, prompt: str) -> Request:
         ids = side.engine.render([{"role": "user", "content": prompt}]) if self.settings.chat else side.engine.ids(prompt)
-        request = Request(ids, self.settings.length, (self.settings.seed,), ignore_eos=side.ignore_eos)
+        request = Request(ids, self.settings.length, side.sampling, (self.settings.seed,), ignore_eos=side.ignore_eos)
         side.engine.check(request)
         return request
 
     def _warm_up(self, side: Side, request: Request) -> None:
         """So that no first call is timed."""
         if not side.warm:
-            brief = Request(request.prompt, min(request.max_new_tokens, WARMUP_TOKENS), ("warmup",))
+            brief = Request(request.prompt, min(request.max_new_tokens, WARMUP_TOKENS), request.sampling, ("warmup",))
             side.engine.answer(side.decoder, brief, lambda step, pieces: None, lambda: False)
             side.warm = True
 
@@ -139,7 +141,9 @@ class Session:
         check(config)
         handles = {key: value for key, value in OmegaConf.to_container(config.method, resolve=True).items() if not isinstance(value, dict)}
         handles.pop("name")
-        return Side(name, handles, open_pair(config, self._build), self._build(config.method.decoder), config.ignore_eos)
+        sampling, decoder = self._build(config.sampling), open_decoder(config, self._build)
+        decoder.check(sampling)
+        return Side(name, handles, open_pair(config, self._build), decoder, sampling, config.ignore_eos)
 
 
 def figures(runs: Sequence[Run]) -> dict:
@@ -151,8 +155,7 @@ def figures(runs: Sequence[Run]) -> dict:
 
 
 TARGET, DRAFTER, SPECULATIVE, EGAG, NASD = "target", "drafter", "speculative", "egag", "nasd"
-METHODS = {TARGET: "autoregressive", DRAFTER: "autoregressive"}  # sides that are no method of their own name
-ALONE = {DRAFTER: ("method.decoder.target=${runners.draft}",)}
+METHODS = {TARGET: "autoregressive", DRAFTER: "draft_alone"}  # sides that are not called like their method
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class Settings:
     def overrides(self, side: str) -> tuple[str, ...]:
         """Hydra overrides for one side, but for `gamma`, which not every method has."""
         own = [_override(key, value) for key, value in self.given.get(side, {}).items()]
-        chosen = (f"method={METHODS.get(side, side)}", *ALONE.get(side, ()))
+        chosen = (f"method={METHODS.get(side, side)}",)
         return (*self.pair, *self.sampling, *self.cache, *chosen, *own)
 
     def has_own_gamma(self, side: str) -> bool:
@@ -199,7 +202,7 @@ class Settings:
 
 
 def _override(key: str, value: str) -> str:
-    """gamma=8 -> method.gamma=8; verifier@decoder.verifier=typical -> verifier@method.decoder.verifier=typical."""
+    """gamma=8 -> method.gamma=8; verifier@verifier=typical -> verifier@method.verifier=typical."""
     sign, bare = (key[0], key[1:]) if key[0] in "+~" else ("", key)
     group, at, place = bare.rpartition("@")
     name = f"{group}{at}method.{place.removeprefix('method.')}"

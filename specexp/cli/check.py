@@ -25,10 +25,10 @@ from typing import Union, get_args, get_origin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from specexp.errors import UserError
-from specexp.experiment.facts import decodes_here
+from specexp.experiment.sides import LABEL, SUPPLIED, asked, decodes_here, draws
 
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
-NODES = ("model_pair", "method", "method.decoder", "dataset", "cache", "sampling", "tracker", "profile", "baseline", "baselines", "runners")
+NODES = ("model_pair", "method", "dataset", "cache", "sampling", "tracker", "profile", "baseline", "baselines")
 SWITCHES = ("ignore_eos", "quick", "cost_curve")
 QUICK_TOKENS = 64
 
@@ -36,8 +36,7 @@ QUICK_TOKENS = 64
 def check(config: DictConfig) -> None:
     """All that can be wrong with the configuration as such. UserError for it; what is not needed is taken out of `config`."""
     check_nodes(config, NODES)
-    check_nodes(config, [place for name in config.baselines for place in (f"baselines.{name}", f"baselines.{name}.decoder")])
-    check_nodes(config, ["method.decoder.target"] if "target" in config.method.decoder else [])
+    check_nodes(config, [f"baselines.{name}" for name in config.baselines])
     _check_handles(config)
     if config.quick:
         config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)
@@ -69,14 +68,14 @@ def _check_handles(config: DictConfig) -> None:
         raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
     if config.baseline.url is not None and decodes_here(config):
         raise UserError(f"baseline.url={config.baseline.url} goes with method=endpoint only; leave it out, the baseline decodes here.")
-    if config.samples > 1 and not _samples(config):
+    if config.samples > 1 and not draws(config.method):
         raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
 
 
 def _drop_pair(config: DictConfig) -> None:
     """A server brings its models, and its baseline is another server."""
-    config.model_pair = config.runners = config.dtype = config.device = None
-    config.baselines, config.captured = {}, None
+    config.model_pair = config.dtype = config.device = None
+    config.baselines, config.captured, config.captured_cache = {}, None, None
 
 
 def _fit_standins(config: DictConfig) -> None:
@@ -86,20 +85,12 @@ def _fit_standins(config: DictConfig) -> None:
 
 
 def _drop_unused_drafts(config: DictConfig) -> None:
-    """Draft models that no side's drafter runs are neither asked for nor loaded; several drafts stand in for the one where used."""
-    sides = "".join(OmegaConf.to_yaml(node) for node in (config.method, *config.baselines.values()))
-    cascades = "${runners.drafts}" in sides
-    if not cascades:
-        config.model_pair.drafts, config.runners.drafts = {}, None
-    if "${runners.draft}" not in sides and not (cascades and not config.model_pair.drafts):
+    """Draft models that no side asks for are neither required nor loaded; a cascade without several drafts has the one."""
+    wanted = frozenset().union(*(asked(node) for node in (config.method, *config.baselines.values())))
+    if "drafts" not in wanted:
+        config.model_pair.drafts = {}
+    if "draft" not in wanted and not ("drafts" in wanted and not config.model_pair.drafts):
         config.model_pair.draft = None
-    if "${runners.draft}" not in sides:
-        config.runners.draft = None
-
-
-def _samples(config: DictConfig) -> bool:
-    """Whether the method draws its tokens by the run's sampling rule; beam search searches instead."""
-    return "${sampling}" in OmegaConf.to_yaml(config.method)
 
 
 WORDS = {int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null"}
@@ -108,10 +99,13 @@ ELEMENTS = {int: "whole numbers", float: "numbers", str: "texts (a number as tex
 
 def check_signatures(config: DictConfig) -> None:
     """UserError for a parameter that its class lacks, and for a value of another type; named as the user can give it."""
+    methods = {"method", "captured", *(f"baselines.{name}" for name in config.get("baselines", {}))}
     for path, node in _nodes(config):
-        parameters = _signature(node["_target_"]).parameters
+        parameters = dict(_signature(node["_target_"]).parameters)
+        if path in methods:  # what the job supplies is nobody's to give, and the label is no argument
+            parameters = {name: parameter for name, parameter in parameters.items() if name not in SUPPLIED}
         for key in node:
-            if key.startswith("_") or OmegaConf.is_missing(node, key):
+            if key.startswith("_") or OmegaConf.is_missing(node, key) or (path in methods and key == LABEL):
                 continue
             if key not in parameters:
                 raise UserError(f"{path}.{key} does not exist{_meant(key, list(parameters))}; {path} takes {', '.join(parameters)}.")

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from specexp.decoding.decoder import Step
-from specexp.decoding.protocols import Stop
-from specexp.decoding.sampling import Chance
+from specexp.decoding.protocols import Drafter, Facts, Stop, Usage
+from specexp.decoding.sampling import Draws, Sampling
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ class Beams:
 class BeamRunner(Protocol):
     """The target over several texts of one prompt. As with Runner, any cache behind it is a memo that nobody else touches."""
 
-    device: object
-    cache_exact: bool  # the cache changes nothing about the model
-    forwards: int  # model passes since construction, each over all rows
-    kv_bytes: int  # largest size of the filled cache since `start`, all rows together
-    tokens_evicted: int  # removed from the cache since `start`
+    facts: Facts
+
+    def usage(self) -> Usage:
+        """Since `start`: passes, each over all rows; the largest size of the filled cache, all rows together."""
 
     def start(self, prompt: Sequence[int], max_new_tokens: int, num_beams: int) -> Tensor:
         """Forget everything, make room for `num_beams` rows of `max_new_tokens` behind the prompt -> [1, V]: logits of the first token."""
@@ -71,12 +70,6 @@ class BeamRule(Protocol):
         """Which of the finished hypotheses and of the live ones' extensions stay. `extensions`: by falling total, made when asked for."""
 
 
-class NothingDrafted:
-    """What a record tells of a drafter, where there is none."""
-
-    models: ClassVar[dict] = {}
-
-
 @dataclass
 class BeamDecoder:
     """A decoder whose stream is one single round: until the search ends, no token is known to be in the text."""
@@ -84,11 +77,18 @@ class BeamDecoder:
     target: BeamRunner
     rule: BeamRule
     lossless: ClassVar[bool] = False
-    drafter: ClassVar[NothingDrafted] = NothingDrafted()
+    draws: ClassVar[bool] = False
+    drafter: ClassVar[Drafter] = Drafter()
     _seconds: float = field(default=0.0, init=False, repr=False)  # in the target since `generate` began
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
-        """One Step with the whole text. draft_seconds is 0; target_seconds sums all passes. `chance` is not used."""
+    def check(self, sampling: Sampling) -> None:
+        """Any rule is accepted, as none is used: the search draws nothing."""
+
+    def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        """There is nothing to prepare."""
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
+        """One Step with the whole text. draft_seconds is 0; target_seconds sums all passes. `draws` are not used."""
         self._seconds = 0.0
         [last] = deque(self.search(prompt, max_new_tokens, stop), maxlen=1)
         best = last.done[0]

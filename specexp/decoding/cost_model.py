@@ -21,7 +21,7 @@ from collections.abc import Callable
 from statistics import median_low
 from time import perf_counter
 
-from specexp.decoding.protocols import Policy
+from specexp.decoding.protocols import LengthRule
 from specexp.decoding.theory import throughputs
 
 FIRST_LENGTHS = (0, 0, 0, 4, 1, 4, 1, 4, 1)  # two lengths make a line; the first draft of all also pays its prefill and is not counted
@@ -35,7 +35,7 @@ MARGIN = 1.02  # less is no reason to draft
 CLEAR_GAIN = 1.3  # above it nobody needs to know better what a round without a draft takes
 
 
-class CostModel(Policy):
+class CostModel(LengthRule):
     """gamma_max: the longest draft considered. budget: share of all time that probes of a draft switched off may lose."""
 
     def __init__(self, gamma_max: int = 20, budget: float = 0.02, clock: Callable[[], float] = perf_counter):

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
+from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, chain_parents, depths
-from specexp.decoding.protocols import Drafter, Runner, Scores, Stop, Verdict, Verifier, within
-from specexp.decoding.sampling import Chance
+from specexp.decoding.protocols import Drafter, Runner, Stop, Verdict, Verifier, within
+from specexp.decoding.sampling import Draws, Sampling
 
 
 class Step(NamedTuple):  # cheaper to make than a frozen data class, and one is made every round
@@ -82,7 +83,7 @@ class Round(NamedTuple):
     """What was drafted, how the target scored it and what became of it; times as in `Step`."""
 
     draft: Draft
-    scores: Scores
+    logits: Tensor  # [N + 1, V]
     verdict: Verdict
     draft_seconds: float
     target_seconds: float
@@ -105,44 +106,51 @@ class Decoder:
     drafter: Drafter  # M_q, or anything that proposes
     verifier: Verifier
     first_target: bool = True
+    draws: ClassVar[bool] = True  # tokens, by the sampling rule
 
     def __post_init__(self) -> None:
-        if self.drafter.needs_trees and not self.target.trees:
+        if self.drafter.needs_trees and not self.target.facts.trees:
             raise ValueError(
                 f"{self.target.describe()} cannot verify token trees; choose a method that drafts chains (method=speculative), "
                 "or a model with absolute or rotary positions and model_pair.target.attn_implementation=sdpa."
             )
-        if self.drafter.needs_hidden:
-            self.target.keep_hidden()
 
     @property
     def lossless(self) -> bool:
         """The text has the target's own law."""
         return self.verifier.lossless
 
-    def round(self, context: Context, limit: int, chance: Chance) -> Round:
+    def check(self, sampling: Sampling) -> None:
+        """UserError for a sampling rule under which the method cannot work."""
+        self.drafter.check(sampling)
+
+    def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        """What is not to be timed."""
+        self.drafter.prepare(prompt, max_new_tokens)
+
+    def round(self, context: Context, limit: int, draws: Draws) -> Round:
         """Draft, score, verify: at most `limit` tokens. The context is not touched. In inference mode, entered if need be."""
         if not torch.is_inference_mode_enabled():
             with torch.inference_mode():
-                return self.round(context, limit, chance)
+                return self.round(context, limit, draws)
         began = perf_counter()
-        draft = self.drafter.propose(context, within(limit - 1, self.target.room(context)), chance)  # x_1 .. x_γ ~ q
+        draft = self.drafter.propose(context, within(limit - 1, self.target.room(context)), draws)  # x_1 .. x_γ ~ q
         drafted = perf_counter()
-        scores = self.target.logits(context, draft, rows=len(draft) + 1)  # p_1 .. p_γ+1, one pass
+        logits = self.target.logits(context, draft, rows=len(draft) + 1)  # p_1 .. p_γ+1, one pass
         scored = perf_counter()
-        verdict = self.verifier(draft, scores.logits, chance)  # longest accepted path, then x ~ p'
-        self.drafter.observe(draft, verdict, scores)
-        return Round(draft, scores, verdict, drafted - began, scored - drafted)
+        verdict = self.verifier(draft, logits, draws)  # longest accepted path, then x ~ p'
+        self.drafter.observe(draft, verdict, logits)
+        return Round(draft, logits, verdict, drafted - began, scored - drafted)
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
         """Rounds until `stop` cuts or max_new_tokens is reached; exactly as many tokens, never one more."""
         opening = self.target.start(prompt, max_new_tokens)
         self.drafter.start(prompt, max_new_tokens)
-        context = Context(opening, self.target.device, capacity=len(opening) + max_new_tokens)
+        context = Context(opening, self.target.facts.device, capacity=len(opening) + max_new_tokens)
         generated: list[int] = []
         while len(generated) < max_new_tokens:
             prefill = self.first_target and not generated
-            step = self.round(context, 1 if prefill else max_new_tokens - len(generated), chance).step()
+            step = self.round(context, 1 if prefill else max_new_tokens - len(generated), draws).step()
             since = len(generated)
             generated.extend(step.tokens)
             context.append(step.tokens)

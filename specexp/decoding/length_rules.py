@@ -34,11 +34,12 @@ from math import log
 
 from torch import Tensor
 
-from specexp.decoding.protocols import Policy
+from specexp.decoding.protocols import LengthRule
+from specexp.decoding.sampling import Draws
 
 
 @dataclass(frozen=True)
-class FixedLength(Policy):
+class FixedLength(LengthRule):
     """gamma tokens every round (Leviathan et al. 2023, Algorithm 1). gamma 0 is autoregressive decoding."""
 
     gamma: int
@@ -51,7 +52,7 @@ class FixedLength(Policy):
         return self.gamma
 
 
-class HeuristicLength(Policy):
+class HeuristicLength(LengthRule):
     """schedule "heuristic": gamma is where the last prompt left it."""
 
     def __init__(self, gamma: int = 20):
@@ -85,27 +86,27 @@ def entropy(probability: Tensor) -> Tensor:
     return -(probability * (probability + 1e-8).log()).sum(-1)
 
 
-class ConfidenceThreshold(Policy):
+class ConfidenceThreshold(LengthRule):
     """At most gamma_max tokens (`num_assistant_tokens`), the last one being the first whose probability is below `threshold`."""
 
-    def __init__(self, threshold: float = 0.4, gamma_max: int = 20, temperature: float = 0.0):
+    def __init__(self, threshold: float = 0.4, gamma_max: int = 20):
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold} is no probability; give one in [0, 1], 0 to draft gamma_max tokens always.")
         if gamma_max < 1:
             raise ValueError(f"gamma_max={gamma_max} drafts nothing; give 1 or more.")
-        self.threshold, self.gamma_max, self.temperature = threshold, gamma_max, temperature
+        self.threshold, self.gamma_max = threshold, gamma_max
 
     def length(self) -> int:
         return self.gamma_max
 
-    def proceeds(self, drafted: int, logits: Tensor, token: Tensor) -> Tensor:
-        return probabilities(logits, self.temperature).gather(-1, token[None])[0] >= self.threshold
+    def proceeds(self, drafted: int, logits: Tensor, token: Tensor, draws: Draws) -> Tensor:
+        return probabilities(logits, draws.sampling.temperature).gather(-1, token[None])[0] >= self.threshold
 
 
 RATE_MEMORY, THRESHOLD_MEMORY = 0.5, 0.9  # weights of the past: beta_1 and beta_2 of Draft & Verify
 
 
-class AdaEDL(Policy):
+class AdaEDL(LengthRule):
     """gamma_max: most tokens of a draft. entropy_factor: k. threshold: the first of a prompt; it then moves by steps of `step`,
 
     up while the average acceptance rate is below `target_rate`, down while it is above (not where the draft ran to gamma_max: a lower
@@ -119,13 +120,12 @@ class AdaEDL(Policy):
         entropy_factor: float = 0.2,
         target_rate: float = 0.9,
         step: float = 0.01,
-        temperature: float = 0.0,
     ):
         if gamma_max < 1:
             raise ValueError(f"gamma_max={gamma_max} drafts nothing; give 1 or more.")
         if entropy_factor <= 0 or step < 0:
             raise ValueError(f"AdaEDL needs entropy_factor > 0 and step >= 0, not entropy_factor={entropy_factor} and step={step}.")
-        self.gamma_max, self.entropy_factor, self.temperature = gamma_max, entropy_factor, temperature
+        self.gamma_max, self.entropy_factor = gamma_max, entropy_factor
         self.initial, self.target_rate, self.step = threshold, target_rate, step
         self.start()
 
@@ -136,8 +136,8 @@ class AdaEDL(Policy):
         self.entropy = None
         return self.gamma_max
 
-    def proceeds(self, drafted: int, logits: Tensor, token: Tensor) -> Tensor:
-        nats = entropy(probabilities(logits, self.temperature))
+    def proceeds(self, drafted: int, logits: Tensor, token: Tensor, draws: Draws) -> Tensor:
+        nats = entropy(probabilities(logits, draws.sampling.temperature))
         if drafted == 1:
             self.entropy = nats
         return self.bound(nats) >= self.threshold
@@ -160,18 +160,18 @@ class AdaEDL(Policy):
         self.threshold = max(0.0, min(self.threshold + (1 - THRESHOLD_MEMORY) * step, 1.0))
 
 
-class EGAG(Policy):
+class EGAG(LengthRule):
     """gamma = int((1 - H / log|V|) gamma_max), clipped to [gamma_min, gamma_max], then averaged: ema * old + (1 - ema) * new, rounded.
 
     H is of softmax(logits / T) before top-k and top-p; temperature 0 reads the raw law. The average starts anew with every prompt.
     """
 
-    def __init__(self, gamma_min: int = 1, gamma_max: int = 6, ema: float = 0.9, temperature: float = 0.0):
+    def __init__(self, gamma_min: int = 1, gamma_max: int = 6, ema: float = 0.9):
         if not 1 <= gamma_min <= gamma_max:
             raise ValueError(f"EGAG needs 1 <= gamma_min <= gamma_max, not gamma_min={gamma_min} and gamma_max={gamma_max}.")
         if not 0 <= ema < 1:
             raise ValueError(f"ema={ema} is not in [0, 1); give the weight of the lengths so far, 0 for none.")
-        self.gamma_min, self.gamma_max, self.ema, self.temperature = gamma_min, gamma_max, ema, temperature
+        self.gamma_min, self.gamma_max, self.ema = gamma_min, gamma_max, ema
         self.gamma = gamma_max
         self._average: float | None = None
 
@@ -182,9 +182,9 @@ class EGAG(Policy):
         self.entropy = None
         return self.gamma_max
 
-    def proceeds(self, drafted: int, logits: Tensor, token: Tensor) -> bool:
+    def proceeds(self, drafted: int, logits: Tensor, token: Tensor, draws: Draws) -> bool:
         if drafted == 1:
-            self.entropy = float(entropy(probabilities(logits, self.temperature)))
+            self.entropy = float(entropy(probabilities(logits, draws.sampling.temperature)))
             self.gamma = self._averaged(self.mapped(self.entropy, logits.shape[-1]))
         return drafted < self.gamma
 
@@ -208,8 +208,8 @@ class CalibratedEGAG(EGAG):
     Equal entropies share their middle rank; the very first asks for the middle of the range.
     """
 
-    def __init__(self, gamma_min: int = 1, gamma_max: int = 8, ema: float = 0.0, temperature: float = 0.0, window: int = 256):
-        super().__init__(gamma_min, gamma_max, ema, temperature)
+    def __init__(self, gamma_min: int = 1, gamma_max: int = 8, ema: float = 0.0, window: int = 256):
+        super().__init__(gamma_min, gamma_max, ema)
         if window < 1:
             raise ValueError(f"window={window} remembers no entropy; give 1 or more.")
         self._recent: deque[float] = deque(maxlen=window)

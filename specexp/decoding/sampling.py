@@ -1,52 +1,21 @@
-"""All randomness of one generation: uniforms to accept with, draws from a distribution.
+"""How a token is drawn: from logits to the law that is really sampled from, and all randomness of one generation.
 
-Seeded once from (seed, example, sample) and never again, so a generation can be repeated alone.
-Tests replace it to enumerate every outcome with its probability.
-
-From logits to the distribution that is really sampled from, one rule for target and draft alike.
-
-Temperature 0 is argmax: p becomes one-hot, so the rejection rule needs no second algorithm. Order as in transformers:
-temperature, then top-k, then nucleus. Exactly k ids survive top-k, ties included, so no tie makes "greedy" random.
+One rule for target and draft alike. Temperature 0 is argmax: p becomes one-hot, so the rejection rule needs no second algorithm. The order
+is transformers': temperature, then top-k, then nucleus. Exactly k ids survive top-k, ties included, so no tie makes "greedy" random.
+A generation is seeded once from (seed, example, sample) and never again, so that it can be repeated alone. Tests replace `Draws` to
+enumerate every outcome with its probability.
 """
 
 from __future__ import annotations
 
 import hashlib
+from copy import copy
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 import torch
 from torch import Tensor
-
-
-class Chance:
-    """Uniforms and draws on one device, in float64 where the device has it (CPU, CUDA)."""
-
-    def __init__(self, *seed: object, device: torch.device | str = "cpu"):
-        digest = hashlib.sha256(repr(seed).encode()).digest()
-        self.generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        self.dtype = torch.float64 if torch.device(device).type in ("cpu", "cuda") else torch.float32
-
-    def uniform(self, *shape: int) -> Tensor:
-        """r ~ U[0, 1), of the given shape."""
-        return torch.rand(shape, generator=self.generator, dtype=self.dtype, device=self.generator.device)
-
-    def accept(self, p: Tensor, q: Tensor) -> Tensor:
-        """[n] bool, each true with probability min(1, p/q) for p, q [n] (p/0 counts as certain unless p is 0). No sync."""
-        return self.uniform(*p.shape) * q < p
-
-    def draw(self, weights: Tensor) -> Tensor:
-        """One id per row of [..., V] non-negative weights (they need not sum to 1); ids of weight 0 are never drawn. No sync.
-
-        NaN weights give some id: a broken model is found by who looks at its likelihoods, not by a crash of the device.
-        """
-        if self.dtype == torch.float32:  # too coarse to add up a vocabulary: an exponential race instead of the inverse CDF
-            return (weights / torch.empty_like(weights).exponential_(generator=self.generator)).argmax(-1)
-        cdf = weights.cumsum(-1, dtype=self.dtype)
-        threshold = self.uniform(*weights.shape[:-1], 1) * cdf[..., -1:]  # below the total: u is at most 1 - 2^-53
-        return torch.searchsorted(cdf, threshold, right=True)[..., 0].clamp_(max=cdf.shape[-1] - 1)
-
 
 NUMPYS = (torch.float32, torch.float64)
 TINY = torch.finfo(torch.float32).tiny  # a float32 that is not 0
@@ -81,13 +50,6 @@ class Sampling:
         logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, TINY)  # overflows to -inf alone
         return self._nucleus(self._top_k(logits).softmax(-1))
 
-    def propose(self, logits: Tensor, chance: Chance) -> tuple[Tensor, Tensor | None]:
-        """One token per row of [..., V] logits, and the distribution it was drawn from (None: a point mass)."""
-        if self.is_greedy:
-            return best(logits), None
-        q = self(logits)
-        return chance.draw(q), q
-
     def _top_k(self, logits: Tensor) -> Tensor:
         if self.top_k is None or self.top_k >= logits.shape[-1]:
             return logits
@@ -102,6 +64,60 @@ class Sampling:
         ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.0)
         kept = torch.zeros_like(probabilities).scatter_(-1, ids, ordered)
         return kept / kept.sum(-1, keepdim=True)
+
+
+GREEDY = Sampling()
+
+
+class Draws:
+    """One generation's sampling rule and its randomness, on one device; uniforms in float64 where the device has it (CPU, CUDA).
+
+    seed: any values, such as (seed, example, sample).
+    """
+
+    def __init__(self, sampling: Sampling = GREEDY, seed: tuple = (), device: torch.device | str = "cpu"):
+        digest = hashlib.sha256(repr(tuple(seed)).encode()).digest()
+        self.sampling, self.is_greedy = sampling, sampling.is_greedy
+        self.generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        self.dtype = torch.float64 if torch.device(device).type in ("cpu", "cuda") else torch.float32
+
+    def greedily(self) -> Draws:
+        """The same randomness under the greedy rule (between the models of a cascade)."""
+        if self.is_greedy:
+            return self
+        other = copy(self)
+        other.sampling, other.is_greedy = GREEDY, True
+        return other
+
+    def law(self, logits: Tensor) -> Tensor:
+        """[..., V] logits -> [..., V] the probabilities that tokens are drawn with."""
+        return self.sampling(logits)
+
+    def token(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """One token per row of [..., V] logits, and the law it was drawn from (None: a point mass)."""
+        if self.is_greedy:
+            return best(logits), None
+        q = self.sampling(logits)
+        return self.draw(q), q
+
+    def uniform(self, *shape: int) -> Tensor:
+        """r ~ U[0, 1), of the given shape."""
+        return torch.rand(shape, generator=self.generator, dtype=self.dtype, device=self.generator.device)
+
+    def accept(self, p: Tensor, q: Tensor) -> Tensor:
+        """[n] bool, each true with probability min(1, p/q) for p, q [n] (p/0 counts as certain unless p is 0). No sync."""
+        return self.uniform(*p.shape) * q < p
+
+    def draw(self, weights: Tensor) -> Tensor:
+        """One id per row of [..., V] non-negative weights (they need not sum to 1); ids of weight 0 are never drawn. No sync.
+
+        NaN weights give some id: a broken model is found by who looks at its likelihoods, not by a crash of the device.
+        """
+        if self.dtype == torch.float32:  # too coarse to add up a vocabulary: an exponential race instead of the inverse CDF
+            return (weights / torch.empty_like(weights).exponential_(generator=self.generator)).argmax(-1)
+        cdf = weights.cumsum(-1, dtype=self.dtype)
+        threshold = self.uniform(*weights.shape[:-1], 1) * cdf[..., -1:]  # below the total: u is at most 1 - 2^-53
+        return torch.searchsorted(cdf, threshold, right=True)[..., 0].clamp_(max=cdf.shape[-1] - 1)
 
 
 def best(logits: Tensor) -> Tensor:

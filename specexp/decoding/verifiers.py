@@ -1,17 +1,12 @@
-"""Which drafted tokens survive, and which token the target adds: the rejection rule of speculative sampling.
+"""Which drafted tokens survive, and which token the target adds.
 
-Leviathan et al. 2023 (arXiv:2211.17192, Algorithm 1) and Chen et al. 2023 (arXiv:2302.01318, Algorithm 2) state one and the
-same law; so does greedy matching, which is this rule with a one-hot p. Chains are verified vectorised and on the device;
-trees node by node, which is also the legible form the vectorised one is tested against.
+The rejection rule of speculative sampling is lossless: Leviathan et al. 2023 (arXiv:2211.17192, Algorithm 1) and Chen et al. 2023
+(arXiv:2302.01318, Algorithm 2) state one and the same law, and greedy matching is this rule with a one-hot p. Chains are verified
+vectorised and on the device; trees node by node, which is also the legible form that the vectorised one is tested against.
 
-Lenient verification: keep also what the model finds likely enough, not only what it would have said itself. Lossy.
-
-Cascade Speculative Drafting (Chen et al. 2023, arXiv:2312.11462) uses it between drafts, never at the top, where it would change the text.
-
-Typical acceptance (Medusa, Cai et al. 2024, arXiv:2401.10774, section 2.3.1; after truncation sampling, Hewitt et al. 2022). Lossy.
-
-Keeps what is likely enough where the target stands, likelier where the target is sure: no draw decides over a drafted token, so the
-text has not the target's law. At temperature 0 only the argmax is likely at all, and the rule is greedy matching.
+The other rules keep more and change the text, and say so (`lossless = False`): Cascade Speculative Drafting's leniency (Chen et al. 2023,
+arXiv:2312.11462), meant for reviews between drafts; and Medusa's typical acceptance (Cai et al. 2024, arXiv:2401.10774, section 2.3.1;
+after truncation sampling, Hewitt et al. 2022).
 """
 
 from __future__ import annotations
@@ -21,7 +16,7 @@ from torch import Tensor
 
 from specexp.decoding.draft import ROOT, Draft
 from specexp.decoding.protocols import Verdict
-from specexp.decoding.sampling import Chance, Sampling, is_numpys
+from specexp.decoding.sampling import Draws, is_numpys
 
 
 class RejectionVerifier:
@@ -32,54 +27,51 @@ class RejectionVerifier:
 
     lossless = True
 
-    def __init__(self, sampling: Sampling):
-        self.sampling = sampling
-
-    def __call__(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+    def __call__(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
         if draft.q is None or len(draft) == 0:
-            return self.point_masses(draft, logits, chance) if draft.is_chain else self.tree_of_point_masses(draft, logits, chance)
-        p = self.sampling(logits)
-        return self.chain(draft, p, chance) if draft.is_chain else self.tree(draft, p, chance)
+            return self.point_masses(draft, logits, draws) if draft.is_chain else self.tree_of_point_masses(draft, logits, draws)
+        p = draws.law(logits)
+        return self.chain(draft, p, draws) if draft.is_chain else self.tree(draft, p, draws)
 
-    def point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+    def point_masses(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
         """A chain with q(x) = 1: draw y ~ p at every row and keep x while y = x. [N + 1, V] logits.
 
         The same law for less work: y = x has probability p(x), and y given y != x is the residual's draw. At temperature 0
         the draw is argmax; the empty draft leaves the target's own token.
         """
-        drawn, count = self._drawn(draft, logits, chance), 0
+        drawn, count = self._drawn(draft, logits, draws), 0
         for x, y in zip(draft.ids, drawn, strict=False):  # the last y stands behind all of them
             if x != y:
                 break
             count += 1
         return Verdict(draft.path(count - 1), drawn[count])
 
-    def tree_of_point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
+    def tree_of_point_masses(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
         """As above behind every node: draw y ~ p and go on at the child that is y (staged speculative decoding, arXiv:2308.04623)."""
-        drawn, path, node = self._drawn(draft, logits, chance), [], ROOT
+        drawn, path, node = self._drawn(draft, logits, draws), [], ROOT
         child_of = dict(reversed([*zip(zip(draft.parents, draft.ids, strict=True), range(len(draft)), strict=True)]))
         while (child := child_of.get((node, drawn[node + 1]))) is not None:
             path.append(child)
             node = child
         return Verdict(tuple(path), drawn[node + 1])
 
-    def _drawn(self, draft: Draft, logits: Tensor, chance: Chance) -> list[int]:
+    def _drawn(self, draft: Draft, logits: Tensor, draws: Draws) -> list[int]:
         """y ~ p at every row, on the host."""
-        if self.sampling.is_greedy and is_numpys(logits):
+        if draws.is_greedy and is_numpys(logits):
             return logits.numpy().argmax(-1).tolist()
-        return draft.fetch(self.sampling.propose(logits, chance)[0])
+        return draft.fetch(draws.token(logits)[0])
 
-    def chain(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
+    def chain(self, draft: Draft, p: Tensor, draws: Draws) -> Verdict:
         """p: [N + 1, V]. No host sync but the one copy at the end, which brings the drafted ids along."""
         n, q, x = len(draft), draft.distributions(p), draft.tokens[:, None]
-        kept = chance.accept(p[:n].gather(1, x)[:, 0], q.gather(1, x)[:, 0])
+        kept = draws.accept(p[:n].gather(1, x)[:, 0], q.gather(1, x)[:, 0])
         accepted = kept.cumprod(0).sum(0, keepdim=True)  # [1]
         q_next = q.index_select(0, accepted.clamp(max=n - 1)) * (accepted < n)[:, None]  # nothing was refused behind x_N
-        token = chance.draw(self.residual(p.index_select(0, accepted), q_next))
+        token = draws.draw(self.residual(p.index_select(0, accepted), q_next))
         count, token_id = draft.fetch(accepted, token)
         return Verdict(draft.path(count - 1), token_id)
 
-    def tree(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
+    def tree(self, draft: Draft, p: Tensor, draws: Draws) -> Verdict:
         """Recursive rejection: each refused sibling takes its q out of p before the next is tried.
 
         Exact with and without replacement, since each node's q is the law it was drawn from given its refused siblings
@@ -90,13 +82,13 @@ class RejectionVerifier:
             row = p[node + 1]
             for child in draft.children(node):
                 x = draft.ids[child]
-                if chance.accept(row[x], q[child, x]):
+                if draws.accept(row[x], q[child, x]):
                     path.append(child)
                     node = child
                     break
                 row = self.residual(row, q[child])
             else:
-                return Verdict(tuple(path), int(chance.draw(row)))
+                return Verdict(tuple(path), int(draws.draw(row)))
 
     def residual(self, p: Tensor, q: Tensor) -> Tensor:
         """norm(max(0, p - q)) over the last axis; p where rounding leaves nothing (p and q equal up to rounding)."""
@@ -105,16 +97,22 @@ class RejectionVerifier:
         return torch.where(total > 0, rest / total, p)
 
 
+class AnotherModels(RejectionVerifier):
+    """The same rule where the text is not the target's own, as the draft model decodes alone."""
+
+    lossless = False
+
+
 class SkipSampleAdjustment(RejectionVerifier):
     """After a refusal resample from p itself, as an option of the original does. Lossy: refused tokens come back too often."""
 
     lossless = False
 
-    def point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
-        return self.chain(draft, self.sampling(logits), chance) if len(draft) else super().point_masses(draft, logits, chance)
+    def point_masses(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
+        return self.chain(draft, draws.law(logits), draws) if len(draft) else super().point_masses(draft, logits, draws)
 
-    def tree_of_point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
-        return self.tree(draft, self.sampling(logits), chance)
+    def tree_of_point_masses(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
+        return self.tree(draft, draws.law(logits), draws)
 
     def residual(self, p: Tensor, q: Tensor) -> Tensor:
         return p
@@ -130,14 +128,13 @@ class LenientVerifier(RejectionVerifier):
 
     lossless = False
 
-    def __init__(self, sampling: Sampling, leniency: float = 4.0):
+    def __init__(self, leniency: float = 4.0):
         if leniency < 1:
             raise ValueError(f"leniency={leniency} would refuse more than the lossless rule; give 1 (as strict as it) or more.")
-        super().__init__(sampling)
         self.leniency = leniency
 
-    def point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
-        n, drawn = len(draft), self.sampling.propose(logits, chance)[0]
+    def point_masses(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
+        n, drawn = len(draft), draws.token(logits)[0]
         p = logits[:n].float().softmax(-1).gather(1, draft.tokens[:, None])[:, 0]
         q = torch.ones_like(p) if draft.confidence is None else draft.confidence
         kept = drawn[:n] == draft.tokens
@@ -147,14 +144,24 @@ class LenientVerifier(RejectionVerifier):
         count, token = draft.fetch(accepted, drawn.index_select(0, accepted))
         return Verdict(draft.path(count - 1), token)
 
-    def tree_of_point_masses(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
-        return self.tree(draft, self.sampling(logits), chance)
+    def tree_of_point_masses(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
+        return self.tree(draft, draws.law(logits), draws)
 
-    def chain(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
-        return super().chain(draft.with_q(draft.q / self.leniency), p, chance)
+    def chain(self, draft: Draft, p: Tensor, draws: Draws) -> Verdict:
+        return super().chain(draft.with_q(draft.q / self.leniency), p, draws)
 
-    def tree(self, draft: Draft, p: Tensor, chance: Chance) -> Verdict:
-        return super().tree(draft.with_q(draft.distributions(p) / self.leniency), p, chance)
+    def tree(self, draft: Draft, p: Tensor, draws: Draws) -> Verdict:
+        return super().tree(draft.with_q(draft.distributions(p) / self.leniency), p, draws)
+
+
+class LenientArgmax(LenientVerifier):
+    """The same, greedy whatever the generation's sampling: between drafts, where what is handed up is no sample of anything."""
+
+    def __init__(self, leniency: float = 3.0):
+        super().__init__(leniency)
+
+    def __call__(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
+        return super().__call__(draft, logits, draws.greedily())
 
 
 class TypicalAcceptance:
@@ -167,15 +174,15 @@ class TypicalAcceptance:
 
     lossless = False
 
-    def __init__(self, sampling: Sampling, epsilon: float = 0.09, delta: float = 0.3):
+    def __init__(self, epsilon: float = 0.09, delta: float = 0.3):
         if not 0 < epsilon < 1 or delta <= 0:
             raise ValueError(f"epsilon={epsilon}, delta={delta} do not fit; give 0 < epsilon < 1 and delta > 0 (0.09 and 0.3).")
-        self.sampling, self.epsilon, self.delta = sampling, epsilon, delta
+        self.epsilon, self.delta = epsilon, delta
 
-    def __call__(self, draft: Draft, logits: Tensor, chance: Chance) -> Verdict:
-        p = self.sampling(logits)
+    def __call__(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
+        p = draws.law(logits)
         path = self._longest(draft, p) if len(draft) else ()
-        return Verdict(path, int(chance.draw(p[path[-1] + 1 if path else 0])))
+        return Verdict(path, int(draws.draw(p[path[-1] + 1 if path else 0])))
 
     def thresholds(self, p: Tensor) -> Tensor:
         """[n, V] laws -> [n]."""

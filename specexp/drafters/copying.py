@@ -19,30 +19,28 @@ The original takes the earliest occurrence and ends in a chain of bigrams; here 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+
+from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Drafter, Policy, Runner, Scores, Verdict
-from specexp.decoding.sampling import Chance
+from specexp.decoding.protocols import Drafter, LengthRule, Runner, Verdict
+from specexp.decoding.sampling import Draws
 from specexp.drafters.suffixes import HashedMatch, Match
 from specexp.errors import UserError
 
 
-class CopyDrafter:
+class CopyDrafter(Drafter):
     """At most as many ids as `policy` says, from where `match` finds the text's end earlier in prompt and text."""
 
-    needs_trees = needs_hidden = False
-    models: ClassVar[Mapping[str, Runner]] = {}
-
-    def __init__(self, policy: Policy, match: Match):
+    def __init__(self, policy: LengthRule, match: Match):
         self.policy, self.match, self._material = without_logits(policy), match, Material()
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.policy.start()
         self._material.start(prompt)
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         self._take_in(context)
         length = min(self.policy.length(), limit) if limit else 0
         loose = self._material.loose(context)
@@ -51,7 +49,7 @@ class CopyDrafter:
             return empty_draft(context.device)
         return Draft.of_ids(copied(self.match.ids, loose, behind, length), context.device)
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         self.policy.observe(len(draft), len(verdict.path))
 
     def _take_in(self, context: Context) -> None:
@@ -69,7 +67,7 @@ def copied(ids: list[int], loose: list[int], behind: int, length: int) -> list[i
     return text
 
 
-def without_logits(policy: Policy) -> Policy:
+def without_logits(policy: LengthRule) -> LengthRule:
     """That very policy, for a drafter that is no model. Raises UserError where it wants to look at a drafter's logits."""
     if policy.proceeds is not None:
         looks = type(policy).__name__
@@ -121,7 +119,7 @@ class Material:
 class PromptLookupDrafter(CopyDrafter):
     """Copies what followed the latest earlier occurrence of the last `max_ngram` ids, else of a shorter suffix down to `min_ngram`."""
 
-    def __init__(self, policy: Policy, max_ngram: int = 3, min_ngram: int = 1):
+    def __init__(self, policy: LengthRule, max_ngram: int = 3, min_ngram: int = 1):
         if not 1 <= min_ngram <= max_ngram:
             raise UserError(f"prompt lookup needs 1 <= min_ngram <= max_ngram, not min_ngram={min_ngram} and max_ngram={max_ngram}.")
         super().__init__(policy, HashedMatch(min_ngram, max_ngram))
@@ -130,10 +128,10 @@ class PromptLookupDrafter(CopyDrafter):
 class MaxGramDrafter(CopyDrafter):
     """match: which earlier occurrence counts, and from which length on. fallback: drafts where there is none."""
 
-    def __init__(self, policy: Policy, match: Match, fallback: Drafter):
+    def __init__(self, policy: LengthRule, match: Match, fallback: Drafter):
         super().__init__(policy, match)
         self.fallback, self._asked = fallback, False
-        self.needs_trees, self.needs_hidden = fallback.needs_trees, fallback.needs_hidden
+        self.needs_trees = fallback.needs_trees
 
     @property
     def models(self) -> Mapping[str, Runner]:
@@ -143,15 +141,15 @@ class MaxGramDrafter(CopyDrafter):
         super().start(prompt, capacity)
         self.fallback.start(prompt, capacity)
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
-        draft = super().propose(context, limit, chance)
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
+        draft = super().propose(context, limit, draws)
         self._asked = len(draft) == 0
-        return self.fallback.propose(context, limit, chance) if self._asked else draft
+        return self.fallback.propose(context, limit, draws) if self._asked else draft
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         """The copying policy is told of every round, with nothing drafted where the fallback did; the fallback of its own drafts."""
         if self._asked:
             self.policy.observe(0, 0)
-            self.fallback.observe(draft, verdict, scores)
+            self.fallback.observe(draft, verdict, logits)
         else:
-            super().observe(draft, verdict, scores)
+            super().observe(draft, verdict, logits)

@@ -25,8 +25,8 @@ from torch import Tensor
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Drafter, Runner, Scores, Verdict, Verifier
-from specexp.decoding.sampling import Chance
+from specexp.decoding.protocols import Drafter, Runner, Verdict, Verifier
+from specexp.decoding.sampling import Draws
 
 
 class KMatrix:
@@ -68,15 +68,13 @@ def _relay(
     return RelayDrafter(stages | {name: statistical}, rows[0])
 
 
-class CascadeDrafter:
+class CascadeDrafter(Drafter):
     """Each draft is one round of `decoder`: accepted tokens and the one its target adds. name: of that target.
 
     An exact decoder's tokens have its target's law, which is handed up as q. Those of a lenient one have no law that anybody knows, so
     they are point masses. Either way whoever reviews them stays exact. (A round's length depends on draws that were made before its
     last token's, never on that token's own, so q holds for every token there is.)
     """
-
-    needs_trees = needs_hidden = False
 
     def __init__(self, decoder: Decoder, name: str = "draft"):
         self.decoder, self.name = decoder, name
@@ -89,42 +87,39 @@ class CascadeDrafter:
         self.decoder.target.start(prompt, max_new_tokens)
         self.decoder.drafter.start(prompt, max_new_tokens)
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         if limit == 0:
             return empty_draft(context.device)
-        inner = self.decoder.round(context, limit, chance)
+        inner = self.decoder.round(context, limit, draws)
         tokens = torch.tensor(inner.tokens, device=context.device)
         rows = torch.tensor([0, *(node + 1 for node in inner.verdict.path)], device=context.device)
-        q, confidence = self._laws(inner.scores.logits.index_select(0, rows), tokens)
+        q, confidence = self._laws(inner.logits.index_select(0, rows), tokens, draws)
         draft = Draft.chain(tokens, q, confidence=confidence)
         draft.__dict__["ids"] = inner.tokens
         return draft
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         """What the level above did with the draft changes nothing here: the decoder's own drafter was told by its own rounds."""
 
-    def _laws(self, logits: Tensor, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _laws(self, logits: Tensor, tokens: Tensor, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
         """[n, V] logits behind which the n tokens stand -> (q or None for point masses, the model's own probability of each token)."""
-        verifier = self.decoder.verifier
-        if verifier.lossless and not verifier.sampling.is_greedy:
-            return verifier.sampling(logits), None
+        if self.decoder.lossless and not draws.is_greedy:
+            return draws.law(logits), None
         return None, logits.float().softmax(-1).gather(1, tokens[:, None])[:, 0]
 
 
-class RelayDrafter:
+class RelayDrafter(Drafter):
     """drafters: by name, in their order. lengths: drafter i goes on until there are lengths[0] + .. + lengths[i] tokens.
 
     A drafter may overshoot its mark, as its last proposal is kept whole; one that proposes nothing leaves the rest to the next.
     Each token's stage is the name of the drafter that proposed it.
     """
 
-    needs_trees = needs_hidden = False
-
     def __init__(self, drafters: Mapping[str, Drafter], lengths: Sequence[int]):
         if len(drafters) != len(lengths):
             raise ValueError(f"lengths={list(lengths)} does not fit {len(drafters)} drafters ({', '.join(drafters)}); give one for each.")
-        if unfit := [name for name, drafter in drafters.items() if drafter.needs_trees or drafter.needs_hidden]:
-            raise ValueError(f"{unfit[0]} drafts trees or needs the target's states, and a relay joins chains; choose another drafter.")
+        if unfit := [name for name, drafter in drafters.items() if drafter.needs_trees]:
+            raise ValueError(f"{unfit[0]} drafts trees, and a relay joins chains; choose another drafter.")
         self.drafters, self.lengths = dict(drafters), tuple(lengths)
 
     @property
@@ -136,14 +131,14 @@ class RelayDrafter:
         for drafter in self.drafters.values():
             drafter.start(prompt, max_new_tokens)
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         if limit == 0:
             return empty_draft(context.device)
         branch, parts, stages, until = context.fork(), [], [], 0
         for (name, drafter), length in zip(self.drafters.items(), self.lengths, strict=True):
             until = min(until + length, limit)
             while len(stages) < until:
-                part = drafter.propose(branch, limit - len(stages), chance)
+                part = drafter.propose(branch, limit - len(stages), draws)
                 if not len(part):
                     break
                 branch.append(part.ids)
@@ -151,7 +146,7 @@ class RelayDrafter:
                 stages += [name] * len(part)
         return joined(parts, tuple(stages)) if parts else empty_draft(context.device)
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         """Nobody learns here: lengths are given, and a drafter sees its own proposals judged only in a cascade's rounds."""
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, empty_draft
-from specexp.decoding.protocols import Runner, Scores, Verdict, within
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Drafter, Runner, Verdict, within
+from specexp.decoding.sampling import Draws
 
 WIDEST = 64  # children of one node: far more than ever pay
 
@@ -152,13 +152,13 @@ class Pass:
     leaves: Tensor
 
 
-class DrawnTreeDrafter:
+class DrawnTreeDrafter(Drafter):
     """shapes: gives the shape of each round's tree."""
 
-    needs_trees, needs_hidden = True, False
+    needs_trees = True
 
-    def __init__(self, runner: Runner, shapes: Shapes, sampling: Sampling):
-        self.runner, self.shapes, self.sampling = growing(runner), shapes, sampling
+    def __init__(self, runner: Runner, shapes: Shapes):
+        self.runner, self.shapes = growing(runner), shapes
 
     @property
     def models(self) -> dict[str, Runner]:
@@ -167,7 +167,7 @@ class DrawnTreeDrafter:
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.runner.start(prompt, max_new_tokens)
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         limit = within(limit, self.runner.room(context))
         draft = empty_draft(context.device)
         if limit == 0:
@@ -175,23 +175,23 @@ class DrawnTreeDrafter:
         passes, leaf_parents = planned(self.shapes.shape(), limit, context.device)
         leaves = []
         for step in passes:
-            tokens, q = self._children(self.runner.logits(context, draft, rows=step.rows).logits, step.width, chance)
+            tokens, q = self._children(self.runner.logits(context, draft, rows=step.rows), step.width, draws)
             leaves.append((tokens[step.leaves], None if q is None else q[step.leaves]))
             if step.inner_parents:
                 draft = draft.grow(tokens[step.inner], step.inner_parents, None if q is None else q[step.inner])
         tokens, laws = zip(*leaves, strict=True)
-        return draft.grow(torch.cat(tokens), leaf_parents, None if self.sampling.is_greedy else torch.cat(laws))
+        return draft.grow(torch.cat(tokens), leaf_parents, None if draws.is_greedy else torch.cat(laws))
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         self.shapes.observe(draft, verdict)
 
-    def _children(self, logits: Tensor, width: int, chance: Chance) -> tuple[Tensor, Tensor | None]:
+    def _children(self, logits: Tensor, width: int, draws: Draws) -> tuple[Tensor, Tensor | None]:
         """[L, V] logits of a level's nodes -> tokens [L*width], node by node, and q [L*width, V] or None (greedy: point masses)."""
-        if self.sampling.is_greedy:
+        if draws.is_greedy:
             return logits.topk(width, -1).indices.flatten(), None
-        q, tokens, laws = self.sampling(logits), [], []
+        q, tokens, laws = draws.law(logits), [], []
         for _ in range(width):
-            token = chance.draw(q)
+            token = draws.draw(q)
             tokens.append(token)
             laws.append(q)
             q = q.scatter(-1, token[:, None], 0.0)
@@ -202,7 +202,7 @@ class DrawnTreeDrafter:
 
 def growing(runner: Runner) -> Runner:
     """The runner itself, if it can score trees while they grow. Raises ValueError."""
-    if not runner.trees:
+    if not runner.facts.trees:
         raise ValueError(f"{runner.describe()} cannot grow token trees; choose a method that drafts chains (method=speculative).")
     return runner
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, empty_draft
-from specexp.decoding.protocols import Runner, Scores, Verdict, within
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Drafter, Runner, Verdict, within
+from specexp.decoding.sampling import Draws
 from specexp.drafters.fixed_trees import growing
 
 Best = list[tuple[float, int]]  # (log-probability, id) of the likeliest tokens behind a node, best first
@@ -103,7 +103,7 @@ class Feeler:
             base = self.fed if len(self.fed) else None
             self.fed = Draft.of_nodes((*self.fed.ids, *ids), (*self.fed.parents, *parents), self.context.device, base)
         rows = len(ids) + (0 if self.best else 1)
-        found = self._likeliest(self.runner.logits(self.context, self.fed, rows).logits)
+        found = self._likeliest(self.runner.logits(self.context, self.fed, rows))
         self.best.update(zip(range(len(self.fed) - rows, len(self.fed)), found, strict=True))
 
     def _likeliest(self, logits: Tensor) -> list[Best]:
@@ -114,16 +114,15 @@ class Feeler:
         return [[(p, int(token)) for p, token in zip(*row, strict=True)] for row in zip(log_p, tokens, strict=True)]
 
 
-class GrownTreeDrafter:
+class GrownTreeDrafter(Drafter):
     """growth: where the tree grows. max_nodes: how many of its nodes are verified, those of the likeliest paths."""
 
-    needs_trees, needs_hidden = True, False
+    needs_trees = True
 
-    def __init__(self, runner: Runner, growth: Growth, max_nodes: int, sampling: Sampling):
+    def __init__(self, runner: Runner, growth: Growth, max_nodes: int):
         if max_nodes < 1:
             raise ValueError(f"max_nodes={max_nodes} leaves no node; give 1 or more.")
         self.runner, self.growth, self.max_nodes = growing(runner), growth, max_nodes
-        self.temperature = sampling.temperature or 1.0
 
     @property
     def models(self) -> dict[str, Runner]:
@@ -133,21 +132,21 @@ class GrownTreeDrafter:
         self.runner.start(prompt, max_new_tokens)
         self.growth.start()
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         limit = within(limit, self.runner.room(context))
         if limit == 0:
             return empty_draft(context.device)
-        sprout, feeler = Sprout(self.growth, self.max_nodes, limit), self._feeler(context)
+        sprout, feeler = Sprout(self.growth, self.max_nodes, limit), self._feeler(context, draws.sampling.temperature or 1.0)
         while sprout.frontier:
             for node in feeler.ready(sprout):
                 sprout.branch(node, feeler.best[feeler.place[node]])
             sprout.prune()
         return sprout.draft(context.device)
 
-    def _feeler(self, context: Context) -> Feeler:
-        return Feeler(self.runner, context, self.temperature, self.growth.width)
+    def _feeler(self, context: Context, temperature: float) -> Feeler:
+        return Feeler(self.runner, context, temperature, self.growth.width)
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         if len(draft):
             self.growth.observe(max(draft.depths), len(verdict.path))
 
@@ -198,8 +197,8 @@ class Adaptive(Growth):
 
     Branching by confidence: min_branching children where the draft's best token has more than `high`, max_branching where it has less
     than `low`, mid_branching between. Depth by the path's probability: no children below `stop` or `threshold`, beyond base_depth only
-    above `deep`, never beyond max_depth. History: base_depth and `high` follow the share of the tree's depth that was accepted in the last
-    `window` rounds of this prompt, base_depth += depth_rate * (share - target) and high -= high_rate * (share - target).
+    above `deep`, never beyond max_depth. History: base_depth and `high` follow the part of the tree's depth that was accepted in the last
+    `window` rounds of this prompt, base_depth += depth_rate * (accepted - share) and high -= high_rate * (accepted - share).
     """
 
     LEAST_ROUNDS, LEAST_DEPTH, HIGH_RANGE = 5, 2, (0.5, 0.95)
@@ -216,18 +215,18 @@ class Adaptive(Growth):
         stop: float = 0.1,
         deep: float = 0.5,
         threshold: float = 0.05,
-        target: float = 0.7,
+        share: float = 0.7,
         depth_rate: float = 1.0,
         high_rate: float = 0.05,
         window: int = 10,
     ):
         _check(min_branching=min_branching, base_depth=base_depth, window=window)
-        _check_probabilities(high=high, low=low, stop=stop, deep=deep, threshold=threshold, target=target)
+        _check_probabilities(high=high, low=low, stop=stop, deep=deep, threshold=threshold, share=share)
         if not min_branching <= mid_branching <= max_branching:
             raise ValueError(f"min_branching={min_branching}, mid_branching={mid_branching}, max_branching={max_branching} do not ascend.")
         if low > high or base_depth > max_depth:
             raise ValueError(f"low={low} and base_depth={base_depth} must not exceed high={high} and max_depth={max_depth}.")
-        self.low, self.stop, self.deep, self.threshold, self.target = low, stop, deep, threshold, target
+        self.low, self.stop, self.deep, self.threshold, self.share = low, stop, deep, threshold, share
         self.min_branching, self.mid_branching, self.width = min_branching, mid_branching, max_branching
         self.depth, self.depth_rate, self.high_rate = max_depth, depth_rate, high_rate
         self._begin, self._shares = (float(base_depth), high), deque(maxlen=window)
@@ -249,7 +248,7 @@ class Adaptive(Growth):
         self._shares.append(accepted / depth)
         if len(self._shares) < min(self.LEAST_ROUNDS, self._shares.maxlen):
             return
-        error = sum(self._shares) / len(self._shares) - self.target
+        error = sum(self._shares) / len(self._shares) - self.share
         self.base_depth = _clipped(self.base_depth + self.depth_rate * error, self.LEAST_DEPTH, self.depth)
         self.high = _clipped(self.high - self.high_rate * error, max(self.low, self.HIGH_RANGE[0]), self.HIGH_RANGE[1])
 

@@ -7,18 +7,17 @@ after rare n-grams were dropped. A distribution over all V ids, computed when it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Drafter, LengthRule, Verdict
+from specexp.decoding.sampling import Draws
 from specexp.drafters import ngrams
 from specexp.drafters.copying import without_logits
 from specexp.drafters.ngrams import NgramCounts
@@ -133,28 +132,25 @@ def _counted(counts: NgramCounts, order: int, min_count: int) -> dict[str, Tenso
     }
 
 
-class KatzDrafter:
+class KatzDrafter(Drafter):
     """Chains by the target's own sampling rule: argmax at temperature 0, else real draws, which hand up the law they came from."""
 
-    needs_trees = needs_hidden = False
-    models: ClassVar[Mapping[str, Runner]] = {}
-
-    def __init__(self, table: KatzTable, policy: Policy, sampling: Sampling, vocabulary: ngrams.Vocabulary):
+    def __init__(self, table: KatzTable, policy: LengthRule, vocabulary: ngrams.Vocabulary):
         ngrams.check_vocabulary(table.facts, vocabulary)
-        self.table, self.policy, self.sampling, self.vocabulary = table, without_logits(policy), sampling, vocabulary
+        self.table, self.policy, self.vocabulary = table, without_logits(policy), vocabulary
         self._best: dict[tuple[int, ...], int] = {}  # argmax behind two ids, since asked for
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.policy.start()
         self._best.clear()
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         length = min(self.policy.length(), limit) if limit else 0
         if length == 0:
             return empty_draft(context.device)
-        return self._greedy(context, length) if self.sampling.is_greedy else self._drawn(context, length, chance)
+        return self._greedy(context, length) if draws.is_greedy else self._drawn(context, length, draws)
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         self.policy.observe(len(draft), len(verdict.path))
 
     def _greedy(self, context: Context, length: int) -> Draft:
@@ -167,11 +163,11 @@ class KatzDrafter:
             ids.append(self._best[before])
         return Draft.of_ids(ids[begin:], context.device)
 
-    def _drawn(self, context: Context, length: int, chance: Chance) -> Draft:
+    def _drawn(self, context: Context, length: int, draws: Draws) -> Draft:
         ids, tokens, q = context.ids[-2:], [], []
         dtype = torch.float32 if context.device.type == "mps" else torch.float64
         for _ in range(length):
-            token, law = self.sampling.propose(self._logits(ids)[None].to(context.device, dtype), chance)
+            token, law = draws.token(self._logits(ids)[None].to(context.device, dtype))
             ids = [ids[-1], int(token)]
             tokens.append(token)
             q.append(law)

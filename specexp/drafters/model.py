@@ -5,22 +5,21 @@ The drafter that proposes nothing: with it the loop is autoregressive decoding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Policy, Runner, Scores, Verdict, within
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Drafter, LengthRule, Runner, Verdict, within
+from specexp.decoding.sampling import Draws
 
 
-class ModelDrafter:
+class ModelDrafter(Drafter):
     """Chains of the length the policy asks for, drawn by the same sampling rule as the target's."""
 
-    needs_trees = needs_hidden = False
-
-    def __init__(self, runner: Runner, policy: Policy, sampling: Sampling):
-        self.runner, self.policy, self.sampling = runner, policy, sampling
+    def __init__(self, runner: Runner, policy: LengthRule):
+        self.runner, self.policy = runner, policy
 
     @property
     def models(self) -> dict[str, Runner]:
@@ -30,26 +29,16 @@ class ModelDrafter:
         self.runner.start(prompt, max_new_tokens)
         self.policy.start()
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         if limit == 0:  # round 0: the draft model's own prefill waits until it is needed
             return empty_draft(context.device)
         length = min(self.policy.length(), within(limit, self.runner.room(context)))
-        draft = self.runner.rollout(context, length, self.sampling, chance, self.policy.proceeds)
+        draft = self.runner.rollout(context, length, draws, self.policy.proceeds)
         return draft if self.policy.entropy is None else draft.note(float(self.policy.entropy))
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         self.policy.observe(len(draft), len(verdict.path))
 
 
-class NoDraft:
-    needs_trees = needs_hidden = False
-    models: ClassVar[Mapping[str, Runner]] = {}
-
-    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
-        pass
-
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
-        return empty_draft(context.device)
-
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
-        pass
+class NoDraft(Drafter):
+    """Proposes nothing: with it the loop is autoregressive decoding."""

@@ -13,20 +13,21 @@ The most frequent id of each context is kept at hand; it gives way only to one c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT, Draft, empty_draft
-from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
-from specexp.decoding.sampling import Chance
+from specexp.decoding.protocols import Drafter, LengthRule, Verdict
+from specexp.decoding.sampling import Draws
 from specexp.drafters.copying import Material, without_logits
 from specexp.errors import UserError
 
 
-class NasdDrafter:
+class NasdDrafter(Drafter):
     """top_k_filler: of how many of the target's best ids each round's positions are counted, besides the emitted one (1: of none).
 
     stop_if_unknown: the draft ends where the storage has no answer; else it goes on with an id drawn uniformly (once the number of
@@ -34,13 +35,10 @@ class NasdDrafter:
     accepted may still be refused, so it is looked up and not counted.
     """
 
-    needs_trees = needs_hidden = False
-    models: ClassVar[Mapping[str, Runner]] = {}
-
     def __init__(
         self,
         storage: NgramStorage,
-        policy: Policy,
+        policy: LengthRule,
         top_k_filler: int = 1,
         stop_if_unknown: bool = True,
         reset_in_between: bool = True,
@@ -62,18 +60,18 @@ class NasdDrafter:
         if self.reset_in_between:
             self.storage.clear()
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         self._take_in(context)
         length = min(self.policy.length(), limit) if limit else 0
-        draft = self._chain(context, length, chance)
+        draft = self._chain(context, length, draws)
         self._drafted = draft if context.permanent == len(context) else None
         return draft
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         self.policy.observe(len(draft), len(verdict.path))
-        self._ids = scores.logits.new_ones(scores.logits.shape[-1]) if self._ids is None else self._ids
+        self._ids = logits.new_ones(logits.shape[-1]) if self._ids is None else self._ids
         if draft is self._drafted:
-            self._learn(draft, verdict, scores)
+            self._learn(draft, verdict, logits)
         self._drafted = None
 
     def _take_in(self, context: Context) -> None:
@@ -91,7 +89,7 @@ class NasdDrafter:
         self._count(fresh[len(self._ahead) :])
         self._ahead = []
 
-    def _chain(self, context: Context, length: int, chance: Chance) -> Draft:
+    def _chain(self, context: Context, length: int, draws: Draws) -> Draft:
         width = self.storage.order - 1
         before, ids = context.ids[-width:], []
         while len(ids) < length:
@@ -99,15 +97,15 @@ class NasdDrafter:
             if token is None:
                 if self.stop_if_unknown or self._ids is None:
                     break
-                token = int(chance.draw(self._ids))
+                token = int(draws.draw(self._ids))
             ids.append(token)
             before = [*before, token][-width:]
         return Draft.of_ids(ids, context.device) if ids else empty_draft(context.device)
 
-    def _learn(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def _learn(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         """Each position of the round: the emitted id once, then the target's best ids there, best first."""
         emitted = [*(draft.ids[node] for node in verdict.path), verdict.token]
-        fillers = self._best(verdict, scores) if self.top_k_filler > 1 else ((),) * len(emitted)
+        fillers = self._best(verdict, logits) if self.top_k_filler > 1 else ((),) * len(emitted)
         for token, others in zip(emitted, fillers, strict=True):
             before = self._last
             self._count([token])
@@ -115,9 +113,9 @@ class NasdDrafter:
                 self.storage.count(before, other)
         self._ahead = emitted
 
-    def _best(self, verdict: Verdict, scores: Scores) -> list[list[int]]:
+    def _best(self, verdict: Verdict, logits: Tensor) -> list[list[int]]:
         """The target's top ids behind the context and behind each accepted node."""
-        rows = scores.logits[[node + 1 for node in (ROOT, *verdict.path)]]
+        rows = logits[[node + 1 for node in (ROOT, *verdict.path)]]
         return rows.topk(min(self.top_k_filler, rows.shape[-1]), -1).indices.tolist()
 
     def _count(self, ids: Iterable[int]) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,8 +25,8 @@ from torch import Tensor
 from specexp.assets import asset_path
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Policy, Runner, Scores, Verdict
-from specexp.decoding.sampling import Chance
+from specexp.decoding.protocols import Drafter, LengthRule, Verdict
+from specexp.decoding.sampling import Draws
 from specexp.drafters.copying import without_logits
 from specexp.errors import UserError
 
@@ -180,20 +180,17 @@ def bigrams(counts: NgramCounts, tokenizer: str) -> BigramTable:
     return BigramTable(following, Facts("bigram", counts.vocab_size, tokenizer, counts.tokens))
 
 
-class BigramDrafter:
+class BigramDrafter(Drafter):
     """A chain of likeliest successors: point masses."""
 
-    needs_trees = needs_hidden = False
-    models: ClassVar[Mapping[str, Runner]] = {}
-
-    def __init__(self, table: BigramTable, policy: Policy, vocabulary: Vocabulary):
+    def __init__(self, table: BigramTable, policy: LengthRule, vocabulary: Vocabulary):
         check_vocabulary(table.facts, vocabulary)
         self.table, self.policy, self.vocabulary = table, without_logits(policy), vocabulary
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.policy.start()
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         length = min(self.policy.length(), limit) if limit else 0
         ids, token = [], context.ids[-1]
         while len(ids) < length and token < len(self.table.next):
@@ -203,5 +200,5 @@ class BigramDrafter:
             ids.append(token)
         return Draft.of_ids(ids, context.device) if ids else empty_draft(context.device)
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         self.policy.observe(len(draft), len(verdict.path))

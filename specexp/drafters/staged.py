@@ -14,7 +14,6 @@ from heapq import heappop, heappush
 from specexp.decoding.context import Context
 from specexp.decoding.draft import ROOT
 from specexp.decoding.protocols import Runner
-from specexp.decoding.sampling import Sampling
 from specexp.drafters import ngrams
 from specexp.drafters.grown_trees import Feeler, GrownTreeDrafter, Growth, Sprout
 from specexp.drafters.katz import KatzTable
@@ -28,13 +27,12 @@ class StagedTreeDrafter(GrownTreeDrafter):
         runner: Runner,
         growth: Growth,
         max_nodes: int,
-        sampling: Sampling,
         table: KatzTable,
         vocabulary: ngrams.Vocabulary,
         guesses: int = 4,
         guess_branching: int = 2,
     ):
-        super().__init__(runner, growth, max_nodes, sampling)
+        super().__init__(runner, growth, max_nodes)
         ngrams.check_vocabulary(table.facts, vocabulary)
         if guesses < 0 or guess_branching < 1:
             raise ValueError(f"guesses={guesses} with guess_branching={guess_branching} do not fit; give 0 or more, and 1 or more.")
@@ -45,8 +43,8 @@ class StagedTreeDrafter(GrownTreeDrafter):
         super().start(prompt, max_new_tokens)
         self.trigram.forget()
 
-    def _feeler(self, context: Context) -> Feeler:
-        return GuessingFeeler(self.runner, context, self.temperature, self.growth, self.trigram, self.guesses)
+    def _feeler(self, context: Context, temperature: float) -> Feeler:
+        return GuessingFeeler(self.runner, context, temperature, self.growth, self.trigram, self.guesses)
 
 
 class Trigram:

@@ -21,9 +21,8 @@ Knows greedy text only: what will be drawn under sampling cannot be known before
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -32,23 +31,29 @@ from torch import Tensor
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Policy, Runner, Scores, Verdict, within
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Drafter, LengthRule, Runner, Verdict, within
+from specexp.decoding.sampling import GREEDY, Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.copying import without_logits
 from specexp.drafters.model import NoDraft
 from specexp.errors import UserError
 
 
-class ForeseeingDrafter(ABC):
+class ForeseeingDrafter(Drafter, ABC):
     """policy: draft lengths. spoiling: how many of the tokens are right."""
 
-    needs_trees = needs_hidden = False
-    models: Mapping[str, Runner] = MappingProxyType({})
     stage: ClassVar[str]
 
-    def __init__(self, foresight: Foresight, policy: Policy, spoiling: Spoiling):
+    def __init__(self, foresight: Foresight, policy: LengthRule, spoiling: Spoiling):
         self.foresight, self.policy, self.spoiling = foresight, policy, spoiling
+
+    def check(self, sampling: Sampling) -> None:
+        """Under sampling the text cannot be foreseen."""
+        if not sampling.is_greedy:
+            raise UserError(
+                f"sampling.temperature={sampling.temperature} draws texts that nobody can foresee, and this method drafts from the "
+                "target's own; choose sampling=greedy, or another method."
+            )
 
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         """What is not to be timed: the target's text is decoded."""
@@ -58,19 +63,19 @@ class ForeseeingDrafter(ABC):
         self.foresight.start(prompt, max_new_tokens)
         self.policy.start()
 
-    def propose(self, context: Context, limit: int, chance: Chance) -> Draft:
+    def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         length = min(self.policy.length(), self._bound(context, limit)) if limit else 0
         foreseen = self.foresight.ahead(context, length)
-        return self._drafted(context, foreseen, chance) if len(foreseen) else empty_draft(context.device)
+        return self._drafted(context, foreseen, draws) if len(foreseen) else empty_draft(context.device)
 
-    def observe(self, draft: Draft, verdict: Verdict, scores: Scores) -> None:
+    def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         self.policy.observe(len(draft), len(verdict.path))
 
     def _bound(self, context: Context, limit: int) -> int:
         return limit
 
     @abstractmethod
-    def _drafted(self, context: Context, foreseen: Tensor, chance: Chance) -> Draft:
+    def _drafted(self, context: Context, foreseen: Tensor, draws: Draws) -> Draft:
         """A chain as long as `foreseen`, [n] ids of the target's own text, which it spoils."""
 
 
@@ -79,11 +84,11 @@ class SyntheticDrafter(ForeseeingDrafter):
 
     stage = "synthetic"
 
-    def __init__(self, foresight: Foresight, policy: Policy, spoiling: Spoiling):
+    def __init__(self, foresight: Foresight, policy: LengthRule, spoiling: Spoiling):
         super().__init__(foresight, without_logits(policy), spoiling)
 
-    def _drafted(self, context: Context, foreseen: Tensor, chance: Chance) -> Draft:
-        return Draft.chain(self.spoiling(foreseen, chance), stages=(self.stage,) * len(foreseen))
+    def _drafted(self, context: Context, foreseen: Tensor, draws: Draws) -> Draft:
+        return Draft.chain(self.spoiling(foreseen, draws), stages=(self.stage,) * len(foreseen))
 
 
 class PlantedDrafter(ForeseeingDrafter):
@@ -92,7 +97,7 @@ class PlantedDrafter(ForeseeingDrafter):
 
     stage = "planted"
 
-    def __init__(self, runner: Runner, foresight: Foresight, policy: Policy, spoiling: Spoiling):
+    def __init__(self, runner: Runner, foresight: Foresight, policy: LengthRule, spoiling: Spoiling):
         super().__init__(foresight, policy, spoiling)
         self.runner = runner
 
@@ -107,23 +112,23 @@ class PlantedDrafter(ForeseeingDrafter):
     def _bound(self, context: Context, limit: int) -> int:
         return within(limit, self.runner.room(context))
 
-    def _drafted(self, context: Context, foreseen: Tensor, chance: Chance) -> Draft:
-        draft = self.runner.rollout(context, len(foreseen), _Planting(foreseen, self.spoiling), chance, self.policy.proceeds)
+    def _drafted(self, context: Context, foreseen: Tensor, draws: Draws) -> Draft:
+        draft = self.runner.rollout(context, len(foreseen), _Planting(draws, foreseen, self.spoiling), self.policy.proceeds)
         draft.__dict__["stages"] = (self.stage,) * len(draft)  # this very draft: the runner's cache knows it by identity
         return draft if self.policy.entropy is None else draft.note(float(self.policy.entropy))
 
 
-class _Planting:
-    """In the place of a greedy `Sampling`, for one rollout: the model's own token is found, and gives way to the planted one."""
+class _Planting(Draws):
+    """For one rollout: the model's own token is found, and gives way to the planted one."""
 
-    is_greedy = True
+    def __init__(self, draws: Draws, foreseen: Tensor, spoiling: Spoiling):
+        self.__dict__.update(draws.__dict__)
+        self.is_greedy = False  # no runner's shortcut for greedy drafts may draw by itself
+        self._foreseen, self._spoiling, self._draws = iter(foreseen), spoiling, draws
 
-    def __init__(self, foreseen: Tensor, spoiling: Spoiling):
-        self._foreseen, self._spoiling = iter(foreseen), spoiling
-
-    def propose(self, logits: Tensor, chance: Chance) -> tuple[Tensor, None]:
+    def token(self, logits: Tensor) -> tuple[Tensor, None]:
         own = logits.argmax(-1)
-        return self._spoiling(next(self._foreseen).expand_as(own), chance, own), None
+        return self._spoiling(next(self._foreseen).expand_as(own), self._draws, own), None
 
 
 class Foresight:
@@ -146,11 +151,11 @@ class Foresight:
         wanted = (tuple(prompt), max_new_tokens)
         if wanted == self._known:
             return
-        alone = Decoder(self.oracle, NoDraft(), RejectionVerifier(Sampling(0.0)))
-        chance = Chance(device=self.oracle.device)
+        alone = Decoder(self.oracle, NoDraft(), RejectionVerifier())
+        draws = Draws(GREEDY, (), self.oracle.facts.device)
         with torch.inference_mode():
-            self._ids = [token for step in alone.generate(prompt, max_new_tokens, _never, chance) for token in step.tokens]
-            self._tokens = torch.tensor(self._ids, dtype=torch.int64, device=self.oracle.device)
+            self._ids = [token for step in alone.generate(prompt, max_new_tokens, _never, draws) for token in step.tokens]
+            self._tokens = torch.tensor(self._ids, dtype=torch.int64, device=self.oracle.facts.device)
         self._known = wanted
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
@@ -171,28 +176,20 @@ class Foresight:
 
 @dataclass(frozen=True)
 class Spoiling:
-    """alpha: probability that a token stays what was foreseen. sampling: the run's rule.
-
-    UserError for an alpha outside [0, 1], and under sampling, where the text cannot be foreseen.
+    """alpha: probability that a token stays what was foreseen. UserError for one outside [0, 1].
     """
 
     alpha: float
-    sampling: Sampling
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise UserError(f"alpha={self.alpha} is no probability; give the share of drafted tokens that are to be accepted, from 0 to 1.")
-        if not self.sampling.is_greedy:
-            raise UserError(
-                f"sampling.temperature={self.sampling.temperature} draws texts that nobody can foresee, and this method drafts from the "
-                "target's own; choose sampling=greedy, or another method."
-            )
 
-    def __call__(self, foreseen: Tensor, chance: Chance, own: Tensor | None = None) -> Tensor:
+    def __call__(self, foreseen: Tensor, draws: Draws, own: Tensor | None = None) -> Tensor:
         """[n] each token kept or not, independently; else another one: `own` where that differs, or a neighbouring id. No sync."""
         neighbour = torch.where(foreseen == 0, 1, foreseen - 1)
         wrong = neighbour if own is None else torch.where(own == foreseen, neighbour, own)
-        return torch.where(chance.uniform(*foreseen.shape) < self.alpha, foreseen, wrong)
+        return torch.where(draws.uniform(*foreseen.shape) < self.alpha, foreseen, wrong)
 
 
 def _never(ids: Sequence[int], since: int) -> None:

@@ -14,6 +14,7 @@ from torch.nn import Module
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.protocols import Cut
+from specexp.decoding.sampling import GREEDY, Sampling
 from specexp.errors import UserError
 from specexp.experiment.generation import Generation, continuation_nll, generate, opening
 from specexp.text.stopping import Stopping
@@ -38,6 +39,7 @@ class Experiment:
     repeats: int = 1
     warmup: int = 2
     seed: int = 0
+    sampling: Sampling = GREEDY
     context_length: int | None = None
     weights: str = "real"
     _likelihoods: dict[tuple, tuple[float, int]] = field(default_factory=dict, repr=False)
@@ -68,7 +70,7 @@ class Experiment:
         longest_first = sorted(prompts, key=len, reverse=True)  # the longest fixes the size of every buffer
         for index, prompt in enumerate(longest_first[: self.warmup]):
             for decoder in self.sides.values():
-                generate(decoder, prompt, self.max_new_tokens, _briefly, ("warmup", index))
+                generate(decoder, prompt, self.max_new_tokens, _briefly, self.sampling, ("warmup", index))
 
     def records(self, examples: Sequence, prompts: dict[str, list[int]], done: set[tuple[str, int]]) -> Iterator[dict]:
         """One record per example and sample, in order, without those already done."""
@@ -92,7 +94,7 @@ class Experiment:
         for repeat in range(self.repeats):
             for name in names if repeat % 2 == 0 else reversed(names):
                 seed = (self.seed, example.id, sample)
-                timed[name].append(generate(self.sides[name], prompt, self.max_new_tokens, self.stopping, seed))
+                timed[name].append(generate(self.sides[name], prompt, self.max_new_tokens, self.stopping, self.sampling, seed))
         sides = {name: self._side(example, prompt, timed[name]) | claims(self.sides[name]) for name in sorted(timed)}
         return {"id": example.id, "sample": sample, "prompt": example.prompt, "weights": self.weights, "order": names, **sides}
 
@@ -137,7 +139,7 @@ def quality_figures(dataset, records: Sequence[dict]) -> dict[str, float]:
 
 def claims(decoder: Decoder) -> dict[str, bool]:
     """lossless: the text keeps the target's law. cache_exact: the cache changes nothing about the model."""
-    return {"lossless": decoder.lossless, "cache_exact": decoder.target.cache_exact}
+    return {"lossless": decoder.lossless, "cache_exact": decoder.target.facts.cache_exact}
 
 
 def _not_a_number(role: str, model, read: str) -> UserError:

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
+from specexp.experiment.sides import LABEL, methods_of
+from specexp.peers.loops import PeerLoop
+
 
 def own_figures(experiment, records: Sequence[dict], config: DictConfig) -> dict:
     """What is known of models that ran here: what they are, and what their passes cost."""
@@ -43,11 +46,11 @@ def facts(experiment, config: DictConfig) -> dict:
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": model.config._attn_implementation,
-        "cache": config.cache["_target_"].rpartition(".")[2],
+        "cache": experiment.sides["method"].target.facts.kind,
         "weights": experiment.weights,
         "shapes": _shapes(config),
         "baselines": _baselines(experiment, config),
-        "peers": _peers(config),
+        "peers": _peers(experiment, config),
         "costs": _costs(experiment, config),
         "sandbox": sandbox_level(experiment.dataset),
     }
@@ -73,13 +76,7 @@ def _shapes(config: DictConfig) -> dict[str, object] | None:
     return {name: {"architecture": "llama"} | {k: v for k, v in model["shape"].items() if k[0] != "_"} for name, model in models.items()}
 
 
-def _peers(config: DictConfig) -> dict[str, dict]:
-    """The settings of each side that is another engine's, by side."""
-    sides = {"method": config.method, **config.baselines}
-    peers = {name: node for name, node in sides.items() if node.decoder["_target_"].startswith("specexp.peers.")}
-    return {name: {key: node[key] for key in node if key not in ("name", "decoder")} for name, node in peers.items()}
-
-
-def decodes_here(config: DictConfig) -> bool:
-    """Whether the method asks models of ours; the models of one that does not are a server's."""
-    return "${runners." in OmegaConf.to_yaml(config.method)
+def _peers(experiment, config: DictConfig) -> dict[str, dict]:
+    """The settings of each side that is another maker's loop, by side."""
+    peers = {side: node for side, node in methods_of(config).items() if isinstance(experiment.sides.get(side), PeerLoop)}
+    return {side: {key: value for key, value in node.items() if key not in ("_target_", LABEL)} for side, node in peers.items()}

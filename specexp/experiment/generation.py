@@ -17,8 +17,8 @@ import torch
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder, Step
 from specexp.decoding.draft import Draft
-from specexp.decoding.protocols import Foresighted, Stop
-from specexp.decoding.sampling import Chance
+from specexp.decoding.protocols import Stop
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.runners.calls import context_length
 from specexp.runners.runner import StatelessRunner
 
@@ -92,36 +92,41 @@ def _tree(steps: Sequence[Step]) -> dict[str, tuple[int, ...]] | None:
 
 @torch.inference_mode()
 def generate(
-    decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, stop: Stop, seed: tuple, hear: Callable[[Step], None] | None = None
+    decoder: Decoder,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    stop: Stop,
+    sampling: Sampling,
+    seed: tuple,
+    hear: Callable[[Step], None] | None = None,
 ) -> Generation:
     """Run the decoder to its end, the clock read at every emission and the device idle at both ends.
 
     hear: is told each round as it is made. The clock stands still meanwhile, so that showing text is not taken for decoding it.
     """
-    device = torch.device(decoder.target.device)
-    chance = Chance(*seed, device=device)
+    device, forgets = torch.device(decoder.target.facts.device), not decoder.target.facts.cache_exact
+    draws = Draws(sampling, seed, device)
     drafts = decoder.drafter.models
-    if isinstance(decoder.drafter, Foresighted):
-        decoder.drafter.prepare(prompt, max_new_tokens)
-    target_before, drafts_before = decoder.target.forwards, {name: runner.forwards for name, runner in drafts.items()}
+    decoder.prepare(prompt, max_new_tokens)
     memory_before = _begin_memory(device)
     steps, times, evicted = [], [], []
     started = perf_counter()
-    for step in decoder.generate(prompt, max_new_tokens, stop, chance):
+    for step in decoder.generate(prompt, max_new_tokens, stop, draws):
         steps.append(step)
         times.append((perf_counter() if step.emitted is None else step.emitted) - started)
-        evicted.append(decoder.target.tokens_evicted)
+        evicted.append(decoder.target.usage().evicted if forgets else 0)
         if hear is not None:
             paused = perf_counter()
             hear(step)
             started += perf_counter() - paused if step.emitted is None else 0.0  # a peer's times were taken before
+    target, used = decoder.target.usage(), {name: runner.usage() for name, runner in drafts.items()}
     return Generation(
         steps=tuple(steps),
         times=tuple(times),
-        target_forwards=decoder.target.forwards - target_before,
-        draft_forwards={name: runner.forwards - drafts_before[name] for name, runner in drafts.items()},
-        kv_bytes_target=decoder.target.kv_bytes,
-        kv_bytes_draft=sum(runner.kv_bytes for runner in drafts.values()),
+        target_forwards=target.forwards,
+        draft_forwards={name: usage.forwards for name, usage in used.items()},
+        kv_bytes_target=target.kv_bytes,
+        kv_bytes_draft=sum(usage.kv_bytes for usage in used.values()),
         evicted=tuple(evicted),
         peak_memory_bytes=None if memory_before is None else torch.cuda.max_memory_allocated(device) - memory_before,
         on_cpu=device.type == "cpu",
@@ -162,5 +167,5 @@ def continuation_nll(model: torch.nn.Module, prompt: Sequence[int], token_ids: S
 
 def _window_nll(runner: StatelessRunner, before: Sequence[int], token_ids: Sequence[int]) -> float:
     draft = Draft.of_ids(token_ids, runner.device)
-    logits = runner.logits(Context(before, runner.device), draft, rows=len(token_ids) + 1).logits[:-1]
+    logits = runner.logits(Context(before, runner.device), draft, rows=len(token_ids) + 1)[:-1]
     return -float(logits.float().log_softmax(-1).gather(1, draft.tokens[:, None]).cpu().double().sum())

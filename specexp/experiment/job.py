@@ -14,7 +14,8 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from specexp.errors import UserError
-from specexp.experiment.facts import bounds, decodes_here, facts, own_figures, sandbox_level
+from specexp.experiment.facts import bounds, facts, own_figures, sandbox_level
+from specexp.experiment.sides import Supply, arguments_of, decodes_here, methods_of, rehearse, supplied
 
 logger = logging.getLogger(__name__)
 GO_ON = "the same command with hydra.run.dir=DIR goes on behind the records so far"
@@ -30,7 +31,10 @@ class Inputs:
     examples: list
     tracker: object
     profile: object
+    sampling: object
     cache: object
+    captured_cache: object
+    methods: dict[str, Callable]  # by side, each lacking what is supplied
 
 
 def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable) -> float | None:
@@ -54,11 +58,11 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
         prompts = planned.prompts(inputs.examples)
         inputs.tracker.start(OmegaConf.to_container(config, resolve=True), directory, group=sweep and Path(sweep).name)
         with memory_watched(f"lower max_new_tokens={config.max_new_tokens}, give dtype=bfloat16 or smaller models; {GO_ON}"):
-            experiment = _with_decoders(planned, config, build)
+            experiment = _with_decoders(planned, inputs, config, build)
             records = _decode(experiment, inputs.examples, prompts, run_directory, config, build)
         summary = _finish(experiment, inputs.examples, records, run_directory, config)
         if decodes_here(config):
-            inputs.profile.write(experiment.sides["method"], prompts[inputs.examples[0].id], config.max_new_tokens, directory)
+            inputs.profile.write(experiment.sides["method"], prompts[inputs.examples[0].id], config.max_new_tokens, inputs.sampling, directory)
     show(summary, directory)
     inputs.tracker.finish(summary, records)
     return summary.get("speedup")
@@ -71,21 +75,12 @@ def _inputs(config: DictConfig, build: Callable) -> Inputs:
     dataset, tracker, profile, pair = (build(config[group]) for group in ("dataset", "tracker", "profile", "model_pair"))
     if level := sandbox_level(dataset):
         logger.info("model-written code is judged in the sandbox at level %s", level)
-    parts = [node for node in config.method.values() if isinstance(node, DictConfig) and "_target_" in node]
-    for node in (config.sampling, *parts, *(side.decoder for side in config.baselines.values())):
-        _try_parts(node, build)
+    sampling, cache, captured_cache = (build(config[group]) for group in ("sampling", "cache", "captured_cache"))
+    methods = {name: build(arguments_of(node)) for name, node in methods_of(config).items()}
+    for method in methods.values():
+        rehearse(method, pair, sampling)
     examples = part_of(dataset.examples(), config.part)[: QUICK_EXAMPLES if config.quick else None]
-    return Inputs(pair, dataset, examples, tracker, profile, build(config.cache))
-
-
-def _try_parts(node: DictConfig, build: Callable) -> None:
-    """Build what needs no model, for what its constructor refuses: minutes earlier than beside the weights."""
-    if "${runners." not in OmegaConf.to_yaml(node):
-        build(node)
-        return
-    for key in node:
-        if not OmegaConf.is_interpolation(node, key) and isinstance(node[key], DictConfig):
-            _try_parts(node[key], build)
+    return Inputs(pair, dataset, examples, tracker, profile, sampling, cache, captured_cache, methods)
 
 
 def _check_same_data(examples: list, run_directory) -> None:
@@ -123,7 +118,7 @@ def _planned(config: DictConfig, inputs: Inputs, build: Callable):
     inputs.pair.check()
     set_threads(config.threads)
     tokenizer = inputs.pair.load_tokenizer()
-    handles["weights"] = config.model_pair.weights
+    handles |= {"weights": config.model_pair.weights, "sampling": inputs.sampling}
     never = Stopping(tokenizer, (), ())
     return Experiment({}, inputs.dataset, tokenizer, never, context_length=inputs.pair.longest_text(inputs.cache), **handles)
 
@@ -131,23 +126,23 @@ def _planned(config: DictConfig, inputs: Inputs, build: Callable):
 def _planned_remote(config: DictConfig, inputs: Inputs, build: Callable, handles: dict):
     from specexp.experiment.remote import RemoteExperiment
 
-    sides = {"method": build(config.method.decoder)}
+    sides = {"method": inputs.methods["method"]()}
     if config.baseline.url is not None:
         sides["baseline"] = replace(sides["method"], **OmegaConf.to_container(config.baseline))
-    return RemoteExperiment(sides, inputs.dataset, ignore_eos=config.ignore_eos, **handles)
+    return RemoteExperiment(sides, inputs.dataset, sampling=inputs.sampling, ignore_eos=config.ignore_eos, **handles)
 
 
-def _with_decoders(planned, config: DictConfig, build: Callable):
+def _with_decoders(planned, inputs: Inputs, config: DictConfig, build: Callable):
     if not decodes_here(config):
         planned.connect()
         return planned
     from specexp.models.tokenizer import stop_ids
     from specexp.text.stopping import Stopping
 
-    baselines = {"baseline" if name == "eager" else f"baseline_{name}": node.decoder for name, node in config.baselines.items()}
-    sides = {name: build(node) for name, node in (baselines | {"method": config.method.decoder}).items()}
+    supply = Supply(inputs.pair, inputs.cache, inputs.captured_cache)
+    sides = {name: supplied(method, supply) for name, method in inputs.methods.items()}
     if _joins_captured(sides):
-        sides["baseline_captured"] = build(config.captured.decoder)
+        sides["baseline_captured"] = supplied(build(arguments_of(config.captured)), supply)
     if config.ignore_eos:
         return replace(planned, sides=sides)
     ends = stop_ids(sides["method"].target.model, planned.tokenizer)
@@ -156,11 +151,13 @@ def _with_decoders(planned, config: DictConfig, build: Callable):
 
 def _joins_captured(sides: dict) -> bool:
     """On CUDA a loop without captured graphs is no honest measure of what autoregressive decoding can do."""
+    import torch
+
     from specexp.runners.static import StaticRunner
 
     target = sides["method"].target
-    captured = "baseline_captured" in sides or isinstance(target, StaticRunner) or not target.cache_exact
-    return target.device.type == "cuda" and not captured and StaticRunner.fits(target.model)
+    captured = "baseline_captured" in sides or target.facts.kind == "static" or not target.facts.cache_exact
+    return torch.device(target.facts.device).type == "cuda" and not captured and StaticRunner.fits(target.model)
 
 
 def set_threads(threads: int | None) -> None:

@@ -18,7 +18,7 @@ from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import Draft
 from specexp.decoding.protocols import Runner, within
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.figures.cost import CostCurve
 
 WIDTHS = (1, 2, 3, 5, 8, 9, 17)  # products of more than 8 rows are made otherwise on CPUs: a step in the curve
@@ -38,7 +38,7 @@ class Place:
         behind = max(1, min(BEHIND, max_new_tokens // 2))
         opening = runner.start(prompt, max_new_tokens)
         self.runner, self.prompt = runner, prompt
-        self.context = Context([*opening, *islice(cycle(prompt), behind)], runner.device)
+        self.context = Context([*opening, *islice(cycle(prompt), behind)], runner.facts.device)
         self.room = within(max(0, max_new_tokens - behind), runner.room(self.context))
 
     def passes(self) -> dict[int, Pass]:
@@ -49,15 +49,16 @@ class Place:
         return {width: self._scored(width) for width in widths if width <= self.room + 1}
 
     def _scored(self, width: int) -> Pass:
-        draft = Draft.of_ids(list(islice(cycle(self.prompt), width - 1)), self.runner.device)
+        draft = Draft.of_ids(list(islice(cycle(self.prompt), width - 1)), self.runner.facts.device)
         return partial(self.runner.logits, self.context, draft, rows=width)
 
     def rollout(self, sampling: Sampling) -> Pass | None:
         """Of DRAFTED tokens or, where no program is as long, of fewer: each a pass of its own; one for longer drafts makes a few more."""
-        length = next((n for n in range(DRAFTED, 0, -1) if self.runner.ready_to_draft(n, sampling)), None)
+        draws = Draws(sampling, ("cost curve",), self.runner.facts.device)
+        length = next((n for n in range(DRAFTED, 0, -1) if self.runner.ready_to_draft(n, draws)), None)
         if self.room < DRAFTED or length is None:
             return None
-        return partial(self.runner.rollout, self.context, length, sampling, Chance("cost curve", device=self.runner.device))
+        return partial(self.runner.rollout, self.context, length, draws)
 
 
 @torch.inference_mode()
@@ -75,16 +76,16 @@ def measured_curve(
     single = next((side.target for side in _own(sides) if side.target.ready(1)), None)
     if single is None:
         return None
-    device, place = torch.device(single.device), Place(single, prompt, max_new_tokens)
+    device, place = torch.device(single.facts.device), Place(single, prompt, max_new_tokens)
     step = place.passes()[1]
     step()
-    kv_bytes = single.kv_bytes
+    kv_bytes = single.usage().kv_bytes
     passes = (place if single is method.target else Place(method.target, prompt, max_new_tokens)).passes() | {1: step}
     places = {name: Place(runner, prompt, max_new_tokens) for name, runner in method.drafter.models.items()}
     drafts = {name: rollout for name, beside in places.items() if (rollout := beside.rollout(sampling)) is not None}
-    before = {name: places[name].runner.forwards for name in drafts}
+    before = {name: places[name].runner.usage().forwards for name in drafts}
     repeats, seconds = medians([*(passes[width] for width in sorted(passes)), *drafts.values()], device)
-    made = [(places[name].runner.forwards - before[name]) / (repeats + 1) for name in drafts]
+    made = [(places[name].runner.usage().forwards - before[name]) / (repeats + 1) for name in drafts]
     per_pass = [taken / count for taken, count in zip(seconds[len(passes) :], made, strict=True)]
     return CostCurve(
         context_tokens=len(place.context),

@@ -70,7 +70,7 @@ def _row(name: str, cache: Callable, target, ids: Sequence[int]) -> dict[str, ob
 
     runner = cache(load_model(target))
     found = predict(runner, ids)
-    figures = (found.perplexity, found.mean_nll, found.accuracy, found.tokens, runner.kv_bytes, runner.cache_exact)
+    figures = (found.perplexity, found.mean_nll, found.accuracy, found.tokens, runner.usage().kv_bytes, runner.facts.cache_exact)
     return dict(zip(COLUMNS, (name, *figures), strict=True))
 
 
@@ -110,12 +110,12 @@ class Prediction:
 @torch.inference_mode()
 def predict(runner: Runner, ids: Sequence[int], longest_pass: int = PASS) -> Prediction:
     """ids: two or more; the first is given, the others are predicted. runner: of a decoder-only model."""
-    context = Context(runner.start(ids[:1], len(ids) - 1), runner.device, capacity=len(ids))
+    context = Context(runner.start(ids[:1], len(ids) - 1), runner.facts.device, capacity=len(ids))
     nll, correct = 0.0, 0
     while len(context) < len(ids):
         behind = within(longest_pass - 1, runner.room(context))
-        true = Draft.of_ids(ids[len(context) : len(context) + behind + 1], runner.device)  # the last one is predicted and not read
-        logits = runner.logits(context, Draft.of_ids(true.ids[:-1], runner.device), rows=len(true)).logits
+        true = Draft.of_ids(ids[len(context) : len(context) + behind + 1], runner.facts.device)  # the last one is predicted and not read
+        logits = runner.logits(context, Draft.of_ids(true.ids[:-1], runner.facts.device), rows=len(true))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         nll -= float(logits.log_softmax(-1).gather(1, true.tokens[:, None]).cpu().double().sum())
         correct += int((logits.argmax(-1) == true.tokens).sum())

@@ -12,8 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from specexp.decoding.decoder import Decoder
-from specexp.decoding.protocols import Foresighted
-from specexp.decoding.sampling import Chance
+from specexp.decoding.sampling import Draws, Sampling
 
 TRACE, OPERATORS = "profile_trace.json", "profile_operators.txt"
 SHORT = 16  # tokens of a text that another loop than ours makes in one go
@@ -22,7 +21,7 @@ SHORT = 16  # tokens of a text that another loop than ours makes in one go
 class NoProfile:
     """`profile=none`."""
 
-    def write(self, decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, directory: Path) -> None:
+    def write(self, decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, directory: Path) -> None:
         pass
 
 
@@ -39,26 +38,25 @@ class TorchProfile:
             if getattr(self, name) < 1:
                 raise ValueError(f"profile.{name}={getattr(self, name)} shows nothing; give 1 or more, or choose profile=none.")
 
-    def write(self, decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, directory: Path) -> None:
+    def write(self, decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, directory: Path) -> None:
         """Both files, of a text that is decoded for them alone."""
         import torch
         from torch.profiler import profile
 
-        if isinstance(decoder.drafter, Foresighted):
-            decoder.drafter.prepare(prompt, max_new_tokens)
-        chance = Chance("profile", device=decoder.target.device)
+        decoder.prepare(prompt, max_new_tokens)
+        draws = Draws(sampling, ("profile",), decoder.target.facts.device)
         with torch.inference_mode():
             if isinstance(decoder, Decoder):
-                steps = _labelled(decoder).generate(prompt, max_new_tokens, _never, chance)
+                steps = _labelled(decoder).generate(prompt, max_new_tokens, _never, draws)
                 next(steps)
                 steps = islice(steps, self.rounds)
             else:
-                steps = decoder.generate(prompt, min(max_new_tokens, SHORT), _never, chance)
+                steps = decoder.generate(prompt, min(max_new_tokens, SHORT), _never, draws)
             with profile() as profiled:
                 for _ in steps:
                     pass
         profiled.export_chrome_trace(str(directory / TRACE))
-        kind = "cpu" if torch.device(decoder.target.device).type == "cpu" else "device"
+        kind = "cpu" if torch.device(decoder.target.facts.device).type == "cpu" else "device"
         table = profiled.key_averages().table(sort_by=f"self_{kind}_time_total", row_limit=self.operators, max_name_column_width=60)
         (directory / OPERATORS).write_text(table, encoding="utf-8")
 

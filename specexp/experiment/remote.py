@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from specexp.datasets.prompts import LoadPrompts
+from specexp.decoding.sampling import GREEDY, Sampling
 from specexp.errors import UserError
 from specexp.figures.acceptance import quotient
 from specexp.peers.endpoint import Endpoint, Refused, Reply
@@ -55,6 +56,7 @@ class RemoteExperiment:
     warmup: int = 2
     seed: int = 0
     ignore_eos: bool = False
+    sampling: Sampling = GREEDY
     weights: str = "real"
     failures: list[Failure] = field(default_factory=list)
 
@@ -130,7 +132,7 @@ class RemoteExperiment:
             "mean_output_tokens": self.max_new_tokens,
             "stddev_output_tokens": 0,  # every request asks for as many
             "num_concurrent_requests": self._own.concurrency,
-            "additional_sampling_params": {"temperature": self._own.sampling.temperature},
+            "additional_sampling_params": {"temperature": self.sampling.temperature},
         }
         errors = [llmperf.failed(failure.code, failure.message) for failure in self.failures if failure.side == "method"]
         requests = [*map(llmperf.individual, records), *errors]
@@ -173,7 +175,7 @@ class RemoteExperiment:
 
     def _complete(self, endpoint: Endpoint, prompt: str, max_new_tokens: int, seed: tuple) -> Reply:
         stop = () if self.ignore_eos else tuple(self.dataset.stop_strings)
-        return endpoint.complete(prompt, max_new_tokens, stop, self.ignore_eos, seed_number(seed))
+        return endpoint.complete(prompt, max_new_tokens, stop, self.ignore_eos, self.sampling, seed_number(seed))
 
 
 def side(replies: Sequence[Reply]) -> dict[str, object]:

@@ -15,8 +15,10 @@ from omegaconf import DictConfig
 
 from specexp.decoding.decoder import Decoder, Step
 from specexp.decoding.protocols import Cut, Stop
+from specexp.decoding.sampling import GREEDY, Sampling
 from specexp.errors import UserError
 from specexp.experiment.generation import Generation, generate, opening
+from specexp.experiment.sides import Supply, arguments_of, supplied
 from specexp.text.stopping import Stopping
 from specexp.text.stream import Detokenizer
 
@@ -28,10 +30,11 @@ Message = dict[str, str]  # role, content
 
 @dataclass(frozen=True)
 class Request:
-    """prompt: ids, at least one. seed: of `Chance`. stop_strings end the text; with ignore_eos nothing does but max_new_tokens."""
+    """prompt: ids, at least one. sampling, seed: of `Draws`. stop_strings end the text; with ignore_eos nothing does but max_new_tokens."""
 
     prompt: Sequence[int]
     max_new_tokens: int
+    sampling: Sampling = GREEDY
     seed: tuple = (0,)
     stop_strings: tuple[str, ...] = ()
     ignore_eos: bool = False
@@ -116,7 +119,7 @@ class Engine:
             hear(step, [piece for piece in pieces + last if piece.text])
 
         stop = cancellable(stopping, cancelled)
-        generation = generate(decoder, request.prompt, request.max_new_tokens, stop, request.seed, told)
+        generation = generate(decoder, request.prompt, request.max_new_tokens, stop, request.sampling, request.seed, told)
         return Answer(generation, stopping.text(before, generation.token_ids))
 
 
@@ -153,3 +156,9 @@ def open_pair(config: DictConfig, build: Callable) -> Engine:
     tokenizer = with_template(pair.load_tokenizer(), config.chat_template)
     longest = pair.longest_text(build(config.cache))
     return Engine(tokenizer, stop_ids(load_model(pair.target), tokenizer), longest)
+
+
+def open_decoder(config: DictConfig, build: Callable) -> Decoder:
+    """The decoder of a checked configuration's method, which takes any sampling rule that the method works with."""
+    supply = Supply(build(config.model_pair), build(config.cache), build(config.captured_cache))
+    return supplied(build(arguments_of(config.method)), supply)

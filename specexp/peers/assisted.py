@@ -19,15 +19,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from torch import Tensor
 from transformers import GenerationConfig
 
 from specexp.decoding.decoder import Step
 from specexp.decoding.protocols import Stop
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
+from specexp.peers.loops import PeerLoop
 from specexp.peers.onnx_conversion import refuse_before_it_works
 from specexp.peers.request import Drafted, Emissions, Ended, Request, SharedModel, Streamed, rounds, special_ids
 from specexp.runners.caches import held_bytes
@@ -53,14 +54,12 @@ class Candidates(Protocol):
 
 
 @dataclass
-class AssistedGenerate:
+class AssistedGenerate(PeerLoop):
     """method=hf_assisted, hf_prompt_lookup, hf_early_exit. UserError for a draft model whose vocabulary has another size (padding counts):
     transformers would go by way of text there. And for what the installed transformers cannot do."""
 
     target: SharedModel
-    sampling: Sampling
     drafter: Candidates
-    lossless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         config = self.target.model.config
@@ -73,9 +72,9 @@ class AssistedGenerate:
                 f"{' and '.join(map(str, sorted(sizes)))}; choose another draft, or method=speculative."
             )
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
         """All rounds once the last has been emitted. In each, the candidates and how many of them were accepted."""
-        request = Request(self.target, self.sampling, prompt, max_new_tokens, stop, chance)
+        request = Request(self.target, prompt, max_new_tokens, stop, draws)
         heard, watch = request.emissions(), Watch()
         hooks = {"streamer": Streamed(heard), "stopping_criteria": [Ended(heard)]}
         made = watch.over(self.target.model._get_candidate_generator)
@@ -90,10 +89,10 @@ class AssistedGenerate:
         """Passes and the caches at their fullest: the target's holds the text and all candidates, the draft's all but the last of them."""
         widths = [len(draft.ids) for draft in drafts]
         longest = max(heard.opening + before + width for before, width in zip([0, *heard.ends], widths, strict=False))
-        self.target.forwards += heard.passes
+        self.target.forwards = heard.passes
         self.target.kv_bytes = held_bytes(cache, longest)
         for model in self.drafter.models.values():
-            model.forwards += sum(widths)
+            model.forwards = sum(widths)
             model.kv_bytes = 0 if draft_cache is None else held_bytes(draft_cache, longest - 1)
 
 

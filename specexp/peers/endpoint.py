@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from time import perf_counter
+from typing import ClassVar
 
 import httpx
 
@@ -73,7 +74,6 @@ class Endpoint:
     """
 
     url: str
-    sampling: Sampling
     model: str | None = None
     api: str = "completions"
     concurrency: int = 1
@@ -81,6 +81,7 @@ class Endpoint:
     api_key_env: str = "OPENAI_API_KEY"
     timeout_seconds: int = 600
     retries: int = 6
+    draws: ClassVar[bool] = True
     _served: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +99,9 @@ class Endpoint:
         for name, least in (("concurrency", 1), ("timeout_seconds", 1), ("retries", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"method.{name}={getattr(self, name)} does not fit; give {least} or more.")
+
+    def check(self, sampling: Sampling) -> None:
+        """Which rules a server takes, it says itself."""
 
     @property
     def served(self) -> str:
@@ -120,9 +124,11 @@ class Endpoint:
             raise UserError(f"{self.url} serves {', '.join(names)} and not {self.model}; set method.model to one of them.")
         self._served = self.model or names[0]
 
-    def complete(self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, seed: int) -> Reply:
+    def complete(
+        self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int
+    ) -> Reply:
         """One request, tried again while the server is too busy. Raises Refused."""
-        body = self._body(prompt, max_new_tokens, stop, ignore_eos, seed)
+        body = self._body(prompt, max_new_tokens, stop, ignore_eos, sampling, seed)
         for attempt in count():
             began, sent = time.time(), perf_counter()
             try:
@@ -137,12 +143,12 @@ class Endpoint:
                 raise Refused(-1, f"{type(error).__name__}: {error}") from error
             time.sleep(wait)
 
-    def _body(self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, seed: int) -> dict:
+    def _body(self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int) -> dict:
         """What says nothing is left out, since servers differ in what they know."""
         content = {"prompt": prompt} if self.api == "completions" else {"messages": [{"role": "user", "content": prompt}]}
-        rule = {"temperature": self.sampling.temperature}
-        if not self.sampling.is_greedy:
-            rule |= {"top_p": self.sampling.top_p, "top_k": self.sampling.top_k, "seed": seed}
+        rule = {"temperature": sampling.temperature}
+        if not sampling.is_greedy:
+            rule |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": seed}
         options = {"stop": list(stop) or None, "ignore_eos": ignore_eos or None}
         streaming = {"stream": True, "stream_options": {"include_usage": True}}
         body = {"model": self.served, **content, "max_tokens": max_new_tokens, **rule, **options, **streaming}

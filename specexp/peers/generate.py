@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import ClassVar
 
-from specexp.decoding.beam import NothingDrafted
 from specexp.decoding.decoder import Step
-from specexp.decoding.protocols import Stop
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Drafter, Stop
+from specexp.decoding.sampling import Draws
+from specexp.peers.loops import PeerLoop
 from specexp.peers.request import Drafted, Heard, Request, SharedModel, rounds
 from specexp.runners.caches import held_bytes
 
@@ -37,21 +37,20 @@ class OwnCache:
 
 
 @dataclass
-class TransformersGenerate:
+class TransformersGenerate(PeerLoop):
     """method=hf_generate."""
 
     target: SharedModel
-    sampling: Sampling
     cache: OwnCache = field(default_factory=OwnCache)
-    lossless: ClassVar[bool] = True
-    drafter: ClassVar[NothingDrafted] = NothingDrafted()
+    drafter: ClassVar[Drafter] = Drafter()
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
         """All rounds, one per token, once the last has been emitted."""
-        request = Request(self.target, self.sampling, prompt, max_new_tokens, stop, chance)
+        request = Request(self.target, prompt, max_new_tokens, stop, draws)
         heard = request.emissions()
         output = request.run(request.settings(cache_implementation=self.cache.kind), stopping_criteria=[Heard(heard)])
-        self.target.forwards += heard.passes
+        self.target.start()
+        self.target.forwards = heard.passes
         self.target.kv_bytes = held_bytes(output.past_key_values, heard.opening + len(heard.ids) - 1)
         yield from rounds(heard, repeat(Drafted()))
 

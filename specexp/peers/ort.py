@@ -18,8 +18,9 @@ import torch
 from specexp.decoding.decoder import Step
 from specexp.decoding.draft import chain_parents
 from specexp.decoding.protocols import Stop
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.errors import UserError
+from specexp.peers.loops import PeerLoop
 from specexp.peers.request import SharedModel
 
 WIDEST = 16  # the engine's own limits
@@ -91,16 +92,12 @@ class NgramLookup:
 class OrtSettings:
     """directory: where converted models are kept; None: `specexp/onnxruntime-genai` in the user's cache directory.
 
-    UserError for sampling, and where the packages are not installed.
+    UserError where the packages are not installed.
     """
 
-    sampling: Sampling
     directory: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.sampling.is_greedy:
-            asked = f"temperature={self.sampling.temperature}"
-            raise UserError(f"onnxruntime-genai is compared greedily only, and {asked} samples; choose sampling=greedy.")
         if (package := missing()) is not None:
             raise UserError(
                 f"onnxruntime-genai needs {package}, which is not installed: pip install 'specexp[peers]' (in a checkout: '.[peers]')."
@@ -113,7 +110,7 @@ def missing() -> str | None:
 
 
 @dataclass
-class OrtGenerate:
+class OrtGenerate(PeerLoop):
     """method=ort, ort_generate, ort_prompt_lookup. UserError for models that the engine, or a fair comparison with it, cannot have.
 
     As many threads as torch has when it is built.
@@ -122,7 +119,6 @@ class OrtGenerate:
     target: SharedModel
     settings: OrtSettings
     drafter: OrtDrafter = field(default_factory=Alone)
-    lossless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         from specexp.peers.onnx_conversion import converted, default_directory
@@ -133,7 +129,12 @@ class OrtGenerate:
         self._converted = {name: converted(model, directory) for name, model in {"target": self.target, **self.drafter.models}.items()}
         self._session = session(self._converted["target"], self._converted.get("draft"), torch.get_num_threads())
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, chance: Chance) -> Iterator[Step]:
+    def check(self, sampling: Sampling) -> None:
+        if not sampling.is_greedy:
+            asked = f"temperature={sampling.temperature}"
+            raise UserError(f"onnxruntime-genai is compared greedily only, and {asked} samples; choose sampling=greedy.")
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
         """The engine's rounds, each as it ends; the first holds the prefill, and what was drafted behind it."""
         generated: list[int] = []
         self._count_prefill()
@@ -151,7 +152,8 @@ class OrtGenerate:
 
     def _count_prefill(self) -> None:
         for model in (self.target, *self.drafter.models.values()):
-            model.forwards, model.kv_bytes = model.forwards + 1, 0
+            model.start()
+            model.forwards = 1
 
     def _count(self, target_passes: int, draft_passes: int, longest: int) -> None:
         """longest: positions after this round's pass; the draft never reads its last guess."""

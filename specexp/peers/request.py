@@ -28,8 +28,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from specexp.decoding.decoder import Step
 from specexp.decoding.draft import chain_parents
-from specexp.decoding.protocols import Cut, Stop
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Cut, Facts, Stop, Usage
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.errors import UserError
 from specexp.runners.calls import decoder_start
 from specexp.runners.runner import ModelRunner, StatelessRunner
@@ -40,11 +40,10 @@ class Request:
     """What the experiment asks for. Arguments as of `Decoder.generate`."""
 
     target: SharedModel
-    sampling: Sampling
     prompt: Sequence[int]
     max_new_tokens: int
     stop: Stop
-    chance: Chance
+    draws: Draws
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -58,14 +57,14 @@ class Request:
 
     def settings(self, **values: object) -> GenerationConfig:
         """Ours, for the target, and `values`."""
-        own = sampling_settings(self.sampling) | special_ids(self.target.model, self.ends)
+        own = sampling_settings(self.draws.sampling) | special_ids(self.target.model, self.ends)
         return GenerationConfig(max_new_tokens=self.max_new_tokens, return_dict_in_generate=True, **own, **values)
 
     def run(self, settings: GenerationConfig, attributes: dict[str, object] | None = None, **arguments: object) -> object:
         """generate's output. attributes: what the model has meanwhile; settings of its own among them, bare ones if there are none, as
         what is None in `settings` is looked up there (an EOS that is to be ignored, too)."""
         ids = torch.tensor([list(self.prompt)], device=self.target.device)
-        luck = nullcontext() if self.sampling.is_greedy else seeded(self.chance, self.target.device)
+        luck = nullcontext() if self.draws.is_greedy else seeded(self.draws, self.target.device)
         with luck, quiet(), self.target.lent(**({"generation_config": self.settings()} | (attributes or {}))):
             return self.target.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings, **arguments)
 
@@ -87,9 +86,9 @@ def special_ids(model: torch.nn.Module, ends: Sequence[int]) -> dict[str, object
 
 
 @contextmanager
-def seeded(chance: Chance, device: torch.device) -> Iterator[None]:
-    """torch's own randomness, which the peers draw from, begun from `chance`, and afterwards as it was."""
-    seed = int(chance.uniform(1).double().item() * 2**53)
+def seeded(draws: Draws, device: torch.device) -> Iterator[None]:
+    """torch's own randomness, which the peers draw from, begun from `draws`, and afterwards as it was."""
+    seed = int(draws.uniform(1).double().item() * 2**53)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -144,7 +143,7 @@ def _ids(source: int | list[int] | None) -> list[int]:
 
 @dataclass
 class SharedModel:
-    """model: in eval mode. forwards: passes since construction. kv_bytes: of the latest request, its cache at its fullest.
+    """model: in eval mode. forwards, kv_bytes: of the latest request, its passes and its cache at its fullest.
 
     own: attributes that the peer has set on the model, kept here between requests.
     """
@@ -152,13 +151,23 @@ class SharedModel:
     model: torch.nn.Module
     forwards: int = field(default=0, init=False)
     kv_bytes: int = field(default=0, init=False)
-    cache_exact: bool = field(default=True, init=False)
-    tokens_evicted: int = field(default=0, init=False)
     own: dict[str, object] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def facts(self) -> Facts:
+        """Of what the peer runs: a cache of its own, which keeps everything."""
+        return Facts("its own", self.model.device, trees=False, cache_exact=True)
+
+    def usage(self) -> Usage:
+        return Usage(self.forwards, self.kv_bytes)
+
+    def start(self) -> None:
+        """A new request begins."""
+        self.forwards = self.kv_bytes = 0
 
     @contextmanager
     def lent(self, **attributes: object) -> Iterator[None]:
@@ -178,8 +187,8 @@ class SharedModel:
 
 def shared_model(runner: ModelRunner | StatelessRunner) -> SharedModel:
     """The runner's model; its cache is not used, as a peer brings its own. UserError for a cache that changes the model: no peer has it."""
-    if not runner.cache_exact:
-        raise UserError(f"{type(runner).__name__} changes the model, and no other engine knows such a cache; choose cache=full.")
+    if not runner.facts.cache_exact:
+        raise UserError(f"cache={runner.facts.kind} changes the model, and no other engine knows such a cache; choose cache=full.")
     return SharedModel(runner.model)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from specexp.decoding.beam import BeamRunner
+from specexp.decoding.protocols import Facts, Usage
 from specexp.errors import UserError
 from specexp.runners.caches import BeamCache, BeamSourceCache, FullCache
 from specexp.runners.calls import Architecture, decoder_start
@@ -35,18 +36,19 @@ def beam_runner(runner: ModelRunner | StatelessRunner) -> BeamRunner:
 class CachedBeamRunner:
     """model: in eval mode, with logits brought to the width `vocab_size`. One pass per token over [beams, 1] ids."""
 
-    cache_exact = True
-    tokens_evicted = 0
-
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
         self.model = model
         self.device = model.device
+        self.facts = Facts("full", self.device, trees=False, cache_exact=True)
         self.architecture = Architecture.of(model)
         self.vocab_size = vocab_size
         self._known_ids = KnownIds(model, vocab_size)
         self.cache = BeamCache()
         self.forwards = 0
         self._peak = 0  # filled slots of all rows
+
+    def usage(self) -> Usage:
+        return Usage(self.forwards, self.kv_bytes)
 
     @property
     def kv_bytes(self) -> int:
@@ -115,17 +117,17 @@ class SourceBeamRunner(CachedBeamRunner):
 class StatelessBeamRunner:
     """The same without any memory: every beam's whole text in each pass (`cache=none`)."""
 
-    cache_exact = True
-    tokens_evicted = 0
-    kv_bytes = 0
-
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
         self.model = model
         self.device = model.device
+        self.facts = Facts("none", self.device, trees=False, cache_exact=True)
         self.vocab_size = vocab_size
         self._known_ids = KnownIds(model, vocab_size)
         self.forwards = 0
         self._texts = torch.empty(0, 0, dtype=torch.int64)
+
+    def usage(self) -> Usage:
+        return Usage(self.forwards)
 
     def start(self, prompt: Sequence[int], max_new_tokens: int, num_beams: int) -> Tensor:
         self._texts = torch.tensor([self._open(prompt)], device=self.device)

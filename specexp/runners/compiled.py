@@ -144,6 +144,8 @@ class CompiledRunner(ModelRunner):
     UserError for a model that LlamaPass does not run or that is not on a CPU, and without a C++ compiler.
     """
 
+    kind = "compiled"
+
     @classmethod
     def longest_text(cls, config: object, name: str) -> int | None:
         if config.model_type not in LAYOUT:

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws
 
 
 class DeviceRollout:
     """By any sampling rule, on the device. context: what the draft follows."""
 
-    def __init__(self, context: Context, sampling: Sampling, chance: Chance):
+    def __init__(self, context: Context, draws: Draws):
         self._last, self._tokens, self._laws = context.ids[-1], [context.tail(len(context) - 1)], []
-        self._sampling, self._chance = sampling, chance
+        self._draws = draws
 
     def draw(self, logits: Tensor) -> Tensor:
         """[1, V] -> [1] the next token."""
-        token, law = self._sampling.propose(logits, self._chance)
+        token, law = self._draws.token(logits)
         self._tokens.append(token)
         self._laws.append(law)
         return token

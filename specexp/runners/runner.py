@@ -6,6 +6,7 @@ Nobody outside crops, rewinds or syncs a cache. Draft rollouts stay on the devic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,15 +14,15 @@ from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Proceeds, Scores
-from specexp.decoding.sampling import Chance, Sampling, is_numpys
+from specexp.decoding.protocols import Facts, Proceeds, Usage
+from specexp.decoding.sampling import Draws, is_numpys
 from specexp.runners.caches import FullCache
 from specexp.runners.calls import Architecture, DecoderOnlyPass, EncoderDecoderPass, context_length
 from specexp.runners.llama import LlamaPass
 from specexp.runners.masks import ChainMasks, tree_mask
 from specexp.runners.memo import Memo
 from specexp.runners.rollout import DeviceRollout, HostRollout, single_token
-from specexp.runners.states import OutputStates
+from specexp.runners.states import StateMemo
 
 WIDEST_KEPT, MOST_KEPT = 64, 8192  # geometries kept for a next pass at the same place: rows of the widest, number of them
 
@@ -30,7 +31,8 @@ class _ExactRunner:
     """What holds of every runner that forgets nothing. model: a causal LM or a T5, in eval mode. vocab_size: logits are brought to this
     width (the target's): cut, or padded with -inf."""
 
-    cache_exact = True  # the cache changes nothing about the model
+    kind: ClassVar[str]  # of the cache, for tables and files
+    cache_exact: ClassVar[bool] = True  # the cache changes nothing about the model
     tokens_evicted = 0
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
@@ -38,8 +40,12 @@ class _ExactRunner:
         self.device = model.device
         self.vocab_size = vocab_size
         self._pass = _pass(model, vocab_size)
-        self._states: OutputStates | None = None  # caught where they are kept
-        self.forwards = 0
+        self._states: StateMemo | None = None  # where they are asked for
+        self.forwards = self._earlier = 0  # passes: since construction, and of those before the last `start`
+        self.facts = Facts(self.kind, self.device, self.trees, self.cache_exact)
+
+    def usage(self) -> Usage:
+        return Usage(self.forwards - self._earlier, self.kv_bytes, self.tokens_evicted)
 
     @classmethod
     def longest_text(cls, config, name: str) -> int | None:
@@ -52,19 +58,21 @@ class _ExactRunner:
     def ready(self, width: int) -> bool:
         return True
 
-    def ready_to_draft(self, length: int, sampling: Sampling) -> bool:
+    def ready_to_draft(self, length: int, draws: Draws) -> bool:
         return self.ready(1)
 
-    def keep_hidden(self) -> None:
-        self._states = OutputStates(self.model)
+    def keep_states(self) -> None:
+        self._states = StateMemo(self.model)
 
 
 class ModelRunner(_ExactRunner):
     """cache: of its own; keys and values of every position by default."""
 
+    kind = "full"
+
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, cache: FullCache | None = None):
-        super().__init__(model, vocab_size)
         self.architecture = Architecture.of(model)
+        super().__init__(model, vocab_size)
         self.cache = FullCache() if cache is None else cache
         self._memo = Memo()
         self._masks = ChainMasks(model.dtype, self.device)
@@ -90,28 +98,28 @@ class ModelRunner(_ExactRunner):
         opening = self._pass.start(prompt)
         self._memo.clear()
         self.cache.reserve(len(opening) + max_new_tokens)
-        self._peak = 0
+        self._peak, self._earlier = 0, self.forwards
         return opening
 
-    def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
-        """[rows, V] for the last `rows` rows of [context's last token, nodes...]; feeds only what the cache lacks."""
-        if self._states is None:
-            return Scores(self._logits(context, draft, rows))
-        with self._states:
-            logits = self._logits(context, draft, rows)
-        return Scores(logits, self._states.take(rows))
+    def states(self, context: Context) -> Tensor:
+        self._rewind(context)
+        held, end = len(self._memo.ids), len(context) - 1
+        if held < end:  # a text that went on without this runner, or has not begun
+            slots = self.cache.length
+            self._forward(context.span(held, end), *self._chain_geometry(slots, end - held), rows=1)
+            self._memo.ids.extend(context.ids[held:end])
+        return self._states.first(end)
 
-    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
+    def rollout(self, context: Context, length: int, draws: Draws, proceeds: Proceeds | None = None) -> Draft:
         """x_1 .. x_length from this model, fewer where `proceeds` says no. The last is not fed: the next round does so, if accepted."""
         if length == 0:
             return empty_draft(self.device)
-        logits = self._logits(context, empty_draft(self.device), rows=1)
-        greedy = isinstance(sampling, Sampling) and sampling.is_greedy and is_numpys(logits)
-        drawn = HostRollout() if greedy else DeviceRollout(context, sampling, chance)
+        logits = self.logits(context, empty_draft(self.device), rows=1)
+        drawn = HostRollout() if draws.is_greedy and is_numpys(logits) else DeviceRollout(context, draws)
         first = len(context) - self.cache.evicted
         token = drawn.draw(logits)
         for count in range(1, length):
-            if proceeds is not None and not proceeds(count, logits[0], token[0]):
+            if proceeds is not None and not proceeds(count, logits[0], token[0], draws):
                 break
             logits = self._forward(token, self._position(first + count - 1), None, 1)  # one row sees everything: no mask
             token = drawn.draw(logits)
@@ -119,7 +127,8 @@ class ModelRunner(_ExactRunner):
         self._memo.draft, self._memo.nodes = draft, len(draft) - 1
         return draft
 
-    def _logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
+    def logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
+        """Feeds only what the cache lacks."""
         held = self._memo.holds(context, draft)
         if not held or rows > len(draft) - held:
             held = 0
@@ -159,6 +168,8 @@ class ModelRunner(_ExactRunner):
         path = self._memo.rewind(context)
         if path and path[-1] >= len(path):  # ascending, so else 0, 1, ..: in place already
             self.cache.gather([slots + node for node in path], slots)
+            if self._states is not None:
+                self._states.gather([slots + self.cache.evicted + node for node in path], slots + self.cache.evicted)
         self._memo.truncate(len(context) - 1)
         self.cache.length = len(self._memo.ids) - self.cache.evicted
 
@@ -201,7 +212,11 @@ class ModelRunner(_ExactRunner):
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
         """[n] tokens into the slots from `cache.length` on -> [rows, V] logits of the last rows."""
-        logits = self._pass.cached(tokens, positions, mask, self.cache, rows)
+        if self._states is None:
+            logits = self._pass.cached(tokens, positions, mask, self.cache, rows)
+        else:  # of every row, since what the output projection does not read cannot be caught
+            with self._states.writing(self.cache.length + self.cache.evicted):
+                logits = self._pass.cached(tokens, positions, mask, self.cache, tokens.shape[0])[-rows:]
         self.cache.length += tokens.shape[0]
         self.forwards += 1
         return logits if logits.shape[-1] == self.vocab_size else fit_vocabulary(logits, self.vocab_size)
@@ -210,6 +225,7 @@ class ModelRunner(_ExactRunner):
 class StatelessRunner(_ExactRunner):
     """The same function without any memory: a full pass each time (`cache=none`). The oracle the others are tested against."""
 
+    kind = "none"
     trees = True
     kv_bytes = 0
 
@@ -217,31 +233,30 @@ class StatelessRunner(_ExactRunner):
         return f"a {self.model.config.model_type} model without a cache"
 
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
+        self._earlier = self.forwards
         return self._pass.start(prompt)
 
-    def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
-        """A chain in one pass; a tree as one full pass per node, over the text that this node ends."""
-        if self._states is None:
-            return Scores(self._rows(context, draft, rows))
-        with self._states:
-            logits = self._rows(context, draft, rows)
-        return Scores(logits, self._states.take(rows) if draft.is_chain else self._states.ends())
+    def states(self, context: Context) -> Tensor:
+        with self._states.writing(0):
+            self._full(context.span(0, len(context) - 1), rows=len(context) - 1)
+        return self._states.first(len(context) - 1)
 
-    def _rows(self, context: Context, draft: Draft, rows: int) -> Tensor:
+    def logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
+        """A chain in one pass; a tree as one full pass per node, over the text that this node ends."""
         if draft.is_chain:
             return self._full(torch.cat([context.tokens, draft.tokens]), rows)
         wanted = range(len(draft) - rows, len(draft))  # -1 is the context's last token
         texts = [torch.cat([context.tokens, draft.tokens[list(draft.path(node))]]) for node in wanted]
         return torch.cat([self._full(text, 1) for text in texts])
 
-    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
+    def rollout(self, context: Context, length: int, draws: Draws, proceeds: Proceeds | None = None) -> Draft:
         draft, q = empty_draft(self.device), []
         while len(draft) < length:
-            logits = self.logits(context, draft, rows=1).logits
-            token, distribution = sampling.propose(logits, chance)
+            logits = self.logits(context, draft, rows=1)
+            token, distribution = draws.token(logits)
             draft = Draft.chain(torch.cat([draft.tokens, token]))
             q.append(distribution)
-            if proceeds is not None and len(draft) < length and not proceeds(len(draft), logits[0], token[0]):
+            if proceeds is not None and len(draft) < length and not proceeds(len(draft), logits[0], token[0], draws):
                 break
         return Draft.chain(draft.tokens, None if not q or q[0] is None else torch.cat(q))
 

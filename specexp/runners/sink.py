@@ -30,8 +30,8 @@ from torch import Tensor
 
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft
-from specexp.decoding.protocols import Proceeds, Scores
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Proceeds
+from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
 from specexp.runners.caches import FullCache
 from specexp.runners.calls import context_length, slides
@@ -44,6 +44,7 @@ class SinkRunner(ModelRunner):
     A text longer than max_length is prefilled by the same schedule: max_length tokens, then a pass per block.
     """
 
+    kind = "sink"
     cache_exact = False
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, sinks: int = 4, max_length: int = 256, block: int = 32):
@@ -66,13 +67,13 @@ class SinkRunner(ModelRunner):
     def room(self, context: Context) -> int:
         return self.schedule.room(len(context))
 
-    def logits(self, context: Context, draft: Draft, rows: int) -> Scores:
+    def logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
         self._refuse_beyond(context, len(draft) if draft.is_chain else max(draft.depths))
         return super().logits(context, draft, rows)
 
-    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
+    def rollout(self, context: Context, length: int, draws: Draws, proceeds: Proceeds | None = None) -> Draft:
         self._refuse_beyond(context, length - 1)
-        return super().rollout(context, length, sampling, chance, proceeds)
+        return super().rollout(context, length, draws, proceeds)
 
     def _refuse_beyond(self, context: Context, depth: int) -> None:
         if depth > (room := self.room(context)):

@@ -7,6 +7,8 @@ projects the states before it has been done by then, what scales or caps the log
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -36,20 +38,40 @@ class OutputStates:
         self._hook.remove()
         self._hook = None
 
-    def take(self, rows: int) -> Tensor:
-        """[rows, D]: the last rows of all passes, which are then forgotten here."""
-        caught, self._caught = self._caught, []
-        return caught[-1][0, -rows:] if caught[-1].shape[1] >= rows else torch.cat(caught, 1)[0, -rows:]
-
     def batch(self) -> Tensor:
         """[B, n, D] of the one pass there was, over B texts."""
         [states], self._caught = self._caught, []
         return states
 
-    def ends(self) -> Tensor:
-        """[passes, D]: the last row of each pass, likewise."""
-        caught, self._caught = self._caught, []
-        return torch.cat([states[0, -1:] for states in caught])
-
     def _catch(self, projection: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._caught.append(inputs[0])
+
+
+class StateMemo:
+    """The states of a runner's text, by position: written as they are computed, gathered where an accepted path moves."""
+
+    def __init__(self, model: torch.nn.Module):
+        self._caught = OutputStates(model)
+        self._rows: Tensor | None = None  # [capacity, D]
+
+    @contextmanager
+    def writing(self, start: int) -> Iterator[None]:
+        """The states of the one pass made meanwhile go to the places from `start` on."""
+        with self._caught:
+            yield
+        [states] = self._caught.batch()  # [n, D]
+        end = start + states.shape[0]
+        if self._rows is None or end > self._rows.shape[0]:
+            grown = states.new_empty(2 * end, states.shape[1])
+            if self._rows is not None:
+                grown[:start] = self._rows[:start]
+            self._rows = grown
+        self._rows[start:end] = states
+
+    def gather(self, places: Sequence[int], start: int) -> None:
+        """Move what is at `places` (ascending, all >= start) to start, start + 1, ..."""
+        self._rows[start : start + len(places)] = self._rows[torch.tensor(places, device=self._rows.device)]
+
+    def first(self, count: int) -> Tensor:
+        """[count, D], a view: the next pass may write over what lies behind."""
+        return self._rows[:count]

@@ -26,7 +26,7 @@ from torch import Tensor
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft
 from specexp.decoding.protocols import Proceeds
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
 from specexp.runners.caches import FullCache
 from specexp.runners.calls import Architecture, own_masks
@@ -54,6 +54,8 @@ class StaticRunner(ModelRunner):
 
     UserError for models whose passes cannot be captured.
     """
+
+    kind = "static"
 
     @classmethod
     def longest_text(cls, config: object, name: str, block: int = 256, capture: str = "auto") -> int | None:
@@ -88,8 +90,8 @@ class StaticRunner(ModelRunner):
     def ready(self, width: int) -> bool:
         return ("chain", width) in self._launches
 
-    def ready_to_draft(self, length: int, sampling: Sampling) -> bool:
-        if self._whole(length, sampling):
+    def ready_to_draft(self, length: int, draws: Draws) -> bool:
+        if self._whole(length, draws):
             return any(kind == "rollout" and length <= size for kind, size in self._launches)
         return self._steps
 
@@ -98,8 +100,8 @@ class StaticRunner(ModelRunner):
         """Whether single tokens, too, have a program that they fit into."""
         return any(kind == "chain" for kind, _ in self._launches)
 
-    def keep_hidden(self) -> None:
-        raise UserError("cache=static does not keep hidden states, which this method needs; choose cache=full.")
+    def keep_states(self) -> None:
+        raise UserError("cache=static keeps no states, which this method needs; choose cache=full.")
 
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
         opening = super().start(prompt, max_new_tokens)
@@ -112,9 +114,9 @@ class StaticRunner(ModelRunner):
             self._launches.clear()
             self._made_for = self.cache.addresses
 
-    def rollout(self, context: Context, length: int, sampling: Sampling, chance: Chance, proceeds: Proceeds | None = None) -> Draft:
-        if proceeds is not None or not self._whole(length, sampling) or not self._ready(context):
-            return super().rollout(context, length, sampling, chance, proceeds)
+    def rollout(self, context: Context, length: int, draws: Draws, proceeds: Proceeds | None = None) -> Draft:
+        if proceeds is not None or not self._whole(length, draws) or not self._ready(context):
+            return super().rollout(context, length, draws, proceeds)
         launch = self._launch("rollout", length, len(context) + length)
         launch.tokens.copy_(context.tail(len(context) - 2))
         launch.first.fill_(len(context) - 2)
@@ -125,9 +127,9 @@ class StaticRunner(ModelRunner):
         self._memo.nodes = length - 1
         return draft
 
-    def _whole(self, length: int, sampling: Sampling) -> bool:
+    def _whole(self, length: int, draws: Draws) -> bool:
         """Whether a draft of this length is worth one program."""
-        if type(sampling) is not Sampling or not sampling.is_greedy:
+        if not draws.is_greedy:
             return False
         made = [size for kind, size in self._launches if kind == "rollout" and size >= length]
         return 0 < length <= max(WIDTHS) and (min(made, default=length) <= 2 * length or not self._steps)

@@ -123,7 +123,7 @@ async def _begun(asked: Generate, request: Request) -> Job:
     state = request.app.state
     _check_model(state.service, asked.model)
     client = asked.user or (request.client.host if request.client else "")
-    job = Job(client, await asyncio.to_thread(state.service.request, asked), asked.sampling(state.service.usual))
+    job = Job(client, await asyncio.to_thread(state.service.request, asked))
     try:
         state.worker.submit(job)
     except Full:

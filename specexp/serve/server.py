@@ -6,17 +6,18 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import uvicorn
 from omegaconf import DictConfig
 
 from specexp.errors import UserError
-from specexp.live.engine import Request, open_pair
+from specexp.live.engine import Request, open_decoder, open_pair
 from specexp.serve.app import create_app
-from specexp.serve.service import Decoders, ServerSettings, Service
+from specexp.serve.service import ServerSettings, Service
 
 CUT_SECONDS = 5  # for the answer that is cut short to reach its client
-WARMUP = Request((0,), 8, ("warmup",), ignore_eos=True)
+WARMUP = Request((0,), 8, seed=("warmup",), ignore_eos=True)
 
 
 class Server(uvicorn.Server):
@@ -42,7 +43,7 @@ def open_service(config: DictConfig, settings: ServerSettings, build: Callable) 
     """The weights loaded and everything run once."""
     service = Service(
         open_pair(config, build),
-        Decoders(config, build),
+        open_decoder(config, build),
         settings.model,
         config.method.name,
         build(config.sampling),
@@ -50,7 +51,7 @@ def open_service(config: DictConfig, settings: ServerSettings, build: Callable) 
         config.ignore_eos,
         config.seed,
     )
-    service.decode(WARMUP, service.usual, lambda text, tokens: None, lambda: False)
+    service.decode(replace(WARMUP, sampling=service.usual), lambda text, tokens: None, lambda: False)
     return service
 
 

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import count
-
-from omegaconf import DictConfig
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.sampling import Sampling
@@ -26,33 +22,12 @@ FINISH = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"
 FIGURES = ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens", "draft_acceptance_rate", "mean_acceptance_length")
 
 
-class Decoders:
-    """A decoder for each sampling rule that is asked for, the latest few; all over the same weights. config: checked."""
-
-    def __init__(self, config: DictConfig, build: Callable):
-        self._config, self._build = config, build
-        self._known: OrderedDict[Sampling, Decoder] = OrderedDict()
-
-    def __call__(self, sampling: Sampling) -> Decoder:
-        """UserError where the method does not go with that rule."""
-        decoder = self._known.pop(sampling, None) or self._built(sampling)
-        self._known[sampling] = decoder
-        while len(self._known) > KEPT_DECODERS:
-            self._known.popitem(last=False)
-        return decoder
-
-    def _built(self, sampling: Sampling) -> Decoder:
-        config = deepcopy(self._config)
-        config.sampling.update(asdict(sampling))
-        return self._build(config.method.decoder)
-
-
 @dataclass
 class Service:
     """model: the served name. usual: the sampling of requests that say nothing. max_tokens: likewise."""
 
     engine: Engine
-    decoders: Decoders
+    decoder: Decoder
     model: str
     method: str
     usual: Sampling
@@ -67,14 +42,16 @@ class Service:
         prompt = self._prompt(asked)
         longest = asked.most_tokens or self._room(len(prompt))
         seed = (self.seed, "request", next(self._numbers)) if asked.seed is None else (asked.seed,)
-        request = Request(prompt, longest, seed, asked.stops, self.ignore_eos or bool(asked.ignore_eos))
+        request = Request(prompt, longest, asked.sampling(self.usual), seed, asked.stops, self.ignore_eos or bool(asked.ignore_eos))
         self.engine.check(request)
         return request
 
-    def decode(self, request: Request, sampling: Sampling, hear: Callable[[str, int], None], cancelled: Callable[[], bool]) -> Answer:
-        """In the decoder's thread. hear: is told each round's text and number of tokens."""
+    def decode(self, request: Request, hear: Callable[[str, int], None], cancelled: Callable[[], bool]) -> Answer:
+        """In the decoder's thread. hear: is told each round's text and number of tokens. UserError where the method does not go with the
+        request's sampling rule."""
+        self.decoder.check(request.sampling)
         told = lambda step, pieces: hear("".join(piece.text for piece in pieces), len(step.tokens))
-        return self.engine.answer(self.decoders(sampling), request, told, cancelled)
+        return self.engine.answer(self.decoder, request, told, cancelled)
 
     def speculation(self, answer: Answer) -> dict[str, object]:
         """How the text came about: counts and the ratios of this one request."""

@@ -34,7 +34,6 @@ class Job:
 
     client: str
     request: Request
-    sampling: Sampling
     arrived: float = field(default_factory=perf_counter)
     cancelled: Event = field(default_factory=Event)
     pieces: asyncio.Queue[tuple[str, int] | None] = field(default_factory=asyncio.Queue)
@@ -68,7 +67,7 @@ Decode = Callable[[Request, Sampling, Hear, Callable[[], bool]], Answer]
 
 
 class Worker:
-    """decode: (request, sampling, hear text, cancelled) -> answer, called in the one thread. finished: told every job that ran."""
+    """decode: (request, hear text, cancelled) -> answer, called in the one thread. finished: told every job that ran."""
 
     def __init__(self, decode: Decode, limit: int, finished: Callable[[Job], None]):
         self._decode, self._finished = decode, finished
@@ -126,7 +125,7 @@ class Worker:
         def hear(text: str, tokens: int) -> None:
             loop.call_soon_threadsafe(job.hear, text, tokens)
 
-        future = loop.run_in_executor(thread, self._decode, job.request, job.sampling, hear, job.cancelled.is_set)
+        future = loop.run_in_executor(thread, self._decode, job.request, hear, job.cancelled.is_set)
         await asyncio.wait([future])
         error = future.exception()
         if error is not None and not isinstance(error, UserError):

@@ -50,7 +50,7 @@ def assert_whole(config):
 @pytest.mark.parametrize("policy", [option for group, option in OPTIONS if group == "policy" and "heuristic" not in option and option != "fixed"])
 @pytest.mark.parametrize("method", ["speculative", "nasd", "max_gram", "katz", "prompt_lookup"])
 def test_another_policy_is_chosen_with_the_fixed_ones_handle_taken_out(method, policy):
-    config = composed(f"method={method}", f"policy@method.decoder.drafter.policy={policy}", "~method.decoder.drafter.policy.gamma")
+    config = composed(f"method={method}", f"policy@method.policy={policy}", "~method.decoder.drafter.policy.gamma")
     refuse_misfits(config)
 
 

@@ -642,7 +642,7 @@ def test_runs_by_name(overrides, tmp_path):
 
 @pytest.mark.parametrize("method", ["medusa", "tree"])
 def test_typical_acceptance_is_marked_lossy(method, tmp_path):
-    run(composed(f"method={method}", "verifier@method.decoder.verifier=typical", "sampling=multinomial"), tmp_path)
+    run(composed(f"method={method}", "verifier@method.verifier=typical", "sampling=multinomial"), tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text())["lossless"] is False
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").open()]
     assert all(record["method"]["lossless"] is False and record["baseline"]["lossless"] is True for record in records)

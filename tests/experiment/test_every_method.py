@@ -31,7 +31,7 @@ NO_T5 = ("hf_early_exit", "captured", *ENGINE)  # whose relative positions know 
 CHAINS = [m for m in METHODS if not drafts_trees(m) and m not in NO_T5]
 PEERS = [method for method in METHODS if method.startswith("hf_")] + ENGINE  # bring their own caches
 GREEDY_ONLY = {"synthetic", "planted", *ENGINE}
-PART = {"csd-exact": ("method=csd", "verifier@method.reviewer=rejection"), "lenient": ("verifier@method.decoder.verifier=lenient",)}
+PART = {"csd-exact": ("method=csd", "verifier@method.reviewer=rejection"), "lenient": ("verifier@method.verifier=lenient",)}
 PAIRS = {"tiny": ("dataset=microeval",), "tiny_t5": ("model_pair=tiny_t5", "dataset=microsum")}
 
 

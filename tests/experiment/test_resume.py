@@ -172,7 +172,7 @@ def test_everything_else_that_a_run_leaves_behind(whole):
 
 
 def test_lossy_verifier_is_marked_and_warned_of(tmp_path, capsys):
-    run(composed("verifier@method.decoder.verifier=skip_sample_adjustment", "dataset.limit=1", "max_new_tokens=4"), tmp_path)
+    run(composed("verifier@method.verifier=skip_sample_adjustment", "dataset.limit=1", "max_new_tokens=4"), tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text())["lossless"] is False
     assert "LOSSY" in capsys.readouterr().out
 

@@ -117,8 +117,8 @@ def test_baselines_of_other_settings_are_not_averaged(tmp_path):
 
 
 def test_a_part_chosen_on_the_command_line_is_in_the_label(tmp_path):
-    write_run(tmp_path / "a", overrides={"verifier@method.decoder.verifier": "lenient"})
-    write_run(tmp_path / "b", overrides={"verifier@method.decoder.verifier": "typical"})
+    write_run(tmp_path / "a", overrides={"verifier@method.verifier": "lenient"})
+    write_run(tmp_path / "b", overrides={"verifier@method.verifier": "typical"})
     labels = {row["label"] for row in make_rows(find_runs([tmp_path]))}
     assert {"speculative verifier=lenient", "speculative verifier=typical"} <= labels
 
