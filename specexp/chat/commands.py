@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 from specexp.chat.session import DRAFTER, EGAG, NASD, SPECULATIVE, TARGET, Session, Settings, pairs
 from specexp.cli.messages import conf_directory
 from specexp.errors import UserError
-from specexp.experiment.sides import MODELS
+from specexp.experiment.supply import MODELS
 from specexp.report.papers import as_csv, row
 from specexp.tracking.records import to_json, write_whole
 

@@ -25,7 +25,7 @@ from typing import Union, get_args, get_origin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from specexp.errors import UserError
-from specexp.experiment.sides import LABEL, SUPPLIED, asked, decodes_here, draws
+from specexp.experiment.supply import LABEL, SUPPLIED, asked, decodes_here, draws
 
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
 NODES = ("model_pair", "method", "dataset", "cache", "sampling", "tracker", "profile", "baseline", "baselines")

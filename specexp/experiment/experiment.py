@@ -1,150 +1,160 @@
-"""The experiment: every prompt decoded by the method and by the baseline(s), interleaved, scored, and given as a record.
+"""The experiment: every prompt answered by the method and by the baseline(s), taking turns, scored, and given as a record.
 
-Knows decoders and datasets through their interfaces; nothing of Hydra, of files, and of how any of them works.
+Knows sides and data sets through their interfaces; nothing of Hydra, of files, and of how any side works.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from math import isnan
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from torch.nn import Module
-
-from specexp.decoding.decoder import Decoder
-from specexp.decoding.protocols import Cut
-from specexp.decoding.sampling import GREEDY, Sampling
+from specexp.decoding.protocols import Cut, Stop
 from specexp.errors import UserError
-from specexp.experiment.generation import Generation, continuation_nll, generate, opening
-from specexp.text.stopping import Stopping
+from specexp.experiment.generation import Generation
+from specexp.experiment.sides import Failure, Prompt, Side, answers
+from specexp.figures.record import Record, SideRecord
+from specexp.peers.endpoint import Refused, Reply
 
 QUICK_EXAMPLES = 8
 WARMUP_TOKENS = 32
+BLOCK = 4  # rounds of all concurrent requests, per side and turn
+
+
+class Reader(Protocol):
+    """What sides are asked, and what is read from their answers."""
+
+    stop: Stop
+
+    def prompts(self, examples: Sequence) -> dict[str, Prompt]:
+        """By example, as the sides take them. UserError for one that does not fit."""
+
+    def read(self, example: object, prompt: Prompt, answer: Generation | Reply) -> dict[str, object]:
+        """Fields of a SideRecord that are worked out after the clocks stopped: text, score, likelihood."""
+
+    def check(self, prompt: Prompt) -> None:
+        """UserError for models that cannot compute this prompt."""
+
+
+@dataclass(frozen=True)
+class Task:
+    example: object
+    sample: int
+    prompt: Prompt
+    seed: tuple
 
 
 @dataclass
 class Experiment:
-    """sides: "method" and "baseline" (further ones "baseline_NAME") -> decoder, all over the same weights.
+    """sides: "method" and "baseline" (further ones "baseline_NAME").
 
-    weights: "real" or "standin", for the records: what a stand-in writes is a tiny model's text.
+    weights: "real" or "standin", for the records: what a stand-in writes is a tiny model's text. stop_at_failure: one refused request ends
+    the run; else it is left out, and noted in `failures`.
     """
 
-    sides: dict[str, Decoder]
-    dataset: object
-    tokenizer: object
-    stopping: Stopping
+    sides: dict[str, Side]
+    reader: Reader
     max_new_tokens: int
     samples: int = 1
     repeats: int = 1
     warmup: int = 2
     seed: int = 0
-    sampling: Sampling = GREEDY
-    context_length: int | None = None
     weights: str = "real"
-    _likelihoods: dict[tuple, tuple[float, int]] = field(default_factory=dict, repr=False)
+    stop_at_failure: bool = True
+    failures: list[Failure] = field(default_factory=list)
 
-    def prompts(self, examples: Sequence) -> dict[str, list[int]]:
-        """Token ids by example, checked against the context before anything is decoded."""
-        encoded = {example.id: self.tokenizer(example.prompt)["input_ids"] for example in examples}
-        for name, ids in encoded.items():
-            if not ids:
-                raise UserError(f"the prompt of {name} is empty; give at least one token.")
-            if self.context_length is not None and len(ids) + self.max_new_tokens > self.context_length:
-                raise UserError(
-                    f"{name} has {len(ids)} prompt tokens and max_new_tokens={self.max_new_tokens} more do not fit the models' context "
-                    f"of {self.context_length}; lower max_new_tokens, or choose other prompts."
-                )
-        return encoded
+    def warm_up(self, prompts: Sequence[Prompt]) -> None:
+        """Every side sees real shapes once, so that no first call is timed. The longest prompt fixes the size of buffers: it comes first."""
+        for index, prompt in enumerate(sorted(prompts, key=len, reverse=True)[: self.warmup]):
+            for side in self.sides.values():
+                [answer] = answers(side, [(prompt, ("warmup", index))], self._warmup_tokens(side), _briefly)
+                if isinstance(answer, Refused) and self.stop_at_failure:
+                    raise answer.told("")
 
-    def check_models(self, prompt: list[int]) -> None:
-        """UserError for a model of any side, target or draft, whose likelihood of the prompt's last token is no number. One pass
-        each; a drafter without a model of its own (the target's first layers) has been looked at with the target."""
-        for decoder in self.sides.values():
-            for role, runner in {"target": decoder.target, **decoder.drafter.models}.items():
-                if isinstance(runner.model, Module) and isnan(continuation_nll(runner.model, prompt, prompt[-1:])[0]):
-                    raise _not_a_number(f"the {role} model", runner.model, "the first prompt")
+    def _warmup_tokens(self, side: Side) -> int:
+        """A server is asked for few; our own sides are asked for all and cut short, since buffers are made for a whole text."""
+        return min(self.max_new_tokens, WARMUP_TOKENS) if side.lossless is None else self.max_new_tokens
 
-    def warm_up(self, prompts: Sequence[list[int]]) -> None:
-        """Every side sees real shapes once, so that no first call is timed."""
-        longest_first = sorted(prompts, key=len, reverse=True)  # the longest fixes the size of every buffer
-        for index, prompt in enumerate(longest_first[: self.warmup]):
-            for decoder in self.sides.values():
-                generate(decoder, prompt, self.max_new_tokens, _briefly, self.sampling, ("warmup", index))
-
-    def records(self, examples: Sequence, prompts: dict[str, list[int]], done: set[tuple[str, int]]) -> Iterator[dict]:
-        """One record per example and sample, in order, without those already done."""
+    def records(self, examples: Sequence, prompts: Mapping[str, Prompt], done: set[tuple[str, int]]) -> Iterator[Record]:
+        """One record per example and sample, in order, without those already done and those that were refused."""
+        tasks = [
+            Task(example, sample, prompts[example.id], (self.seed, example.id, sample))
+            for example in examples
+            for sample in range(self.samples)
+        ]
         orders = self._orders()
-        for example in examples:
-            for sample in range(self.samples):
-                names = next(orders)
-                if (example.id, sample) not in done:
-                    yield self._record(example, sample, prompts[example.id], names)
+        for start in range(0, len(tasks), self._block_size(len(tasks))):
+            names = next(orders)
+            block = [task for task in tasks[start : start + self._block_size(len(tasks))] if (task.example.id, task.sample) not in done]
+            if block:
+                yield from self._block(block, names)
+
+    def _block_size(self, tasks: int) -> int:
+        """One at a time takes turns prompt by prompt; several at once, block by block. One side alone need not stop for another."""
+        concurrency = max(side.concurrency for side in self.sides.values())
+        return 1 if concurrency == 1 else BLOCK * concurrency if len(self.sides) > 1 else max(1, tasks)
 
     def _orders(self) -> Iterator[list[str]]:
-        """Who goes first: AB BA or BA AB, a seeded draw per pair, so that neither side is first more often."""
+        """Who goes when in each block, the same whatever was done before: a seeded shuffle, and then the same backwards, so that every side
+        comes first, last and between as often as every other."""
         draws, names = random.Random(self.seed), sorted(self.sides)
         while True:
-            first = names if draws.random() < 0.5 else names[::-1]
-            yield first
-            yield first[::-1]
+            order = draws.sample(names, len(names))
+            yield order
+            yield order[::-1]
 
-    def _record(self, example, sample: int, prompt: list[int], names: list[str]) -> dict:
-        timed: dict[str, list[Generation]] = {name: [] for name in names}
-        for repeat in range(self.repeats):
-            for name in names if repeat % 2 == 0 else reversed(names):
-                seed = (self.seed, example.id, sample)
-                timed[name].append(generate(self.sides[name], prompt, self.max_new_tokens, self.stopping, self.sampling, seed))
-        sides = {name: self._side(example, prompt, timed[name]) | claims(self.sides[name]) for name in sorted(timed)}
-        return {"id": example.id, "sample": sample, "prompt": example.prompt, "weights": self.weights, "order": names, **sides}
+    def _block(self, block: Sequence[Task], names: list[str]) -> Iterator[Record]:
+        """All repeats of all sides before anything is scored, but for one side alone, whose answers are recorded as they come."""
+        passes = [(repeat, name) for repeat in range(self.repeats) for name in (names if repeat % 2 == 0 else names[::-1])]
+        asked = [(task.prompt, task.seed) for task in block]
+        heard = [answers(self.sides[name], asked, self.max_new_tokens, self.reader.stop) for _, name in passes]
+        if len(passes) > 1:  # one after the other, and nothing is scored while a side is still being timed
+            heard = [list(stream) for stream in heard]
+        for task, *given in zip(block, *heard, strict=True):
+            by_side = {name: [answer for (_, one), answer in zip(passes, given, strict=True) if one == name] for name in names}
+            if not self._refused(task, by_side):
+                yield self._record(task, names, by_side)
 
-    def _side(self, example, prompt: list[int], repeats: list[Generation]) -> dict:
-        """Counts of the first repeat, mean seconds of all; everything untimed happens here, after the clocks stopped."""
-        records = [generation.record() for generation in repeats]
-        side = records[0]
-        side["repeats_agree"] = all(record["token_ids"] == side["token_ids"] for record in records)
-        for key in ("ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"):
-            values = [record[key] for record in records]
-            side[key] = None if None in values else sum(values) / len(values)
-        side["text"] = self.stopping.text(opening(self.sides["method"].target.model, prompt), side["token_ids"])
-        side["ends"] = self.stopping.ends(side["token_ids"], side["text"])
-        if side["tree"] is not None:
-            side["tree"]["texts"] = {part: [self.tokenizer.decode([id]) for id in side["tree"][part]] for part in ("nodes", "own")}
-        side["score"] = self.dataset.score(example, side["text"])
-        side["nll_sum"], side["nll_count"] = self._likelihood(prompt, side["token_ids"])
-        return side
+    def _refused(self, task: Task, by_side: Mapping[str, list]) -> bool:
+        """Whether a side was refused this text. UserError where that ends the run."""
+        found = [(name, answer) for name, given in by_side.items() for answer in given if isinstance(answer, Refused)]
+        for name, error in found[:1]:
+            if self.stop_at_failure:
+                raise error.told(f" to {task.example.id}")
+            self.failures.append(Failure(name, task.example.id, error.code, error.message))
+        return bool(found)
 
-    def _likelihood(self, prompt: list[int], token_ids: list[int]) -> tuple[float, int]:
-        """Under the target; both sides of a lossless method share one computation."""
-        key = (tuple(prompt), tuple(token_ids))
-        if key not in self._likelihoods:
-            self._likelihoods.clear()
-            self._likelihoods[key] = continuation_nll(self.sides["method"].target.model, prompt, token_ids)
-            if isnan(self._likelihoods[key][0]):
-                raise _not_a_number("the target model", self.sides["method"].target.model, "a text that it wrote")
-        return self._likelihoods[key]
+    def _record(self, task: Task, names: list[str], by_side: Mapping[str, list]) -> Record:
+        sides = {name: self._side(task, name, by_side[name]) for name in sorted(by_side)}
+        return Record(task.example.id, task.sample, task.example.prompt, names, sides, self.weights)
+
+    def _side(self, task: Task, name: str, repeats: list) -> SideRecord:
+        """Counts of the first repeat, times of all; everything untimed happens here, after the clocks stopped."""
+        first = repeats[0].record()
+        agree = all(again.content == repeats[0].content for again in repeats)
+        times = tuple(each.repeat() for each in repeats)
+        read = self.reader.read(task.example, task.prompt, repeats[0])
+        return replace(first, repeats=times, repeats_agree=agree, **self.sides[name].facts(), **read)
 
 
-def quality_figures(dataset, records: Sequence[dict]) -> dict[str, float]:
-    """The dataset's metrics for the method, and as baseline_... for each baseline."""
+def quality_figures(dataset, records: Sequence[Record]) -> dict[str, float]:
+    """The data set's metrics for the method, and as baseline_... for each baseline."""
     figures: dict[str, float] = {}
-    for side in [key for key in records[0] if key == "method" or key.startswith("baseline")]:
-        by_example: dict[str, list[dict]] = {}
+    for side in records[0].sides:
+        by_example: dict[str, list] = {}
         for record in records:
-            by_example.setdefault(record["id"], []).append(record[side]["score"])
+            by_example.setdefault(record.id, []).append(record.sides[side].score)
         prefix = "" if side == "method" else f"{side}_"
         figures |= {prefix + key: value for key, value in dataset.metrics(list(by_example.values())).items()}
     return figures
 
 
-def claims(decoder: Decoder) -> dict[str, bool]:
-    """lossless: the text keeps the target's law. cache_exact: the cache changes nothing about the model."""
-    return {"lossless": decoder.lossless, "cache_exact": decoder.target.facts.cache_exact}
-
-
-def _not_a_number(role: str, model, read: str) -> UserError:
-    dtype = str(model.dtype).removeprefix("torch.")
-    return UserError(f"{role} ({model.config._name_or_path}) computes NaN for {read} in {dtype}: give it another, such as dtype=float32.")
+def no_answer(failures: Sequence[Failure], address: str) -> UserError:
+    """For a run in which every request failed."""
+    first = failures[0]
+    told = f"to {address}, with {first.code} ({first.message.rstrip('.')})"
+    return UserError(f"no prompt was answered: {len(failures)} requests failed, the first, {told}.")
 
 
 def _briefly(ids: Sequence[int], since: int) -> Cut | None:

@@ -19,6 +19,7 @@ from specexp.decoding.decoder import Decoder, Step
 from specexp.decoding.draft import Draft
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Draws, Sampling
+from specexp.figures.record import Repeat, SideRecord
 from specexp.runners.calls import context_length
 from specexp.runners.runner import StatelessRunner
 
@@ -45,31 +46,45 @@ class Generation:
     def decode_seconds(self) -> float:
         return self.times[-1] - self.times[0]
 
-    def record(self) -> dict[str, object]:
+    @property
+    def content(self) -> list[int]:
+        """What two repeats are compared by."""
+        return self.token_ids
+
+    def repeat(self) -> Repeat:
+        """Its times. The first emission ends the prefill, with which no phase time of a round is mixed."""
+        timed = self.steps[1:]
+        return Repeat(
+            tokens=len(self.token_ids),
+            first_tokens=len(self.steps[0].tokens),
+            ttft_seconds=self.times[0],
+            decode_seconds=self.decode_seconds,
+            target_seconds=_total(step.target_seconds for step in timed) if self.on_cpu else None,
+            draft_seconds=_total(step.draft_seconds for step in timed) if self.on_cpu else None,
+        )
+
+    def record(self) -> SideRecord:
         """The side's counts; text, score and likelihood are added by who knows them."""
-        timed = self.steps[1:]  # the first emission ends the prefill, with which no phase time of a round is mixed
-        rounds = self.steps if self.steps[0].drafted else timed
-        return {
-            "token_ids": self.token_ids,
-            "finish": self.steps[-1].finish,
-            "ttft_seconds": self.times[0],
-            "decode_seconds": self.decode_seconds,
-            "first_tokens": len(self.steps[0].tokens),
-            "rounds": [step.counts for step in rounds],
-            "entropies": _entropies(rounds),
-            "tree": _tree(rounds),
-            "origins": [origin for step in self.steps for origin in step.origins],
-            "target_forwards": self.target_forwards,
-            "draft_forwards": sum(self.draft_forwards.values()),
-            "draft_forwards_by_model": self.draft_forwards,
-            "target_seconds": _total(step.target_seconds for step in timed) if self.on_cpu else None,
-            "draft_seconds": _total(step.draft_seconds for step in timed) if self.on_cpu else None,
-            "kv_bytes_target": self.kv_bytes_target,
-            "kv_bytes_draft": self.kv_bytes_draft,
-            "compression_count": sum(now > before for before, now in pairwise((0, *self.evicted))),  # rounds in which it evicted
-            "tokens_evicted": self.evicted[-1],
-            "peak_memory_bytes": self.peak_memory_bytes,
-        }
+        first_drafted = self.steps[0].drafted > 0
+        rounds = self.steps if first_drafted else self.steps[1:]
+        return SideRecord(
+            repeats=(self.repeat(),),
+            text="",
+            finish=self.steps[-1].finish,
+            token_ids=self.token_ids,
+            rounds=[step.counts for step in rounds],
+            first_rounds=int(first_drafted),
+            entropies=_entropies(rounds),
+            tree=_tree(rounds),
+            origins=[origin for step in self.steps for origin in step.origins],
+            target_forwards=self.target_forwards,
+            draft_forwards_by_model=self.draft_forwards,
+            kv_bytes_target=self.kv_bytes_target,
+            kv_bytes_draft=self.kv_bytes_draft,
+            compression_count=sum(now > before for before, now in pairwise((0, *self.evicted))),  # rounds in which it evicted
+            tokens_evicted=self.evicted[-1],
+            peak_memory_bytes=self.peak_memory_bytes,
+        )
 
 
 def _total(seconds: Iterable[float | None]) -> float | None:

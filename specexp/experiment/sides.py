@@ -1,108 +1,117 @@
-"""From a method's node of the configuration to what decodes: which models its function asks for, and the function called with them.
+"""A side is whatever answers a prompt while it is timed: our decoder, another maker's loop over the same weights, or a served endpoint.
 
-What a function asks for is read off its signature (specexp/methods.py says which names those are). Knows no method.
+One experiment runs any of them. Knows neither data sets nor files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
-from inspect import signature
-from pkgutil import resolve_name
+from typing import Protocol
 
-from omegaconf import DictConfig, OmegaConf
-
-from specexp.decoding.protocols import Facts
+from specexp.decoding.decoder import Decoder
+from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Sampling
-from specexp.errors import UserError
-from specexp.models.pair import ModelPair, draft_runners, runner
+from specexp.experiment.generation import Generation, generate
+from specexp.peers.endpoint import Endpoint, Refused, Reply
 
-MODELS = frozenset({"target", "draft", "drafts", "captured", "oracle"})  # runners that a method can ask for
-SUPPLIED = MODELS | {"pair"}
-LABEL = "name"  # what tables call the method; no argument of it
-
-
-def methods_of(config: DictConfig) -> dict[str, DictConfig]:
-    """The nodes of a run's methods by side: "method", "baseline" (the configuration's `eager`), and "baseline_NAME" for further ones."""
-    named = {"baseline" if name == "eager" else f"baseline_{name}": node for name, node in config.baselines.items()}
-    return {"method": config.method} | named
-
-
-def asked(node: DictConfig) -> frozenset[str]:
-    """What a job supplies to this method; no model at all for one that decodes elsewhere."""
-    return SUPPLIED.intersection(signature(resolve_name(node["_target_"])).parameters)
-
-
-def decodes_here(config: DictConfig) -> bool:
-    """Whether the method asks models of ours; the models of one that does not are a server's."""
-    return bool(asked(config.method) & MODELS)
-
-
-def draws(node: DictConfig) -> bool:
-    """Whether the method draws its tokens by the run's sampling rule: its function's return type says so."""
-    return signature(resolve_name(node["_target_"]), eval_str=True).return_annotation.draws
-
-
-def arguments_of(node: DictConfig) -> DictConfig:
-    """The node as a call that still lacks what is supplied: without its label."""
-    call = OmegaConf.to_container(node, resolve=True)
-    return OmegaConf.create({key: value for key, value in call.items() if key != LABEL} | {"_partial_": True})
+Prompt = Sequence[int] | str  # ids for our own models, a text for a server's
 
 
 @dataclass(frozen=True)
-class Supply:
-    """pair: checked. cache, captured_cache: runner classes with their settings."""
+class Failure:
+    """A request that was refused for good. side: of whom it was asked."""
 
-    pair: ModelPair
-    cache: Callable
-    captured_cache: Callable
-
-    def __call__(self, name: str) -> object:
-        """A new one each time, as every side keeps its own caches; the weights are shared."""
-        if name == "pair":
-            return self.pair
-        if name == "drafts":
-            return draft_runners(self.pair, self.cache)
-        model = self.pair.draft if name == "draft" else self.pair.target
-        return runner(model, self.pair.target, self.captured_cache if name == "captured" else self.cache)
+    side: str
+    example: str
+    code: int
+    message: str
 
 
-def supplied(method: partial, supply: Callable[[str], object]) -> object:
-    """What the method builds. Raises UserError for values that its parts refuse."""
-    names = SUPPLIED.intersection(signature(method.func).parameters)
-    try:
-        return method(**{name: supply(name) for name in sorted(names)})
-    except ValueError as error:
-        raise UserError(str(error)) from error
+class Side(Protocol):
+    """concurrency: prompts that it answers at once."""
+
+    concurrency: int
+    lossless: bool | None
+
+    def generate(self, prompt: Prompt, max_new_tokens: int, stop: Stop, seed: tuple) -> Generation | Reply:
+        """One text, timed. Raises Refused where a server did not answer as asked."""
+
+    def facts(self) -> dict[str, object]:
+        """What is true of it in this run, for the record: lossless and cache_exact."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
 
 
-class NotLoaded(Exception):
-    """Something wanted to look at weights in a rehearsal."""
+@dataclass
+class DecoderSide:
+    """decoder: our loop, or a peer's, over weights that are in this process."""
+
+    decoder: Decoder
+    sampling: Sampling
+    concurrency: int = field(default=1, init=False)
+
+    @property
+    def lossless(self) -> bool:
+        return self.decoder.lossless
+
+    def generate(self, prompt: Prompt, max_new_tokens: int, stop: Stop, seed: tuple) -> Generation:
+        return generate(self.decoder, prompt, max_new_tokens, stop, self.sampling, seed)
+
+    def facts(self) -> dict[str, object]:
+        return {"lossless": self.decoder.lossless, "cache_exact": self.decoder.target.facts.cache_exact}
+
+    def close(self) -> None:
+        """The weights belong to all sides."""
 
 
-class Unloaded:
-    """Stands for a runner before weights are loaded: all that can be said of it without them is that everything is possible."""
+@dataclass
+class ServedSide:
+    """endpoint: a server. stop_strings: where it is asked to end; a text that goes past one all the same is cut by who reads it."""
 
-    facts = Facts("unloaded", "cpu", trees=True, cache_exact=True)
+    endpoint: Endpoint
+    sampling: Sampling
+    stop_strings: Sequence[str] = ()
+    ignore_eos: bool = False
+    lossless: bool | None = field(default=None, init=False)
 
-    def keep_states(self) -> None:
-        """Possible, until somebody knows better."""
+    @property
+    def concurrency(self) -> int:
+        return self.endpoint.concurrency
 
-    def __getattr__(self, name: str) -> object:
-        raise NotLoaded(name)
+    def generate(self, prompt: Prompt, max_new_tokens: int, stop: Stop, seed: tuple) -> Reply:
+        """`stop` is not asked: a server is told its stop strings."""
+        stops = () if self.ignore_eos else tuple(self.stop_strings)
+        return self.endpoint.complete(prompt, max_new_tokens, stops, self.ignore_eos, self.sampling, seed_number(seed))
+
+    def facts(self) -> dict[str, object]:
+        return {"lossless": None, "cache_exact": None}
+
+    def close(self) -> None:
+        self.endpoint.close()
 
 
-def rehearse(method: partial, pair: ModelPair | None, sampling: Sampling) -> None:
-    """Build the method without weights, for what its parts refuse: minutes earlier than beside them. Raises UserError."""
+def seed_number(seed: tuple) -> int:
+    """A whole number that any server takes, derived from (seed, example, sample)."""
+    return int.from_bytes(hashlib.sha256(repr(seed).encode()).digest()[:4], "big") >> 1
 
-    def supply(name: str) -> object:
-        if name == "pair":
-            return pair
-        return {name: Unloaded() for name in pair.all_drafts} if name == "drafts" else Unloaded()
 
-    try:
-        built = supplied(method, supply)
-    except NotLoaded:
+def answers(side: Side, prompts: Iterable[tuple[Prompt, tuple]], max_new_tokens: int, stop: Stop) -> Iterator[Generation | Reply | Refused]:
+    """Of each (prompt, seed), in their order, as many at once as the side takes; a refusal stands in the place of its answer."""
+    ask = partial(_answer, side, max_new_tokens, stop)
+    if side.concurrency == 1:
+        yield from map(ask, prompts)
         return
-    built.check(sampling)
+    with ThreadPoolExecutor(side.concurrency, "request") as pool:
+        yield from pool.map(ask, prompts)
+
+
+def _answer(side: Side, max_new_tokens: int, stop: Stop, asked: tuple[Prompt, tuple]) -> Generation | Reply | Refused:
+    try:
+        return side.generate(asked[0], max_new_tokens, stop, asked[1])
+    except Refused as error:
+        return error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -18,7 +18,7 @@ from specexp.decoding.protocols import Cut, Stop
 from specexp.decoding.sampling import GREEDY, Sampling
 from specexp.errors import UserError
 from specexp.experiment.generation import Generation, generate, opening
-from specexp.experiment.sides import Supply, arguments_of, supplied
+from specexp.experiment.supply import Supply, arguments_of, supplied
 from specexp.text.stopping import Stopping
 from specexp.text.stream import Detokenizer
 
@@ -60,7 +60,7 @@ class Answer:
 
     def side(self) -> dict[str, object]:
         """As in a record, unscored and without a likelihood."""
-        return self.generation.record() | {"text": self.text, "score": {}, "nll_sum": 0.0, "nll_count": 0}
+        return replace(self.generation.record(), text=self.text).to_json()
 
 
 Hear = Callable[[Step, list[Piece]], None]

@@ -22,6 +22,7 @@ import httpx
 
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
+from specexp.figures.record import Repeat, SideRecord
 
 APIS = {"completions": "/completions", "chat": "/chat/completions"}
 ON_ERROR = ("stop", "count")
@@ -35,7 +36,14 @@ class Refused(Exception):
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
-        self.code, self.message = code, " ".join(message.split())[:300]
+        self.code, self.message, self.url = code, " ".join(message.split())[:300], ""
+
+    def told(self, where: str) -> UserError:
+        """For the user, where one refused request ends the run. where: " to EXAMPLE"."""
+        reason = self.message.rstrip(".")
+        return UserError(
+            f"{self.url} answered{where} with {self.code} ({reason}); method.on_error=count would go on without that request."
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,29 @@ class Reply:
     def decode_seconds(self) -> float:
         """From the first text to the end, so that with `ttft_seconds` it makes the latency of the whole request."""
         return self.times[-1] - self.times[0]
+
+    @property
+    def content(self) -> str:
+        """What two repeats are compared by."""
+        return self.text
+
+    def repeat(self) -> Repeat:
+        """The first text counts as one token, as everywhere where chunks are all that is seen: TPOT = (e2e - TTFT) / (n - 1)."""
+        return Repeat(self.completion_tokens, 1, self.ttft_seconds, self.decode_seconds)
+
+    def record(self) -> SideRecord:
+        """What a server does not tell (ids, rounds, passes, memory, likelihood) stays unknown, and is never guessed."""
+        return SideRecord(
+            repeats=(self.repeat(),),
+            text=self.text,
+            finish=self.finish,
+            num_tokens=self.completion_tokens,
+            prompt_tokens=self.prompt_tokens,
+            chunks=self.chunks,
+            began=self.began,
+            attempts=self.attempts,
+            speculation=self.speculation,
+        )
 
 
 @dataclass
@@ -108,6 +139,10 @@ class Endpoint:
         """The model's name."""
         return self.model or self._served or ""
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
     def connect(self) -> None:
         """Find the model. UserError, within seconds, where nothing answers, the key is refused, or nothing of that name is served."""
         try:
@@ -128,7 +163,13 @@ class Endpoint:
         self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int
     ) -> Reply:
         """One request, tried again while the server is too busy. Raises Refused."""
-        body = self._body(prompt, max_new_tokens, stop, ignore_eos, sampling, seed)
+        try:
+            return self._completed(self._body(prompt, max_new_tokens, stop, ignore_eos, sampling, seed))
+        except Refused as error:
+            error.url = self.url
+            raise
+
+    def _completed(self, body: dict) -> Reply:
         for attempt in count():
             began, sent = time.time(), perf_counter()
             try:

@@ -1,0 +1,108 @@
+"""From a method's node of the configuration to what decodes: which models its function asks for, and the function called with them.
+
+What a function asks for is read off its signature (specexp/methods.py says which names those are). Knows no method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from pkgutil import resolve_name
+
+from omegaconf import DictConfig, OmegaConf
+
+from specexp.decoding.protocols import Facts
+from specexp.decoding.sampling import Sampling
+from specexp.errors import UserError
+from specexp.models.pair import ModelPair, draft_runners, runner
+
+MODELS = frozenset({"target", "draft", "drafts", "captured", "oracle"})  # runners that a method can ask for
+SUPPLIED = MODELS | {"pair"}
+LABEL = "name"  # what tables call the method; no argument of it
+
+
+def methods_of(config: DictConfig) -> dict[str, DictConfig]:
+    """The nodes of a run's methods by side: "method", "baseline" (the configuration's `eager`), and "baseline_NAME" for further ones."""
+    named = {"baseline" if name == "eager" else f"baseline_{name}": node for name, node in config.baselines.items()}
+    return {"method": config.method} | named
+
+
+def asked(node: DictConfig) -> frozenset[str]:
+    """What a job supplies to this method; no model at all for one that decodes elsewhere."""
+    return SUPPLIED.intersection(signature(resolve_name(node["_target_"])).parameters)
+
+
+def decodes_here(config: DictConfig) -> bool:
+    """Whether the method asks models of ours; the models of one that does not are a server's."""
+    return bool(asked(config.method) & MODELS)
+
+
+def draws(node: DictConfig) -> bool:
+    """Whether the method draws its tokens by the run's sampling rule: its function's return type says so."""
+    return signature(resolve_name(node["_target_"]), eval_str=True).return_annotation.draws
+
+
+def arguments_of(node: DictConfig) -> DictConfig:
+    """The node as a call that still lacks what is supplied: without its label."""
+    call = OmegaConf.to_container(node, resolve=True)
+    return OmegaConf.create({key: value for key, value in call.items() if key != LABEL} | {"_partial_": True})
+
+
+@dataclass(frozen=True)
+class Supply:
+    """pair: checked. cache, captured_cache: runner classes with their settings."""
+
+    pair: ModelPair
+    cache: Callable
+    captured_cache: Callable
+
+    def __call__(self, name: str) -> object:
+        """A new one each time, as every side keeps its own caches; the weights are shared."""
+        if name == "pair":
+            return self.pair
+        if name == "drafts":
+            return draft_runners(self.pair, self.cache)
+        model = self.pair.draft if name == "draft" else self.pair.target
+        return runner(model, self.pair.target, self.captured_cache if name == "captured" else self.cache)
+
+
+def supplied(method: partial, supply: Callable[[str], object]) -> object:
+    """What the method builds. Raises UserError for values that its parts refuse."""
+    names = SUPPLIED.intersection(signature(method.func).parameters)
+    try:
+        return method(**{name: supply(name) for name in sorted(names)})
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+class NotLoaded(Exception):
+    """Something wanted to look at weights in a rehearsal."""
+
+
+class Unloaded:
+    """Stands for a runner before weights are loaded: all that can be said of it without them is that everything is possible."""
+
+    facts = Facts("unloaded", "cpu", trees=True, cache_exact=True)
+
+    def keep_states(self) -> None:
+        """Possible, until somebody knows better."""
+
+    def __getattr__(self, name: str) -> object:
+        raise NotLoaded(name)
+
+
+def rehearse(method: partial, pair: ModelPair | None, sampling: Sampling) -> None:
+    """Build the method without weights, for what its parts refuse: minutes earlier than beside them. Raises UserError."""
+
+    def supply(name: str) -> object:
+        if name == "pair":
+            return pair
+        return {name: Unloaded() for name in pair.all_drafts} if name == "drafts" else Unloaded()
+
+    try:
+        built = supplied(method, supply)
+    except NotLoaded:
+        return
+    built.check(sampling)
