@@ -45,7 +45,7 @@ def main(config: DictConfig) -> None:
         from specexp.chat.session import Session, from_command_line
         from specexp.chat.terminal import start
         from specexp.cli.check import check
-        from specexp.experiment.threads import set_threads
+        from specexp.models.loading import set_threads
 
         check(config)
         set_threads(config.threads)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from specexp.assets import asset_path
 from specexp.datasets.example import Example, Score, check_settings, subset
-from specexp.datasets.files import check_row, read_jsonl, read_parquet
-from specexp.datasets.hub import hub_rows
+from specexp.datasets.files import check_row, hub_rows, read_jsonl, read_parquet
 from specexp.errors import UserError
 
 KINDS = ("rouge1", "rouge2", "rougeL")

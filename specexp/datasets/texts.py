@@ -3,8 +3,7 @@
 from typing import Protocol
 
 from specexp.assets import asset_path
-from specexp.datasets.files import check_row, read_jsonl, read_text
-from specexp.datasets.hub import hub_rows
+from specexp.datasets.files import check_row, hub_rows, read_jsonl, read_text
 from specexp.errors import UserError
 
 OPTION = "text.path"

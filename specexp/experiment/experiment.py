@@ -65,7 +65,7 @@ class Experiment:
     failures: list[Failure] = field(default_factory=list)
 
     def warm_up(self, prompts: Sequence[Prompt]) -> None:
-        """Every side sees real shapes once, so that no first call is timed. The longest prompt fixes the size of buffers: it comes first."""
+        """Every side sees real shapes once, so that no first call is timed. The longest prompt, which fixes all buffers, is first."""
         for index, prompt in enumerate(sorted(prompts, key=len, reverse=True)[: self.warmup]):
             for side in self.sides.values():
                 [answer] = answers(side, [(prompt, ("warmup", index))], self._warmup_tokens(side), _briefly)

@@ -11,16 +11,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from specexp.experiment.experiment import Experiment
-from specexp.experiment.inputs import Inputs
 from specexp.experiment.pass_timing import measured_curve
 from specexp.experiment.readers import OwnTexts
 from specexp.experiment.sides import DecoderSide
-from specexp.experiment.supply import LABEL, Supply, arguments_of, methods_of, supplied
-from specexp.experiment.threads import set_threads
+from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, methods_of, supplied
 from specexp.figures.cost import CostCurve, swi_figures
 from specexp.figures.record import Record
-from specexp.models.loading import memory_watched
-from specexp.models.tokenizer import stop_ids
+from specexp.models.loading import memory_watched, set_threads
+from specexp.models.pair import stop_ids
 from specexp.peers.loops import PeerLoop
 from specexp.runners.static import StaticRunner
 from specexp.text.stopping import Stopping

@@ -28,7 +28,7 @@ COLUMNS = ("cache", "perplexity", "mean_nll", "accuracy", "tokens", "kv_bytes", 
 
 def run(config: DictConfig, directory: Path, build: Callable) -> None:
     """Writes perplexity.json and perplexity.csv into `directory`. Raises UserError for what the user can put right."""
-    from specexp.experiment.threads import set_threads
+    from specexp.models.loading import set_threads
     from specexp.report.papers import show
 
     pair, text = build(config.model_pair), build(config.text)

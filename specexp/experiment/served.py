@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.datasets.prompts import LoadPrompts
 from specexp.experiment.experiment import Experiment, no_answer
-from specexp.experiment.inputs import Inputs
 from specexp.experiment.readers import ServedTexts
 from specexp.experiment.sides import ServedSide
+from specexp.experiment.supply import Inputs
 from specexp.figures.acceptance import quotient
 from specexp.figures.record import Record
 from specexp.report import llmperf

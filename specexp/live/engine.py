@@ -147,7 +147,7 @@ def with_template(tokenizer, template: str | None):
 def open_pair(config: DictConfig, build: Callable) -> Engine:
     """Tokenizer and limits of a checked configuration's pair; its target is loaded. UserError for what cannot be had."""
     from specexp.models.loading import load_model
-    from specexp.models.tokenizer import stop_ids
+    from specexp.models.pair import stop_ids
 
     if config.model_pair is None:
         raise UserError(f"method={config.method.name} decodes on another server; choose one that decodes here.")

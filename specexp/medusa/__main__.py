@@ -44,7 +44,7 @@ def learnt_from(options: argparse.Namespace, model, tokenizer) -> tuple[list, li
 
 def own_words(options: argparse.Namespace, model, tokenizer, begun: list) -> list:
     """What the target writes behind them, from a file in DIR as far as that goes; another target's words are in another file."""
-    from specexp.models.tokenizer import stop_ids
+    from specexp.models.pair import stop_ids
     from specexp.training.texts import continued
 
     writer = hashlib.sha256(repr((options.target, options.dtype, options.max_new_tokens)).encode()).hexdigest()[:8]
@@ -82,8 +82,8 @@ def show(row: dict, steps: int) -> None:
 def target(options: argparse.Namespace):
     """(model, tokenizer). UserError where it has no states that heads could read."""
     from specexp.models.loading import load_model
+    from specexp.models.pair import load_tokenizer
     from specexp.models.spec import ModelSpec
-    from specexp.models.tokenizer import load_tokenizer
 
     trusted = {"trust_remote_code": options.trust_remote_code, "allow_pickle": options.allow_pickle}
     spec = ModelSpec(options.target, options.dtype, options.device, **trusted)

@@ -8,6 +8,8 @@ Turns what transformers' loaders refuse into one sentence: it is about the model
 Which device a name means on this machine: cuda, mps, npu (Ascend, through torch_npu) or cpu; and what is told when its memory is full.
 
 Knows no models.
+
+How many threads torch computes with on a CPU.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from specexp.errors import UserError
 from specexp.models.preflight import locate, offline_where_possible, preflight
@@ -226,3 +228,17 @@ def memory_watched(way_out: str) -> Iterator[None]:
         if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)):
             raise
         raise UserError(f"out of memory ({(str(error).splitlines() or [type(error).__name__])[0][:200]}); {way_out}.") from error
+
+
+def set_threads(threads: int | None) -> None:
+    """A later job of the sweep that asks for no number gets torch's own again."""
+    import torch
+
+    torch.set_num_threads(_default_threads() if threads is None else threads)
+
+
+@cache
+def _default_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()

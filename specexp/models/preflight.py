@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from specexp.assets import PREFIX, asset_path
-from specexp.datasets.hub import PROBE_SECONDS, offline
+from specexp.datasets.files import PROBE_SECONDS, offline
 from specexp.errors import UserError
 from specexp.models.spec import ModelSpec
 

@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
     def work(build: Callable) -> None:
         installed("serve", "fastapi", "uvicorn", "prometheus_client")
         from specexp.cli.check import check
-        from specexp.experiment.threads import set_threads
+        from specexp.models.loading import set_threads
 
         check(config)
         set_threads(config.threads)

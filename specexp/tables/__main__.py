@@ -56,12 +56,12 @@ def watched(documents: Iterator[list[int]]) -> Iterator[list[int]]:
 
 def documents(options: argparse.Namespace, tokenizer) -> Iterator[list[int]]:
     """From the one source there is."""
-    from specexp.training.writing import written
+    from specexp.training.texts import sampled_texts
 
     if options.paths and options.written:
         raise UserError(f"--written {options.written} and {options.paths[0]} are two sources; give one of them.")
     if options.written:
-        return written(options.written, tokenizer, options.temperature, options.documents, options.seed)
+        return sampled_texts(options.written, tokenizer, options.temperature, options.documents, options.seed)
     return (files if options.paths else generated)(options, encoder(tokenizer))
 
 
@@ -69,8 +69,7 @@ def build(options: argparse.Namespace) -> list[Path]:
     """Count, work out both tables, write them; gives their paths."""
     from specexp.drafters.katz import katz
     from specexp.drafters.ngrams import NgramCounts, bigrams
-    from specexp.models.pair import entries
-    from specexp.models.tokenizer import load_tokenizer
+    from specexp.models.pair import entries, load_tokenizer
 
     tokenizer = load_tokenizer(options.tokenizer, key="--tokenizer")
     counts = NgramCounts(entries(tokenizer))

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 
 from specexp.cli.messages import conf_directory
 from specexp.decoding.sampling import Chance
-from specexp.models.tokenizer import stop_ids
+from specexp.models.pair import stop_ids
 from specexp.text.stopping import Stopping
 
 

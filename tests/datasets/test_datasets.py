@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import specexp.datasets.hub
+import specexp.datasets.files
 from specexp.assets import asset_path
 from specexp.datasets.answers import Gsm8k, Mmlu, number_in
 from specexp.datasets.example import Example, subset
@@ -248,9 +248,9 @@ def test_an_unreachable_hub_is_a_sentence_with_both_ways_out(unreachable_hub):
 def test_the_probe_tells_an_open_port_from_a_closed_one(unreachable_hub):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert specexp.datasets.hub._answers("127.0.0.1", port)
-    specexp.datasets.hub._answers.cache_clear()
-    assert not specexp.datasets.hub._answers("127.0.0.1", port)
+        assert specexp.datasets.files._answers("127.0.0.1", port)
+    specexp.datasets.files._answers.cache_clear()
+    assert not specexp.datasets.files._answers("127.0.0.1", port)
 
 
 # ---------------------------------------------------------------- prompts

@@ -30,8 +30,8 @@ from specexp.errors import UserError
 from specexp.medusa import __main__ as command
 from specexp.models.heads import HeadsFile, MedusaHeads, fitted, save
 from specexp.models.loading import load_model
+from specexp.models.pair import load_tokenizer, stop_ids
 from specexp.models.spec import ModelSpec
-from specexp.models.tokenizer import load_tokenizer, stop_ids
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.states import OutputStates
 from specexp.training.heads import NONE, Plan, States, Trainer, accuracies, labelled

@@ -17,9 +17,9 @@ from specexp.drafters import ngrams
 from specexp.drafters.katz import KatzDrafter, katz, load_katz
 from specexp.drafters.ngrams import BigramDrafter, bigrams, load_bigrams
 from specexp.errors import UserError
-from specexp.models.tokenizer import load_tokenizer
+from specexp.models.pair import load_tokenizer
 from specexp.tables import __main__ as command
-from specexp.training import writing
+from specexp.training import texts as written
 
 SHIPPED = "asset:tables/tiny_{}.safetensors"
 
@@ -197,7 +197,7 @@ def test_the_command_builds_from_files_and_from_the_generator(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_table_of_what_a_model_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("specexp.training.writing.LENGTH", 60)  # some of the texts end before
+    monkeypatch.setattr("specexp.training.texts.LENGTH", 60)  # some of the texts end before
     common = ["--tokenizer", "asset:tiny/draft", "--written", "asset:tiny/draft", "--documents", "70", "--min-count", "1", "--out"]
     tables = []
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
@@ -229,12 +229,12 @@ def test_a_model_with_padded_rows_writes_only_ids_that_the_tokenizer_knows(tmp_p
     torch.manual_seed(0)
     config = transformers.LlamaConfig(vocab_size=2112, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, bos_token_id=0, eos_token_id=0)
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "padded")
-    monkeypatch.setattr("specexp.training.writing.LENGTH", 30)
+    monkeypatch.setattr("specexp.training.texts.LENGTH", 30)
     command.main(["--tokenizer", "asset:tiny/target", "--written", str(tmp_path / "padded"), "--documents", "64", "--out", str(tmp_path)])
     assert load_katz(str(tmp_path / "tables_trigram.safetensors")).facts.vocab_size == 2048
 
 
 def test_a_model_of_fewer_ids_than_the_tokenizer_is_refused(monkeypatch):
-    monkeypatch.setattr(writing, "load_model", lambda *_: build("llama"))
+    monkeypatch.setattr(written, "load_model", lambda *_: build("llama"))
     with pytest.raises(UserError, match=f"small has {VOCAB} ids and the tokenizer 2048; give --tokenizer"):
-        next(writing.written("small", load_tokenizer("asset:tiny/target"), 1.0, 1, 0))
+        next(written.sampled_texts("small", load_tokenizer("asset:tiny/target"), 1.0, 1, 0))

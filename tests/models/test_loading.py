@@ -30,12 +30,11 @@ from transformers import (
     T5Config,
 )
 
-import specexp.datasets.hub
+import specexp.datasets.files
 from specexp.errors import UserError
 from specexp.models import loading, preflight, tokenizer
 from specexp.models.loading import ModelSpec, load_config, load_model
-from specexp.models.pair import ModelPair
-from specexp.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_ids
+from specexp.models.pair import ModelPair, check_same_tokenizer, load_tokenizer, stop_ids
 from specexp.runners.calls import context_length
 
 WORDS = ["a", "b", "c", "<end>"]
@@ -68,17 +67,17 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     loading._load.cache_clear()
     tokenizer._load.cache_clear()
-    specexp.datasets.hub._answers.cache_clear()
+    specexp.datasets.files._answers.cache_clear()
 
 
 @pytest.fixture
 def no_network(monkeypatch):
-    monkeypatch.setattr(specexp.datasets.hub, "_answers", lambda host, port: False)
+    monkeypatch.setattr(specexp.datasets.files, "_answers", lambda host, port: False)
 
 
 @pytest.fixture
 def network(monkeypatch):
-    monkeypatch.setattr(specexp.datasets.hub, "_answers", lambda host, port: True)
+    monkeypatch.setattr(specexp.datasets.files, "_answers", lambda host, port: True)
 
 
 def copy_of(directory, path, without=()):
@@ -269,25 +268,25 @@ def test_not_cached_and_no_network_by_a_real_probe(monkeypatch):
 
 
 def test_the_probe_does_not_wait_for_a_resolver_that_hangs(monkeypatch):
-    monkeypatch.setattr(specexp.datasets.hub, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(specexp.datasets.files, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(2) or socket.socket())
     start = time.monotonic()
-    assert specexp.datasets.hub.offline()
+    assert specexp.datasets.files.offline()
     assert time.monotonic() - start < 1.5
 
 
 def test_the_probe_asks_the_proxy_where_there_is_one(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
-    monkeypatch.setattr(specexp.datasets.hub, "proxy_bypass", lambda host: False)
+    monkeypatch.setattr(specexp.datasets.files, "proxy_bypass", lambda host: False)
     cases = [({}, ("hub.invalid", 443)), ({"https": "http://proxy:3128"}, ("proxy", 3128)), ({"all": "proxy:81"}, ("proxy", 81))]
     for proxies, address in cases:
-        monkeypatch.setattr(specexp.datasets.hub, "getproxies", lambda proxies=proxies: proxies)
-        assert specexp.datasets.hub._probe_address() == address
+        monkeypatch.setattr(specexp.datasets.files, "getproxies", lambda proxies=proxies: proxies)
+        assert specexp.datasets.files._probe_address() == address
 
 
 def test_hf_hub_offline_is_obeyed_without_a_probe(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(specexp.datasets.hub, "_answers", lambda host, port: pytest.fail("probed"))
+    monkeypatch.setattr(specexp.datasets.files, "_answers", lambda host, port: pytest.fail("probed"))
     with pytest.raises(UserError, match=BOTH_WAYS_OUT):
         load_model(ModelSpec("someone/nothing"))
 
@@ -355,7 +354,7 @@ def test_checking_imports_no_torch_and_no_transformers():
 import sys
 from specexp.errors import UserError
 from specexp.models import loading
-from specexp.models import tokenizer
+from specexp.models import pair
 from specexp.models.loading import ModelSpec, preflight
 for name in ("/no/such/directory", "someone/nothing"):
     try:

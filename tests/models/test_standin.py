@@ -18,9 +18,9 @@ from specexp.decoding.draft import empty_draft
 from specexp.drafters.model import NoDraft
 from specexp.errors import UserError
 from specexp.models.loading import load_config, load_model
+from specexp.models.pair import load_tokenizer
 from specexp.models.spec import LlamaShape, ModelSpec
 from specexp.models.standin import MaskedHead, grow, shape_of, standin_config
-from specexp.models.tokenizer import load_tokenizer
 from specexp.runners import llama
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.tracking.records import read_records

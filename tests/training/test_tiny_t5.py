@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from specexp.assets import asset_path
 from specexp.cli.messages import conf_directory
 from specexp.errors import UserError
-from specexp.models.tokenizer import stop_ids
+from specexp.models.pair import stop_ids
 from specexp.training import articles
 from specexp.training.pretrain_t5 import Articles, PlanT5, TrainerT5, begin, train
 from specexp.training.tiny_t5 import DRAFT, PAD, TARGET, Shape, adapted, build, grown
