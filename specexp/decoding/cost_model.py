@@ -1,17 +1,14 @@
-"""The length that gives most tokens per second, from what rounds took and how they ended so far; 0 where drafting does not pay.
+"""The draft length that gives most tokens per second, from what rounds took and how they ended so far; 0 where drafting does not pay.
 
-Throughput of a length = expected tokens / seconds of a round (theory.py). Seconds are read off the clock between the ends of two
-rounds: there the verifier has fetched its verdict, so they are true on every device without a synchronisation of our own, and hold all
-that a round costs. Estimates carry over between prompts. The first rounds of all measure; later, little is spent on asking again: now and
-then a round of another promising length, and while off a few drafts whenever the time they may lose is within the budget. An idle draft
-model is not even prefilled.
+The throughput of a length is its expected tokens over the seconds of a round (theory.py). Seconds are read off the clock from the moment
+at which the length is asked for to the moment at which the round's verdict is known. The verifier has fetched it by then, so the times are
+true on every device without a synchronisation of our own; and what a console or a server does between two rounds is in none of them.
+Estimates carry over between prompts and forget slowly. The first rounds of all measure. Later, little is spent on asking again: now and
+then a round of another promising length, and, while drafting is off, a few drafts whenever the time that they may lose is within the
+budget. An idle draft model is not even prefilled.
 
-Lengths depend on the past and the clock alone, which leaves the law of the text exact; but under sampling a seed does not give the same
-text twice. It does not know how many tokens are still to come, so it cannot tell whether a draft's prefill will pay in a short text.
-
-What a cost model learns while decoding: how long a round of each draft length takes, and how often each position is accepted.
-
-Running estimates that forget slowly and shrug off outliers. They know numbers only; no clock, no tokens.
+Lengths depend on the past and on the clock alone, which leaves the law of the text exact; but under sampling a seed does not give the same
+text twice. The rule does not know how many tokens are still to come, so it cannot tell whether a draft's prefill will pay in a short text.
 """
 
 from __future__ import annotations
@@ -55,12 +52,11 @@ class CostModel(LengthRule):
         self.start()
 
     def start(self) -> None:
-        self._ended: float | None = None  # when the last round of this prompt did
-        self._asked = False
+        self._began: float | None = None  # when this round did, if it asked for a length
         self._warm = False  # whether that round drafted, so that the next draft has nothing to catch up with
 
     def length(self) -> int:
-        self._asked = True
+        self._began = self.clock()
         if self._script:
             return self._script[0]
         if self.gamma == 0:
@@ -75,9 +71,9 @@ class CostModel(LengthRule):
         return max(others, key=lambda length: self._speeds[length] * (1 + HOPE / (1 + self.times.count(length))), default=self.gamma)
 
     def observe(self, drafted: int, accepted: int) -> None:
-        now, began, asked = self.clock(), self._ended, self._asked
-        self._ended, self._asked = now, False
-        if began is None or not asked:
+        now, began = self.clock(), self._began
+        self._began = None
+        if began is None:
             return
         self._measure(max(now - began, 1e-9), min(drafted, self.gamma_max), accepted)
         self._warm = drafted > 0

@@ -20,7 +20,7 @@ from specexp.decoding.draft import Draft
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Draws, Sampling
 from specexp.figures.record import Repeat, SideRecord
-from specexp.runners.calls import context_length
+from specexp.runners.calls import context_length, decoder_start
 from specexp.runners.runner import StatelessRunner
 
 
@@ -160,7 +160,7 @@ def _begin_memory(device: torch.device) -> int | None:
 
 def opening(model: torch.nn.Module, prompt: Sequence[int]) -> list[int]:
     """The ids that the generated ones follow: the prompt, or what an encoder-decoder model's text begins with."""
-    return StatelessRunner(model).start(prompt)
+    return [decoder_start(model)] if model.config.is_encoder_decoder else list(prompt)
 
 
 @torch.inference_mode()
