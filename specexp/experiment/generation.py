@@ -57,6 +57,8 @@ class Generation:
         return Repeat(
             tokens=len(self.token_ids),
             first_tokens=len(self.steps[0].tokens),
+            rounds=len(timed),
+            drafted=sum(step.drafted for step in timed),
             ttft_seconds=self.times[0],
             decode_seconds=self.decode_seconds,
             target_seconds=_total(step.target_seconds for step in timed) if self.on_cpu else None,

@@ -14,14 +14,18 @@ MEANS = ("ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds")  #
 
 @dataclass(frozen=True)
 class Repeat:
-    """One timing of one generation. tokens: emitted; first_tokens: those of the first emission, which `decode_seconds` did not pay for.
+    """One timing of one generation, from the request to the first emission and from there to the last one.
 
-    ttft_seconds: from the request to the first emission; decode_seconds: from there to the last one. target_seconds, draft_seconds: host
-    time of the rounds after the first emission, None where that is not known.
+    tokens: emitted; first_tokens: those of the first emission, which `decode_seconds` did not pay for. rounds: emissions after the first
+    one; drafted: tokens drafted in those. target_seconds, draft_seconds: host time of those rounds, None where that is not known.
+    Worked example: a peer's first emission holds three tokens and its second the last two, so tokens = 5, first_tokens = 3, rounds = 1, and
+    two decoded tokens were paid for by decode_seconds.
     """
 
     tokens: int
     first_tokens: int
+    rounds: int
+    drafted: int
     ttft_seconds: float
     decode_seconds: float
     target_seconds: float | None = None
@@ -74,14 +78,44 @@ class SideRecord:
     attempts: int | None = None
     speculation: Mapping | None = None
 
+    @property
+    def tokens(self) -> int:
+        """By ids; a server that tells none tells how many."""
+        return self.num_tokens if self.token_ids is None else len(self.token_ids)
+
+    @property
+    def content(self) -> Sequence[int] | str:
+        """What two sides are compared by: ids, or the text where a server tells none."""
+        return self.text if self.token_ids is None else self.token_ids
+
+    def mean(self, name: str) -> float | None:
+        """Of a field or property of the repeats; None where one of them does not know it."""
+        values = [getattr(repeat, name) for repeat in self.repeats]
+        return None if None in values else sum(values) / len(values)
+
+    @property
+    def ttft_seconds(self) -> float:
+        return self.mean("ttft_seconds")
+
+    @property
+    def decode_seconds(self) -> float:
+        return self.mean("decode_seconds")
+
+    @property
+    def seconds(self) -> float:
+        """From the request to the last emission."""
+        return self.ttft_seconds + self.decode_seconds
+
+    @property
+    def draft_forwards(self) -> int:
+        return sum(self.draft_forwards_by_model.values())
+
     def to_json(self) -> dict[str, object]:
         """What stands in records.jsonl: all fields, the means over the repeats, and the sum over draft models."""
         content = {each.name: getattr(self, each.name) for each in fields(self)}
         content["repeats"] = [{each.name: getattr(repeat, each.name) for each in fields(repeat)} for repeat in self.repeats]
-        for key in MEANS:
-            values = [getattr(repeat, key) for repeat in self.repeats]
-            content[key] = None if None in values else sum(values) / len(values)
-        return content | {"first_tokens": self.repeats[0].first_tokens, "draft_forwards": sum(self.draft_forwards_by_model.values())}
+        content |= {key: self.mean(key) for key in MEANS}
+        return content | {"first_tokens": self.repeats[0].first_tokens, "draft_forwards": self.draft_forwards}
 
     @classmethod
     def from_json(cls, content: Mapping) -> SideRecord:
@@ -90,9 +124,11 @@ class SideRecord:
         values = {key: value for key, value in content.items() if key in known}
         ids = content.get("token_ids")
         tokens = content.get("num_tokens") if ids is None else len(ids)
-        told = content.get("repeats") or [
-            {"tokens": tokens, "first_tokens": content.get("first_tokens", 1)} | {key: content.get(key) for key in MEANS}
-        ]
+        told = content.get("repeats")
+        if told is None:
+            chunks, rounds = content.get("chunks"), content.get("rounds", ())
+            later = {"rounds": len(rounds) if chunks is None else max(chunks - 1, 0), "drafted": sum(counts[0] for counts in rounds)}
+            told = [{"tokens": tokens, "first_tokens": content.get("first_tokens", 1)} | later | {key: content.get(key) for key in MEANS}]
         return cls(**values | {"repeats": tuple(Repeat(**repeat) for repeat in told)})
 
 
@@ -109,6 +145,14 @@ class Record:
     order: Sequence[str]
     sides: Mapping[str, SideRecord]
     weights: str = "real"
+
+    @property
+    def method(self) -> SideRecord:
+        return self.sides["method"]
+
+    @property
+    def baseline(self) -> SideRecord | None:
+        return self.sides.get("baseline")
 
     def to_json(self) -> dict[str, object]:
         named = {"id": self.id, "sample": self.sample, "prompt": self.prompt, "weights": self.weights, "order": list(self.order)}

@@ -79,7 +79,7 @@ class Reply:
 
     def repeat(self) -> Repeat:
         """The first text counts as one token, as everywhere where chunks are all that is seen: TPOT = (e2e - TTFT) / (n - 1)."""
-        return Repeat(self.completion_tokens, 1, self.ttft_seconds, self.decode_seconds)
+        return Repeat(self.completion_tokens, 1, max(self.chunks - 1, 0), 0, self.ttft_seconds, self.decode_seconds)
 
     def record(self) -> SideRecord:
         """What a server does not tell (ids, rounds, passes, memory, likelihood) stays unknown, and is never guessed."""
