@@ -49,7 +49,7 @@ def write_run(directory, gamma=4, method="speculative", made=None, overrides=Non
     names = {"model_pair": "tiny", "method": method, "dataset": "microeval", "weights": "real", "lossless": True, "cache_exact": True, "max_new_tokens": 8}
     scores = [record["method"]["score"] for record in made]
     quality = {"pass_at_1": sum(score["passed"] for score in scores) / len(scores)} if "passed" in scores[0] else {}
-    figures = names | quality | summarise_speed(made, resamples=200).figures | summary
+    figures = names | quality | summarise_speed(made).figures | summary
     (directory / "summary.json").write_text(json.dumps(figures))
     (directory / "config.yaml").write_text(yaml.safe_dump(config(gamma, method) | (settings or {})))
     write_overrides(directory, overrides or {"method.gamma": gamma})

@@ -105,7 +105,7 @@ def _summarised(experiment: Experiment, place, records: list[Record], run_direct
     summary |= {"method": config.method.name, "dataset": dataset.name, "weights": experiment.weights}
     summary |= {"max_new_tokens": config.max_new_tokens, "max_cache_len": config.cache.get("max_length")}
     summary |= {"sandbox": level} if (level := sandbox_level(dataset)) else {}
-    summary |= quality_figures(dataset, records) | summarise_speed(rows, seed=config.seed).figures
+    summary |= quality_figures(dataset, records) | summarise_speed(rows).figures
     curve = curve_of(read_environment(run_directory.path))
     summary |= bound_figures(rows, curve) | {"mbu": bandwidth_utilisation(curve)}
     run_directory.write_samples(*(_sample_lines(dataset, place.inputs.examples, records, side) for side in ("method", "baseline")))

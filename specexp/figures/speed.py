@@ -3,24 +3,17 @@
 Knows records (plain dicts, as in records.jsonl) and nothing of models, texts or scores. Every figure is a number or None: None says that
 it does not exist here (nothing drafted, one token only, no baseline, not measured on this device), and no figure is NaN or infinite.
 
-How long it took: first token, time per token, throughput, and the speedup of one side over another. Pure functions on records.
-
-Decoding runs from the first emission to the last, so tokens of the first emission (`first_tokens`, 1 for our own loop) are not counted
-in decode throughput; tokens are counted by ids. A side that gives each text in one piece (beam search knows no token before the end) has
-no such time: its first token comes with its last, and speedups by or over it compare whole requests. Totals before ratios: an average of
-per-prompt rates is given only under its own name.
-
-How much requests differ: mean and standard deviation over a side's requests, beside the pooled figures. Pure functions on records.
-
-The pooled figure is the one to compare methods by; these are what published tables write as "mean ± std", and what an interval of a mean
-is made of. The deviation is the sample's (divisor n - 1), None with fewer than two requests.
+Decoding runs from the first emission to the last, so the tokens of the first emission (`first_tokens`) are not counted in decode
+throughput; tokens are counted by ids. A side that gives each text in one piece (beam search knows no token before the end) has no such time: its first
+token comes with its last, and speedups by or over it compare whole requests. Totals come before ratios: an average of per-prompt rates is
+given only under its own name, with its sample standard deviation (`NAME_mean`, `NAME_std`), as published tables write it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, log, sqrt
+from math import exp, isfinite, log
 from statistics import mean, stdev
 
 import numpy as np
@@ -36,7 +29,7 @@ from specexp.figures.acceptance import (
     tree_figures,
 )
 from specexp.figures.cost import cost_figures
-from specexp.figures.intervals import rate_ratio_interval, t_quantile
+from specexp.figures.intervals import FEWEST, rate_ratio_interval
 
 Figures = dict[str, float | int | None]
 
@@ -49,7 +42,7 @@ class SpeedSummary:
     acceptance_histogram_by_draft_length: dict[int, list[int]]
 
 
-def summarise_speed(records: Sequence[dict], seed: int = 0, resamples: int = 4000) -> SpeedSummary:
+def summarise_speed(records: Sequence[dict]) -> SpeedSummary:
     """All figures of `records`: the method's unprefixed, a baseline's behind its side's name (`baseline_tpot`, `baseline_captured_tpot`).
 
     `speedup`, `predicted_speedup` and `efficiency` are against the side "baseline"; against "baseline_NAME" stand `speedup_vs_NAME`,
@@ -61,7 +54,7 @@ def summarise_speed(records: Sequence[dict], seed: int = 0, resamples: int = 400
     for name in baseline_names(records):
         baseline = [r[name] for r in records]
         figures |= {f"{name}_{key}": value for key, value in side_figures(baseline).items()}
-        figures |= _renamed(name, speedup_figures(ids, method, baseline, seed, resamples) | {"equal_texts": equal_texts(method, baseline)})
+        figures |= _renamed(name, speedup_figures(ids, method, baseline) | {"equal_texts": equal_texts(method, baseline)})
     figures |= cost_figures(method, figures.get("baseline_tpot"), figures.get("speedup"))
     steps = [step for side in method for step in steps_of(side)]
     finite = {key: None if value is None or not isfinite(value) else value for key, value in figures.items()}
@@ -115,7 +108,7 @@ def equal_texts(method: Sequence[dict], baseline: Sequence[dict]) -> float | Non
 
 def example_figures(record: dict) -> Figures:
     """One record's own row, for trackers and plots: tokens, times, and against the side "baseline" (where there is one) the speedup."""
-    figures = summarise_speed([record], resamples=0).figures
+    figures = summarise_speed([record]).figures
     wanted = ("num_tokens", "ttft", "tpot", "baseline_tpot", "speedup", "mean_acceptance_length", "draft_acceptance_rate", "equal_texts")
     return {key: figures[key] for key in wanted if key in figures}
 
@@ -131,7 +124,7 @@ def content(side: dict) -> list[int] | str:
 
 
 def later_emissions(side: dict) -> int:
-    """Behind the first: rounds, or the chunks of a server that tells no rounds."""
+    """Those after the first: rounds, or the chunks of a server that tells no rounds."""
     return max(side["chunks"] - 1, 0) if side["token_ids"] is None else len(side["rounds"])
 
 
@@ -162,18 +155,16 @@ def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
     }
 
 
-def speedup_figures(
-    ids: Sequence[str], method: Sequence[dict], baseline: Sequence[dict], seed: int = 0, resamples: int = 4000
-) -> dict[str, float | None]:
+def speedup_figures(ids: Sequence[str], method: Sequence[dict], baseline: Sequence[dict]) -> dict[str, float | None]:
     """Of `method` over `baseline`, whose sides belong to the prompts `ids` in the same order (an id occurs once per sample or repeat).
 
-    `speedup` = ratio of decode throughputs over all prompts; `speedup_low` and `_high` its 95 % interval by resampling prompts, None with
-    fewer than two; `speedup_geomean` = geometric mean of the prompts' own ratios; `e2e_speedup` includes the prefill, and so do all of
-    them where a side gives its texts in one piece.
+    `speedup` = ratio of decode throughputs over all prompts; `speedup_low` and `_high` its 95 % interval over prompts, None where it has
+    none (see intervals.py); `speedup_geomean` = geometric mean of the prompts' own ratios; `e2e_speedup` includes the prefill, and so do
+    all of them where a side gives its texts in one piece.
     """
-    spent = _whole_request if _in_one_piece(method) or _in_one_piece(baseline) else _decoding
+    spent = counted_time(method, baseline)
     clusters = _by_prompt(ids, [spent(side) for side in method], [spent(side) for side in baseline])
-    low, high = rate_ratio_interval(clusters, resamples=resamples, seed=seed) or (None, None)
+    low, high = rate_ratio_interval(clusters) or (None, None)
     ratios = [ratio for row in clusters.tolist() if (ratio := _rate_ratio(*row))]
     return {
         "speedup": _rate_ratio(*clusters.sum(axis=0).tolist()),
@@ -184,17 +175,40 @@ def speedup_figures(
     }
 
 
+def speedup_interval(figures: Mapping[str, object]) -> tuple[float, float] | None:
+    """The 95 % interval of a summary's speedup; None where it has none, or one that an older version made of too few prompts."""
+    low, high = figures.get("speedup_low"), figures.get("speedup_high")
+    return None if low is None or high is None or figures.get("num_examples", FEWEST) < FEWEST else (low, high)
+
+
+def why_no_interval(figures: Mapping[str, object]) -> str | None:
+    """A sentence for a summary whose speedup has no interval; None for any other."""
+    if figures.get("speedup") is None or speedup_interval(figures) is not None:
+        return None
+    count = figures.get("num_examples")
+    if count is None or count >= FEWEST:
+        return f"The speedup has no 95 % interval: fewer than {FEWEST} prompts were decoded for a measurable time."
+    return f"The speedup has no 95 % interval: that takes {FEWEST} prompts, and there {'is' if count == 1 else 'are'} {count}."
+
+
+def counted_time(*groups: Sequence[dict]) -> Callable[[dict], tuple[float, float]]:
+    """The function that gives a side's tokens and the seconds they took, for comparing these groups of sides: decoding alone, or the whole
+    request where one of the groups gives its texts in one piece."""
+    return whole_request if any(map(_in_one_piece, groups)) else decoding
+
+
 def _in_one_piece(sides: Sequence[dict]) -> bool:
     """Texts of several tokens, and never one after the first emission."""
     return any(side["first_tokens"] > 1 for side in sides) and not any(map(decoded_tokens, sides))
 
 
-def _decoding(side: dict) -> tuple[float, float]:
+def decoding(side: dict) -> tuple[float, float]:
     """Tokens and the seconds they took, the prefill left out."""
     return decoded_tokens(side), side["decode_seconds"]
 
 
-def _whole_request(side: dict) -> tuple[float, float]:
+def whole_request(side: dict) -> tuple[float, float]:
+    """Tokens and the seconds they took, the prefill among them."""
     return token_count(side), side["ttft_seconds"] + side["decode_seconds"]
 
 
@@ -230,13 +244,6 @@ def spread_figures(sides: Sequence[dict]) -> dict[str, float | None]:
         figures[f"{name}_mean"] = mean(known) if known else None
         figures[f"{name}_std"] = stdev(known) if len(known) > 1 else None
     return figures
-
-
-def half_width(deviation: float, count: int, level: float = 0.95) -> float:
-    """Half of the `level` interval of a mean of `count` values with this standard deviation, by Student's t. ValueError below two."""
-    if count < 2:
-        raise ValueError(f"an interval of a mean wants two values or more, got {count}")
-    return t_quantile((1 + level) / 2, count - 1) * deviation / sqrt(count)
 
 
 def _perplexity(side: dict) -> float | None:

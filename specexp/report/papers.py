@@ -192,7 +192,7 @@ def lines(run: Run) -> Iterator[dict]:
 
 def row(record: dict, method: str, settings: Mapping[str, object], seed: int | None) -> dict[str, object]:
     """One line, by column. settings: of the method, by name."""
-    figures = summarise_speed([record], resamples=0).figures
+    figures = summarise_speed([record]).figures
     chosen = {key: settings.get(key) for key in SETTINGS}
     return {"method": method, "seed": seed, "prompt_id": record["id"]} | chosen | {key: figures.get(name) for key, name in FIGURES.items()}
 

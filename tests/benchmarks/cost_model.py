@@ -63,8 +63,8 @@ class Clock:
         return tokens / seconds
 
     def ratio(self, name, other):
-        low, high = rate_ratio_interval(np.hstack([np.array(self.rows[name], float), np.array(self.rows[other], float)]))
-        return f"{self.rate(name) / self.rate(other):.3f} ({low:.3f} to {high:.3f})"
+        interval = rate_ratio_interval(np.hstack([np.array(self.rows[name], float), np.array(self.rows[other], float)]))
+        return f"{self.rate(name) / self.rate(other):.3f} ({'no interval' if interval is None else '{:.3f} to {:.3f}'.format(*interval)})"
 
 
 def main():

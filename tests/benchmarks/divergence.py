@@ -9,12 +9,12 @@ import argparse
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from near_ties import first_difference, is_near_tie, noise_bound
 
 from specexp.cli.messages import conf_directory
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.experiment.generation import generate
-from specexp.figures.near_ties import first_difference, is_near_tie, noise_bound
 from specexp.runners.runner import ModelRunner
 
 WIDTH = 5  # rows of the wide pass that tells the noise

@@ -1,6 +1,5 @@
 import pytest
-
-from specexp.figures.near_ties import first_difference, is_near_tie, noise_bound
+from benchmarks.near_ties import first_difference, is_near_tie, noise_bound
 
 
 def test_texts_part_at_their_first_difference():
