@@ -155,11 +155,11 @@ class Phases:
 
 
 def phases(sides: Sequence[dict], curve: CostCurve | None) -> Phases | None:
-    """Of all rounds of one side. None where its time inside the models is neither known nor to be reckoned."""
+    """Of all rounds of one side. None where no time was measured, or that inside the models is neither known nor to be reckoned."""
     rounds = [counts for side in sides for counts in side["rounds"]]
-    if not rounds:
+    whole = quotient(sum(side["decode_seconds"] for side in sides), len(rounds))
+    if not whole:
         return None
-    whole = sum(side["decode_seconds"] for side in sides) / len(rounds)
     target, draft = ([side[key] for side in sides] for key in ("target_seconds", "draft_seconds"))
     if None not in target and None not in draft:
         return Phases(whole, sum(draft) / len(rounds), sum(target) / len(rounds), "clock")

@@ -1,7 +1,8 @@
 """Are two sides different, on the same examples? McNemar's exact test for passes, a permutation test for speed and for scores.
 
 Works on plain numbers and knows nothing of records. Both tests assume only that, if the sides were equal, the two results of an example
-could be exchanged, so they hold for few examples. They say nothing about other kinds of example, nor of a machine that was slower on one day.
+could be exchanged, so they hold for few examples. They say nothing about other kinds of example, nor of a machine that was slower on one
+day.
 
 The only module that loads scipy.stats, which takes about a second.
 """

@@ -4,9 +4,9 @@ Knows records (plain dicts, as in records.jsonl) and nothing of models, texts or
 it does not exist here (nothing drafted, one token only, no baseline, not measured on this device), and no figure is NaN or infinite.
 
 Decoding runs from the first emission to the last, so the tokens of the first emission (`first_tokens`) are not counted in decode
-throughput; tokens are counted by ids. A side that gives each text in one piece (beam search knows no token before the end) has no such time: its first
-token comes with its last, and speedups by or over it compare whole requests. Totals come before ratios: an average of per-prompt rates is
-given only under its own name, with its sample standard deviation (`NAME_mean`, `NAME_std`), as published tables write it.
+throughput; tokens are counted by ids. A side that gives each text in one piece (beam search knows no token before the end) has no such
+time: its first token comes with its last, and speedups by or over it compare whole requests. Totals come before ratios: an average of
+per-prompt rates is given only under its own name, with its sample standard deviation (`NAME_mean`, `NAME_std`), as published tables do.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specexp.errors import UserError
-from specexp.figures.speed import half_width
+from specexp.figures.intervals import FEWEST, half_width
+from specexp.figures.speed import speedup_interval
 from specexp.report.rows import SETTING
 
 Row = dict[str, object]
@@ -25,7 +26,7 @@ class Column:
     form: str = ".2f"
     unit: float = 1.0
     usual: object = None
-    spread: str | None = None  # key of the standard deviation over requests: the mean's 95 % interval is shown behind it
+    spread: str | None = None  # key of the standard deviation over requests: the mean's 95 % interval is shown after the figure
 
     def text(self, row: Row) -> str:
         """The cell; "" where the row has no such figure."""
@@ -37,8 +38,9 @@ class Column:
         return format(value * self.unit, self.form) + self._interval(row)
 
     def _interval(self, row: Row) -> str:
-        deviation, count = row.get(self.spread) if self.spread else None, row.get("num_samples") or 0
-        return f" ± {half_width(deviation, count) * self.unit:{self.form}}" if deviation is not None and count > 1 else ""
+        """By the number of prompts: samples of one prompt resemble each other."""
+        deviation, count = row.get(self.spread) if self.spread else None, row.get("num_examples") or 0
+        return f" ± {half_width(deviation, count) * self.unit:{self.form}}" if deviation is not None and count >= FEWEST else ""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,7 @@ class Interval(Column):
     """The 95 % interval of a speedup, which is not symmetric."""
 
     def text(self, row: Row) -> str:
-        low, high = row.get("speedup_low"), row.get("speedup_high")
-        return "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+        return "" if (interval := speedup_interval(row)) is None else "{:.2f} to {:.2f}".format(*interval)
 
 
 COLUMNS: tuple[Column, ...] = (

@@ -23,7 +23,7 @@ from rich.tree import Tree
 from specexp.errors import UserError
 from specexp.figures.bounds import bandwidth_utilisation, bound_figures
 from specexp.figures.cost import CostCurve, curve_of, depth, phases
-from specexp.figures.speed import summarise_speed
+from specexp.figures.speed import speedup_interval, summarise_speed, why_no_interval
 from specexp.tracking.records import read_environment, read_records, to_json
 
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high", "predicted_speedup", "efficiency", "tpot", "baseline_tpot")
@@ -68,6 +68,8 @@ def explained(records: Sequence[dict], curve: CostCurve | None, bandwidth: float
 def _missing(figures: Mapping, rounds: Sequence, spent: object, curve: CostCurve | None) -> Iterator[str]:
     if figures.get("baseline_tpot") is None:
         yield NO_BASELINE
+    elif reason := why_no_interval(figures):
+        yield reason
     if not rounds:
         yield NO_ROUNDS
     elif spent is None:
@@ -102,7 +104,7 @@ def _round(told: Mapping) -> Iterator[tuple[str, str, str]]:
 
 
 def _speedup(told: Mapping) -> Iterator[tuple[str, str, str]]:
-    interval = "" if told["speedup_low"] is None else f"{told['speedup_low']:.2f} to {told['speedup_high']:.2f}"
+    interval = "" if (found := speedup_interval(told)) is None else "{:.2f} to {:.2f}".format(*found)
     lengths = "" if told["best_gamma"] is None else "no draft" if told["best_gamma"] == 0 else f"gamma {told['best_gamma']}"
     if told["best_gamma"] is not None and told["best_gamma"] > told["longest_draft"]:
         lengths += ", never tried"

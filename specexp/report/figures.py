@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from specexp.errors import UserError
 from specexp.figures.cost import predicted_curve
-from specexp.figures.speed import half_width
+from specexp.figures.intervals import FEWEST, half_width
+from specexp.figures.speed import speedup_interval
 from specexp.report.rows import PUBLISHED, SETTING
 
 Row = dict[str, object]
@@ -77,8 +78,8 @@ def throughput(rows: Sequence[Row]) -> Figure | None:
 
 
 def _half(row: Row) -> float:
-    deviation, count = row.get("output_tps_per_user_std"), row.get("num_samples") or 0
-    return half_width(deviation, count) if deviation is not None and count > 1 else 0.0
+    deviation, count = row.get("output_tps_per_user_std"), row.get("num_examples") or 0
+    return half_width(deviation, count) if deviation is not None and count >= FEWEST else 0.0
 
 
 def gamma(rows: Sequence[Row]) -> Figure | None:
@@ -89,9 +90,9 @@ def gamma(rows: Sequence[Row]) -> Figure | None:
     figure, [axis] = _figure()
     for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
         x, y = [p[0] for p in points], [p[1]["speedup"] for p in points]
-        low = [max(0.0, s - (p[1].get("speedup_low") or s)) for s, p in zip(y, points, strict=True)]
-        high = [max(0.0, (p[1].get("speedup_high") or s) - s) for s, p in zip(y, points, strict=True)]
-        axis.errorbar(x, y, yerr=[low, high], marker="o", capsize=3, color=colour, label=name)
+        intervals = [speedup_interval(p[1]) or (s, s) for s, p in zip(y, points, strict=True)]
+        bars = [(max(0.0, s - low), max(0.0, high - s)) for s, (low, high) in zip(y, intervals, strict=True)]
+        axis.errorbar(x, y, yerr=list(zip(*bars, strict=True)), marker="o", capsize=3, color=colour, label=name)
         if curve := _predicted(points):
             axis.plot(list(curve), list(curve.values()), linestyle="--", color=colour, label=f"{name}, predicted")
     axis.axhline(1.0, color="#666666", linewidth=0.8)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import mean
 
+from specexp.figures.speed import why_no_interval
 from specexp.report.runs import Run
 
 NOT_SETTINGS = {"name", "decoder", "defaults"}
@@ -142,14 +143,25 @@ def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What is said below a table: of published figures their source, setup and known faults; each failed job with its sentence."""
-    told = []
+    """What is said below a table: of published figures their source, setup and known faults; why speedups have no interval; each failed job
+    with its sentence."""
+    found = []
     for run in runs:
         if table := run.config.get(PUBLISHED):
-            told.append(f"[published] {table.get('source')}. Setup: {table.get('setup')} Known faults: {table.get('faults')}")
-    told += [f"{run.name} failed: {run.failure}" for run in runs if run.failure]
-    told += [f"{run.name} is not finished." for run in runs if run.state == "unfinished"]
-    return list(dict.fromkeys(told))
+            found.append(f"[published] {table.get('source')}. Setup: {table.get('setup')} Known faults: {table.get('faults')}")
+    found += _without_interval([run for run in runs if run.finished])
+    found += [f"{run.name} failed: {run.failure}" for run in runs if run.failure]
+    found += [f"{run.name} is not finished." for run in runs if run.state == "unfinished"]
+    return list(dict.fromkeys(found))
+
+
+def _without_interval(runs: Sequence[Run]) -> list[str]:
+    """A sentence for each reason, with the names of the runs that it holds for, where it does not hold for all."""
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        if reason := why_no_interval(run.summary):
+            names.setdefault(reason, []).append(run.name)
+    return [reason if len(few) == len(runs) else f"{', '.join(few)}: {reason}" for reason, few in names.items()]
 
 
 def _order(row: dict) -> tuple:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from specexp.figures.speed import speedup_interval, why_no_interval
+
 Format = Callable[[float], str]
 
 
@@ -111,8 +113,10 @@ def show(summary: dict, directory: Path) -> None:
 
 
 def render(summary: dict, console: Console, title: str | None = None) -> None:
-    """Print the table of a flat summary and, below it, a warning for everything that is not as usual."""
+    """Print the table of a flat summary, why its speedup has no interval where it has none, and a warning for everything unusual."""
     console.print(build_table(summary, title))
+    if reason := why_no_interval(summary):
+        console.print(Text(reason))
     for text in warnings(summary):
         console.print(Text(text, style="bold red"))
 
@@ -163,8 +167,8 @@ def _cells(row: Row, summary: dict, baselines: list[str]) -> Iterator[tuple[str 
     if any(value is not None for value in values) and (any(values) or row.key not in UNUSUAL):
         yield (f"  {row.label}", *("" if value is None else _styled(row, value) for value in values))
     blank = [""] * len(baselines)
-    if row.key == "speedup" and summary.get("speedup_low") is not None:
-        yield ("    95 % interval", *blank, f"{summary['speedup_low']:.2f} to {summary['speedup_high']:.2f}")
+    if row.key == "speedup" and (interval := speedup_interval(summary)):
+        yield ("    95 % interval", *blank, "{:.2f} to {:.2f}".format(*interval))
     for name in [name.removeprefix("baseline_") for name in baselines if name != "baseline"]:
         if (value := summary.get(f"{row.key}_vs_{name}")) is not None:
             yield (f"    over {name}", *blank, row.format(value))

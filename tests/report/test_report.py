@@ -30,7 +30,7 @@ def sweep(tmp_path_factory):
     """Three draft lengths, a job that failed, one that was killed."""
     place = tmp_path_factory.mktemp("sweep")
     for gamma in (2, 4, 8):
-        write_run(place / f"method.gamma={gamma}", gamma)
+        write_run(place / f"method.gamma={gamma}", gamma, made=records(gamma, 6))
     write_failed(place / "method.gamma=99", error="CUDA out of memory | 50% of it & more_")
     killed = write_run(place / "method.gamma=16", 16)
     (killed / "summary.json").unlink()
@@ -170,7 +170,7 @@ def test_dynatrees_own_files_have_its_keys(sweep, tmp_path, capsys):
     assert set(wanted.split()) <= set(entry) and entry["ttft_mean"] == pytest.approx(10.0)
     assert entry["acceptance_rate"] == pytest.approx(1.0) and entry["acceptance_with_bonus"] == pytest.approx(1.5)  # gamma 2, two kept
     every = json.loads((tmp_path / "spec_decode_all.json").read_text())
-    assert [result["K"] for result in every["results"]] == [2, 4, 8] and len(every["results"][0]["throughputs"]) == 4
+    assert [result["K"] for result in every["results"]] == [2, 4, 8] and len(every["results"][0]["throughputs"]) == 6
     assert every["summary"]["best_speedup"] == max(result["speedup"] for result in every["results"])
 
 
@@ -313,3 +313,33 @@ def test_a_directory_that_cannot_be_made(sweep, tmp_path):
     figures = pytest.importorskip("specexp.report.figures")
     with pytest.raises(UserError, match="cannot write .*throughput.pdf .*--out DIR"):
         figures._saved(figures.Figure(figsize=(1, 1)), tmp_path / "file" / "throughput")
+
+
+def test_runs_of_few_prompts_have_no_interval_and_a_note_says_why(tmp_path, capsys):
+    write_run(tmp_path / "a", made=records(4, 4), overrides={"method.gamma": 4})
+    alone = told(capsys, tmp_path)
+    assert " to " not in alone and "±" not in alone and alone.count("The speedup has no 95 % interval: that takes 5 prompts, and there are 4.") == 1
+    write_run(tmp_path / "b", 6, made=records(6, 4))
+    assert told(capsys, tmp_path).count("no 95 % interval") == 1
+    write_run(tmp_path / "c", 8, made=records(8, 6))
+    both = told(capsys, tmp_path)
+    assert "a, b: The speedup has no 95 % interval" in both and both.count(" to ") == 1
+
+
+@pytest.mark.parametrize("values", [
+    {"decode_seconds": 0.0}, {"decode_seconds": 0.0, "ttft_seconds": 0.0}, {"token_ids": [5], "rounds": [], "origins": ["target"], "decode_seconds": 0.0},
+    {"token_ids": [], "rounds": [], "origins": [], "decode_seconds": 0.0, "ttft_seconds": 0.0, "nll_count": 0, "nll_sum": 0.0, "target_forwards": 0},
+    {"rounds": [], "first_tokens": 7, "decode_seconds": 0.0},
+])  # fmt: skip
+def test_no_table_and_no_figure_shows_what_is_no_number(tmp_path, capsys, values):
+    """Zero seconds, one token, no token, a text in one piece; on both sides, on one, and without a baseline."""
+    for name, changed in (("both", ("method", "baseline")), ("one", ("method",)), ("base", ("baseline",))):
+        write_run(tmp_path / name, made=[{**record, **{side: record[side] | values for side in changed}} for record in records(4, 6)])
+    alone = [{key: value for key, value in record.items() if key != "baseline"} for record in records(4, 6)]
+    write_run(tmp_path / "alone", made=[{**record, "method": record["method"] | values} for record in alone])
+    text = told(capsys, tmp_path, "--out", tmp_path / "out", "--s2")
+    for name in ("both", "one", "base", "alone"):
+        text += told(capsys, "explain", tmp_path / name) + told(capsys, "explain", tmp_path / name, "--json") + told(capsys, "ablation", tmp_path / name)
+    for file in (tmp_path / "out").iterdir():
+        text += file.read_text() if file.suffix in (".md", ".csv", ".json", ".tex") else ""
+    assert not re.search(r"\b(nan|inf)\b", text, re.I)

@@ -81,8 +81,11 @@ def test_every_k_that_was_asked_for_has_its_row():
     assert line(text, "pass@10") == ["pass@10", "88.0 %", "90.0 %"]
 
 
-def test_a_missing_interval_leaves_no_row():
-    assert "interval" not in shown(SUMMARY | {"speedup_low": None, "speedup_high": None})
+def test_a_missing_interval_leaves_no_row_and_a_sentence_says_why():
+    text = shown(SUMMARY | {"speedup_low": None, "speedup_high": None, "num_examples": 4})
+    assert not [row for row in text.splitlines() if "│" in row and "interval" in row]
+    assert "The speedup has no 95 % interval: that takes 5 prompts, and there are 4." in text
+    assert "no 95 % interval" not in shown(SUMMARY) and "no 95 % interval" not in shown(SUMMARY | {"speedup": None, "speedup_low": None})
 
 
 def test_the_table_can_be_built_without_a_title():
