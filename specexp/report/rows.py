@@ -1,16 +1,16 @@
 """The rows of a table of runs: each run's names, the settings in which the runs differ, and all figures of its summary, flat.
 
-A baseline has a row of its own for each pair, data set, cache and length: the mean over the runs, each of which measured it anew,
-interleaved. Published figures that an experiment's configuration brings have rows too, and say so. Computes nothing but means.
+Baselines have rows of their own (see baselines.py). Published figures that an experiment's configuration brings have rows too, and say so.
+Computes no figure.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from statistics import mean
+from collections.abc import Sequence
 
 from specexp.figures.speed import why_no_interval
+from specexp.report.baselines import GROUP, SETTING, baseline_rows
 from specexp.report.runs import Run
 
 NOT_SETTINGS = {"name", "decoder", "defaults"}
@@ -18,10 +18,7 @@ GROUPS = ("method", "sampling", "cache")  # whose plain keys are settings
 TOP = ("max_new_tokens", "ignore_eos", "samples", "repeats", "seed", "dtype", "device", "threads", "quick")
 IN_COLUMNS = {"method", "model_pair", "dataset", "experiment"}
 SILENT = {"warmup", "dataset.limit", "repeats", "quick"}  # never part of a label
-SETTING = "setting "  # before a setting's key in a row, since a figure may have the same name
 CACHES = {"model": "full", "stateless": "none"}  # options that are not named as their classes are
-KIN = ("model_pair", "dataset", "weights", "cache", "max_new_tokens")  # what runs share that have the same baseline, beside
-KIN_SETTINGS = ("sampling.", "cache.", "dtype", "device", "threads", "ignore_eos")  # settings that begin so
 PUBLISHED = "published"
 
 
@@ -30,7 +27,7 @@ def make_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
     settings = {run.directory: settings_of(run) for run in runs}
     labels = _labels(runs, settings)
     rows = [_row(run, settings[run.directory], labels[run.directory]) for run in runs]
-    rows += [*_baselines(rows), *_published(runs)]
+    rows += [*baseline_rows(runs, rows), *_published(runs)]
     return sorted(rows, key=_order)
 
 
@@ -103,32 +100,6 @@ def _chosen(run: Run, group: str) -> str | None:
     return (run.config.get(group) or {}).get("name") or run.overrides.get(group)
 
 
-def _baselines(rows: Sequence[dict]) -> list[dict[str, object]]:
-    kin: dict[tuple, list[dict]] = {}
-    for row in rows:
-        if row["state"] == "finished" and "baseline_tpot" in row:
-            shared = {key: row.get(key) for key in row if key in KIN or key.removeprefix(SETTING).startswith(KIN_SETTINGS)}
-            kin.setdefault(tuple(shared.items()), []).append(row)
-    apart = {key for shared in kin for key, value in shared if any(value != dict(other).get(key) for other in kin)}
-    return [_baseline(dict(shared), group, apart) for shared, group in kin.items()]
-
-
-def _baseline(names: dict, group: list[dict], apart: set[str]) -> dict[str, object]:
-    """Means over the runs of all that stands behind `baseline_`; a standard deviation is that of one run, averaged."""
-    keys = dict.fromkeys(key.removeprefix("baseline_") for row in group for key in row if key.startswith("baseline_"))
-    figures = {key: _mean(row.get(f"baseline_{key}") for row in group) for key in keys}
-    shown = [key for key in names if key in apart and key.startswith(SETTING) and names[key] is not None]
-    told = [f"{key.rpartition('.')[2]}={names[key]}" for key in shown]
-    label = " ".join(["baseline", *told, *([f"(mean of {len(group)} runs)"] if len(group) > 1 else [])])
-    counted = {"num_samples": group[0].get("num_samples"), "num_examples": group[0].get("num_examples")}
-    return names | {"state": "finished", "label": label, "method": "baseline", "speedup": 1.0} | counted | figures
-
-
-def _mean(values: Iterable) -> float | None:
-    known = [value for value in values if isinstance(value, (int, float))]
-    return mean(known) if known else None
-
-
 def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
     """Each published figure once, however many runs name it."""
     found: dict[str, dict] = {}
@@ -167,5 +138,5 @@ def _without_interval(runs: Sequence[Run]) -> list[str]:
 def _order(row: dict) -> tuple:
     """By pair, data and weights; in them by state and speedup."""
     states = ("finished", PUBLISHED, "unfinished", "failed")
-    place = tuple(str(row.get(key) or "~") for key in KIN[:3])
+    place = tuple(str(row.get(key) or "~") for key in GROUP)
     return (*place, states.index(row["state"]), -(row.get("speedup") or 0.0), row["label"])

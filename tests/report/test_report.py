@@ -116,6 +116,58 @@ def test_baselines_of_other_settings_are_not_averaged(tmp_path):
     assert labels == ["baseline temperature=0.0", "baseline temperature=0.8"]
 
 
+def baselines(place):
+    return [row for row in make_rows(find_runs([place])) if row["method"] == "baseline"]
+
+
+@pytest.mark.parametrize(("settings", "labels"), [
+    ([{"model_pair": {"name": "tiny", "target": {"name": name}}} for name in ("one", "two")], ["baseline target.name=one", "baseline target.name=two"]),
+    ([{"model_pair": {"name": "tiny", "target": {"name": "m", "revision": name}}} for name in ("r1", "r2")], ["baseline revision=r1", "baseline revision=r2"]),
+    ([{"dataset": {"name": "microeval", "limit": limit}} for limit in (4, 6)], ["baseline limit=4", "baseline limit=6"]),
+    ([{"dataset": {"name": "prompts", "path": path}} for path in ("a.txt", "b.txt")], ["baseline path=a.txt", "baseline path=b.txt"]),
+    ([{"part": part} for part in ("train", "test")], ["baseline part=test", "baseline part=train"]),
+    ([{"dtype": dtype} for dtype in ("float32", "bfloat16")], ["baseline dtype=bfloat16", "baseline dtype=float32"]),
+    ([{"max_new_tokens": count} for count in (8, 16)], ["baseline", "baseline"]),  # a column tells it
+    ([{"cache": {"_target_": f"specexp.runners.runner.{name}"}} for name in ("ModelRunner", "StatelessRunner")], ["baseline", "baseline"]),
+    ([{"batch": size} for size in (1, 4)], ["baseline batch=1", "baseline batch=4"]),
+    ([{"cache": {"_target_": "specexp.runners.sink.SinkRunner", "max_length": length}} for length in (64, 128)], ["baseline max_length=128", "baseline max_length=64"]),
+    ([{"sampling": {"temperature": 0.8}, "seed": seed} for seed in (0, 1)], ["baseline seed=0", "baseline seed=1"]),
+    ([{"baseline": {"url": url}} for url in ("http://a", "http://b")], ["baseline url=http://a", "baseline url=http://b"]),
+])  # fmt: skip
+def test_baselines_that_are_not_told_equal_by_facts_are_not_averaged(tmp_path, settings, labels):
+    for index, settings_of_run in enumerate(settings):
+        write_run(tmp_path / f"{index}", settings=settings_of_run)
+    assert sorted(row["label"] for row in baselines(tmp_path)) == labels
+
+
+@pytest.mark.parametrize("settings", [
+    [{"model_pair": {"name": "tiny", "target": {"name": "m"}, "draft": {"name": name}}} for name in ("one", "two")],
+    [{"seed": seed} for seed in (0, 1)],                                            # greedy: the same texts
+    [{"warmup": count, "tracker": {"project": f"{count}"}} for count in (1, 2)],
+    [{"method": {"name": "speculative", "gamma": gamma}, "repeats": gamma} for gamma in (2, 4)],
+])  # fmt: skip
+def test_baselines_that_are_the_same_are_averaged_whatever_else_differs(tmp_path, settings):
+    for index, settings_of_run in enumerate(settings):
+        write_run(tmp_path / f"{index}", settings=settings_of_run, model_pair=settings_of_run.get("model_pair", {}).get("name", "tiny"))
+    assert [row["label"] for row in baselines(tmp_path)] == ["baseline (mean of 2 runs)"]
+
+
+def test_machines_weights_and_prompts_are_facts_too(tmp_path):
+    for name, facts in (("a", {"device": "cuda:0", "cards": ["H200"]}), ("b", {"device": "cuda:0", "cards": ["A100"]}), ("c", {"device": "cpu"})):
+        (write_run(tmp_path / name) / "environment.json").write_text(json.dumps(facts))
+    assert len(baselines(tmp_path)) == 3
+    write_run(tmp_path / "more" / "d", weights="standin")
+    write_run(tmp_path / "more" / "e")
+    write_run(tmp_path / "more" / "f", made=records(4, 3))  # as when a server refused a request for good
+    assert len(baselines(tmp_path / "more")) == 3
+
+
+def test_runs_of_which_no_configuration_is_left_have_baselines_of_their_own(tmp_path):
+    for name in "ab":
+        (write_run(tmp_path / name) / "config.yaml").unlink()
+    assert [row["label"] for row in baselines(tmp_path)] == ["baseline run=a", "baseline run=b"]
+
+
 def test_a_part_chosen_on_the_command_line_is_in_the_label(tmp_path):
     write_run(tmp_path / "a", overrides={"verifier@method.verifier": "lenient"})
     write_run(tmp_path / "b", overrides={"verifier@method.verifier": "typical"})
