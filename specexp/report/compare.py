@@ -8,7 +8,6 @@ differences can be seen. What cannot be compared has no p, and its row says why.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite
@@ -23,6 +22,7 @@ from specexp.errors import UserError
 from specexp.figures.intervals import log_rate_ratio
 from specexp.figures.paired import SURPRISING, difference, log_speed_ratio, mcnemar, permutation_p
 from specexp.figures.speed import counted_time, whole_request
+from specexp.report.arguments import Parser
 from specexp.tracking.records import read_records
 
 
@@ -45,8 +45,7 @@ Sides = list[tuple[str, dict, dict | None]]  # (example, side, its baseline), on
 
 
 def main(arguments: Sequence[str]) -> None:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m specexp.report compare", description=__doc__, formatter_class=layout)
+    parser = Parser("compare", __doc__)
     parser.add_argument("a", type=Path, metavar="A", help="a run directory")
     parser.add_argument("b", type=Path, metavar="B", nargs="?", help="another; left out: A's baseline")
     options = parser.parse_args(arguments)

@@ -11,7 +11,6 @@ dim, and behind the path stands the token that the target added; without colours
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from specexp.errors import UserError
 from specexp.figures.bounds import bandwidth_utilisation, bound_figures
 from specexp.figures.cost import CostCurve, curve_of, depth, phases
 from specexp.figures.speed import speedup_interval, summarise_speed, why_no_interval
+from specexp.report.arguments import Parser
 from specexp.tracking.records import read_environment, read_records, to_json
 
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high", "predicted_speedup", "efficiency", "tpot", "baseline_tpot")
@@ -137,8 +137,7 @@ def _passes(told: Mapping) -> Iterator[tuple[str, str, str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m specexp.report explain", description=__doc__, formatter_class=layout)
+    parser = Parser("explain", __doc__)
     parser.add_argument("directory", type=Path, help="a run directory")
     parser.add_argument("--json", action="store_true", help="figures for a machine")
     parser.add_argument("--bandwidth", type=float, help="the memory's, in GB/s, where it was not measured")
@@ -191,8 +190,7 @@ def find(directory: Path, example: str | None) -> tuple[str, dict]:
 
 def show_tree(arguments: list[str]) -> None:
     """One round's token tree on the terminal. Nodes on the kept path are green, the others dim."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m specexp.report tree", description=show_tree.__doc__, formatter_class=layout)
+    parser = Parser("tree", show_tree.__doc__)
     parser.add_argument("directory", type=Path, help="a run directory")
     parser.add_argument("--example", help="the example's id; the first with a tree by default")
     options = parser.parse_args(arguments)

@@ -15,7 +15,6 @@ The table of one evaluation of caches on the terminal, from its rows alone. Comp
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from rich.table import Table
 
 from specexp.figures.acceptance import quotient
 from specexp.figures.speed import summarise_speed, token_count
+from specexp.report.arguments import Parser
 from specexp.report.rows import make_rows, settings_of
 from specexp.report.runs import Run, find_runs
 from specexp.tracking.records import to_json, write_whole
@@ -167,8 +167,7 @@ NAME = "ablation"
 
 
 def main(arguments: Sequence[str]) -> None:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m specexp.report ablation", description=__doc__, formatter_class=layout)
+    parser = Parser("ablation", __doc__)
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="run or sweep directories")
     print(text(find_runs(parser.parse_args(arguments).directories)), end="")
 

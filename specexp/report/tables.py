@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from specexp.report import papers
+from specexp.report.arguments import Parser
 from specexp.report.columns import Row, short, visible
 from specexp.report.formats import csv_text, json_text, latex, markdown
 from specexp.report.rows import make_rows, notes
@@ -108,8 +109,7 @@ def _make(directory: Path) -> None:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m specexp.report", description=__doc__, epilog=EPILOG,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("", __doc__, EPILOG)
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="run or sweep directories")
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="of what is printed")
     parser.add_argument("--columns", type=lambda value: value.split(","), metavar="KEY,KEY", help="any figures or settings, in this order")

@@ -10,11 +10,11 @@ W&B marks what it has uploaded, and that is left out; W&B's directories may have
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from specexp.errors import UserError
+from specexp.report.arguments import Parser
 from specexp.report.columns import short, visible
 from specexp.report.formats import markdown
 from specexp.report.rows import make_rows, notes
@@ -26,8 +26,7 @@ ABOUT = "Speculative decoding, each run measured against its own interleaved bas
 
 
 def main(arguments: Sequence[str]) -> None:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m specexp.report wandb", description=__doc__, formatter_class=layout)
+    parser = Parser("wandb", __doc__)
     parser.add_argument("directory", type=Path, metavar="DIR", help="a sweep's directory")
     parser.add_argument("--save", action="store_true", help="create it at W&B as well")
     options = parser.parse_args(arguments)
@@ -90,8 +89,7 @@ def _saved(report) -> str:
 
 def sync(arguments: Sequence[str]) -> None:
     """`python -m specexp.report sync DIR... | xargs wandb sync`: the W&B directories of runs that were logged offline, one a line."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m specexp.report sync", description=sync.__doc__, formatter_class=layout)
+    parser = Parser("sync", sync.__doc__)
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="run or sweep directories")
     parser.add_argument("--wandb", type=Path, metavar="DIR", help="where W&B's runs lie, if not where they were written")
     options = parser.parse_args(arguments)

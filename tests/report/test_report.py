@@ -395,3 +395,49 @@ def test_no_table_and_no_figure_shows_what_is_no_number(tmp_path, capsys, values
     for file in (tmp_path / "out").iterdir():
         text += file.read_text() if file.suffix in (".md", ".csv", ".json", ".tex") else ""
     assert not re.search(r"\b(nan|inf)\b", text, re.I)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ([], "arguments are required: DIR; python -m specexp.report --help"),
+    (["DIR", "--formt", "csv"], "unrecognized arguments: --formt csv"),
+    (["DIR", "--format", "word"], "invalid choice: 'word'"),
+    (["compare"], "arguments are required: A; python -m specexp.report compare --help"),
+    (["explain", "DIR", "--bandwidth", "fast"], "invalid float value: 'fast'"),
+    (["tree"], "arguments are required: directory"), (["ablation"], "arguments are required: DIR"),
+    (["sync"], "arguments are required: DIR"), (["wandb"], "arguments are required: DIR"),
+])  # fmt: skip
+def test_a_mistaken_command_line_is_one_sentence(sweep, arguments, words):
+    ended = subprocess.run([sys.executable, "-m", "specexp.report", *(str(sweep) if a == "DIR" else a for a in arguments)], capture_output=True, text=True)
+    [line] = ended.stderr.splitlines()
+    assert ended.returncode == 1 and line.startswith("specexp.report: ") and words in line and not ended.stdout
+
+
+def test_what_cannot_be_read_is_one_sentence(sweep, monkeypatch):
+    def refuse(place):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    monkeypatch.setattr("specexp.report.runs.os.walk", refuse)
+    with pytest.raises(SystemExit, match=r"cannot read or write .*sweep.* \(Permission denied\)"):
+        main([str(sweep)])
+
+
+def test_an_interrupted_report_says_so(sweep, monkeypatch, capsys):
+    def interrupt(place):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("specexp.report.runs.os.walk", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main([str(sweep)])
+    assert ended.value.code == 130 and "interrupted" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_ends_the_report_quietly(sweep):
+    ended = subprocess.run(f"{sys.executable} -m specexp.report {sweep} --format json | head -c 1", shell=True, capture_output=True, text=True)
+    assert ended.stdout == "{" and not ended.stderr
+
+
+def test_help_and_tables_do_not_load_the_paired_tests(sweep):
+    for command in ("specexp --help", f"specexp.report {sweep}"):
+        ended = subprocess.run([sys.executable, "-X", "importtime", "-m", *command.split()], capture_output=True, text=True)
+        assert ended.returncode == 0 and "scipy.stats" not in ended.stderr
+        assert "report" in command or "scipy" not in ended.stderr
