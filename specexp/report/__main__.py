@@ -19,6 +19,7 @@ COMMANDS = {
     "sync": "specexp.report.wandb_report:sync",
     "wandb": "specexp.report.wandb_report:main",
     "explain": "specexp.report.explain:main",
+    "glossary": "specexp.report.glossary:main",
 }
 
 

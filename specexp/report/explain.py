@@ -35,6 +35,21 @@ NO_ROUNDS = "This method does not decode in rounds of drafting and one target pa
 NO_PHASES = "Neither the records nor a cost curve tell the time inside the models: where a round's time goes cannot be told."
 NO_DRAFTS = "Nothing was drafted: there is no draft length to choose."
 NO_BASELINE = "The run has no eager baseline: there is no speedup to explain."
+ROUND = (
+    ("draft_ms", "drafting {drafted} tokens"), ("target_ms", "the target's pass over {width} tokens"),
+    ("host_ms", "host: verifying, the loop"),
+    ("round_ms", "all of it (mean of {rounds} rounds)"),
+)  # fmt: skip
+SPEEDUP = (
+    ("speedup", "measured"), ("predicted_speedup", "the costs allow, the host left out"), ("ceiling", "ceiling"),
+    ("modelled_speedup", "this run, by the cost curve"), ("best_gamma_speedup", "best fixed draft length"),
+    ("oracle_speedup", "oracle draft lengths"),
+)  # fmt: skip
+EFFICIENCY, BANDWIDTH = "efficiency", "memory bandwidth used by that of 1"
+LABELS = (
+    *((key, label.format(drafted="N", width="N + 1", rounds="R")) for key, label in ROUND), *SPEEDUP, ("efficiency", EFFICIENCY),
+    ("curve", "over N tokens"), ("curve", "a token of NAME"), ("mbu", BANDWIDTH),
+)  # fmt: skip  # of the table's rows, by the key that each shows
 RECKONED = "Drafting and target pass are reckoned from the cost curve; what it gets wrong shows as the host's time."
 
 
@@ -97,10 +112,10 @@ def build_table(told: Mapping, title: str) -> Table:
 def _round(told: Mapping) -> Iterator[tuple[str, str, str]]:
     if told["round_ms"] is None:
         return
-    drafted = told["drafted_per_round"]
-    rows = [(f"  drafting {drafted:.2f} tokens", "draft_ms"), (f"  the target's pass over {1 + drafted:.2f} tokens", "target_ms")]
-    for label, key in (*rows, ("  host: verifying, the loop", "host_ms"), (f"  all of it (mean of {told['rounds']} rounds)", "round_ms")):
-        yield label, f"{told[key]:.3f} ms", f"{100 * told[key] / told['round_ms']:.1f} %"
+    drafted, rounds = told["drafted_per_round"], told["rounds"]
+    for key, label in ROUND:
+        words = label.format(drafted=f"{drafted:.2f}", width=f"{1 + drafted:.2f}", rounds=rounds)
+        yield f"  {words}", f"{told[key]:.3f} ms", f"{100 * told[key] / told['round_ms']:.1f} %"
 
 
 def _speedup(told: Mapping) -> Iterator[tuple[str, str, str]]:
@@ -109,18 +124,12 @@ def _speedup(told: Mapping) -> Iterator[tuple[str, str, str]]:
     if told["best_gamma"] is not None and told["best_gamma"] > told["longest_draft"]:
         lengths += ", never tried"
     kept = f"{told['oracle_open_rounds']} drafts kept whole" if told["oracle_open_rounds"] else ""
-    for label, key, note in (
-        ("  measured", "speedup", interval),
-        ("  the costs allow, the host left out", "predicted_speedup", ""),
-        ("  ceiling", "ceiling", "tokens per round"),
-        ("  this run, by the cost curve", "modelled_speedup", ""),
-        ("  best fixed draft length", "best_gamma_speedup", lengths),
-        ("  oracle draft lengths", "oracle_speedup", kept),
-    ):
+    notes = {"speedup": interval, "ceiling": "tokens per round", "best_gamma_speedup": lengths, "oracle_speedup": kept}
+    for key, label in SPEEDUP:
         if told[key] is not None:
-            yield label, f"{told[key]:.2f}x", note
+            yield f"  {label}", f"{told[key]:.2f}x", notes.get(key, "")
     if told["efficiency"] is not None:
-        yield "  efficiency", f"{100 * told['efficiency']:.1f} %", "measured / allowed"
+        yield f"  {EFFICIENCY}", f"{100 * told['efficiency']:.1f} %", "measured / allowed"
 
 
 def _passes(told: Mapping) -> Iterator[tuple[str, str, str]]:
@@ -133,7 +142,7 @@ def _passes(told: Mapping) -> Iterator[tuple[str, str, str]]:
         if seconds is not None:
             yield f"  a token of {name}", f"{1000 * seconds:.3f} ms", f"{seconds / curve['target_seconds'][0]:.2f}x"
     if told["mbu"] is not None:
-        yield "  memory bandwidth used by that of 1", "", f"{100 * told['mbu']:.1f} %"
+        yield f"  {BANDWIDTH}", "", f"{100 * told['mbu']:.1f} %"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

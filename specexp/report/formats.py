@@ -18,6 +18,7 @@ from pathlib import Path
 from specexp.figures.acceptance import KINDS, spans
 from specexp.figures.speed import content, token_count
 from specexp.report.columns import Column, Row, visible
+from specexp.report.glossary import meaning
 from specexp.report.rows import renamed
 from specexp.report.runs import Run
 from specexp.tracking.records import to_json
@@ -99,6 +100,7 @@ def page(runs: Sequence[Run], rows: Sequence[Row], notes: Sequence[str], picture
         runs=list(_texts(runs, rows, samples)),
         left_out=max(0, len(runs) - RUNS_SHOWN),
         kinds=KINDS,
+        meaning=meaning,
     )
 
 

@@ -204,7 +204,10 @@ def as_csv(rows: Iterable[Mapping[str, object]]) -> str:
     return stream.getvalue()
 
 
-HEADS = ("cache", "perplexity", "nats per token", "next token right", "tokens", "KV cache")
+CACHE_COLUMNS = (
+    ("cache", "cache"), ("perplexity", "perplexity"), ("mean_nll", "nats per token"), ("accuracy", "next token right"),
+    ("tokens", "tokens"), ("kv_bytes", "KV cache"),
+)  # fmt: skip
 
 
 def show(rows: Sequence[dict], title: str, directory: Path) -> None:
@@ -217,7 +220,7 @@ def show(rows: Sequence[dict], title: str, directory: Path) -> None:
 def build_table(rows: Sequence[dict], title: str) -> Table:
     """One row per cache, in the order given."""
     table = Table(title=title, title_style="bold")
-    for head in HEADS:
+    for _, head in CACHE_COLUMNS:
         table.add_column(head, justify="left" if head == "cache" else "right", no_wrap=True)
     for row in rows:
         right, size = f"{100 * row['accuracy']:.1f} %", f"{row['kv_bytes'] / 2**20:.2f} MiB"

@@ -93,6 +93,7 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
         Row("peak memory", "peak_mem_allocated", _mebibytes),
     )),
 )
+INTERVAL = "95 % interval"  # below the speedup
 UNUSUAL = ("compression_count", "tokens_evicted")  # not shown where all are 0
 SEALED = "bubblewrap"
 WARNINGS = {
@@ -168,7 +169,7 @@ def _cells(row: Row, summary: dict, baselines: list[str]) -> Iterator[tuple[str 
         yield (f"  {row.label}", *("" if value is None else _styled(row, value) for value in values))
     blank = [""] * len(baselines)
     if row.key == "speedup" and (interval := speedup_interval(summary)):
-        yield ("    95 % interval", *blank, "{:.2f} to {:.2f}".format(*interval))
+        yield (f"    {INTERVAL}", *blank, "{:.2f} to {:.2f}".format(*interval))
     for name in [name.removeprefix("baseline_") for name in baselines if name != "baseline"]:
         if (value := summary.get(f"{row.key}_vs_{name}")) is not None:
             yield (f"    over {name}", *blank, row.format(value))
