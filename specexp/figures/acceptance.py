@@ -1,14 +1,12 @@
-"""What became of the drafted tokens: acceptance length, rates by position, histograms, tokens by origin. Pure functions on records.
+"""What became of the drafted tokens, from records alone: how many were accepted, at which positions, and where emitted tokens came from.
 
-A round is [drafted, accepted], or [drafted, accepted, depth, leaves, refused] where the draft was a tree: `drafted` then counts its nodes,
-`depth` is the length of its longest path (a chain's depth is `drafted`), `leaves` the number of its paths, `refused` 0 where the kept
-path ends in a leaf, so that nothing behind it was refused (a chain's is, unless all of it was kept). Rounds that drafted nothing
-are not speculation steps, nor is the prefill, which is in no record's rounds. Names and definitions are those of vLLM and Spec-Bench where
-they agree; the bonus token counts in acceptance lengths and in nothing else.
+A record's round is [drafted, accepted], or [drafted, accepted, depth, leaves, refused] where the draft was a tree. Of a tree `drafted`
+counts all nodes, `depth` is the length of its longest path (a chain's depth is `drafted`), and `leaves` is the number of its paths.
+`refused` is 0 if the accepted path ends in a leaf, since then nothing after it was refused; of a chain it is 0 if all of it was accepted.
 
-A generated text in pieces by where their tokens came from: draft (and its stage), bonus, resample, target. From a record's side.
-
-Division that answers None where there is nothing to divide by: a rate of nothing is unknown, not zero and not a crash.
+Rounds that drafted nothing are no speculation steps, and neither is the prefill, which is in no record's rounds. Names and definitions
+are those of vLLM and Spec-Bench where they agree. The bonus token counts in acceptance lengths and in nothing else. A rate of nothing is
+None: it is unknown, not zero. Knows nothing of seconds (see speed.py and cost.py), nor of models.
 """
 
 from __future__ import annotations
@@ -35,6 +33,11 @@ def steps_of(side: dict) -> list[Step]:
     if broken := [step for step in steps if not 0 <= step.accepted <= step.depth <= step.drafted]:
         raise ValueError(f"a round cannot accept {broken[0].accepted} of {broken[0].drafted} drafted tokens in a path of {broken[0].depth}")
     return steps
+
+
+def timed_rounds(side: dict) -> list[Sequence[int]]:
+    """The rounds that the side's decode seconds paid for: all but one that made the first emission (absent from records of older runs)."""
+    return side["rounds"][side.get("first_rounds", 0) :]
 
 
 def _step(drafted: int, accepted: int, depth: int | None = None, leaves: int = 1, refused: int | None = None) -> Step:
@@ -82,9 +85,9 @@ def tree_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
 
 
 def length_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
-    """What a draft-length policy decided: `mean_gamma` over all rounds, those that drafted nothing as 0 (a tree counts by its depth), and
-    `gamma_histogram_G`, the number of rounds of each. `mean_entropy` (nats, of the law behind the first drafted token) over the rounds
-    whose policy looked at it, and `entropy_histogram_B`, the number of those with B <= entropy < B + 1.
+    """What a length rule decided: `mean_gamma` over all rounds, those that drafted nothing as 0 (a tree counts by its depth), and
+    `gamma_histogram_G`, the number of rounds of each. `mean_entropy` (nats, of the law of the first drafted token) over the rounds
+    whose length rule looked at it, and `entropy_histogram_B`, the number of those with B <= entropy < B + 1.
     """
     rounds = [r for side in sides for r in side["rounds"]]
     lengths = Counter(r[2] if len(r) > 2 else r[0] for r in rounds)
@@ -104,7 +107,7 @@ def _mean_length(steps: Sequence[Step]) -> float | None:
 
 def conditional_rates(steps: Sequence[Step]) -> list[float | None]:
     """P(token k accepted | token k drafted and those before it accepted) for k = 1, 2, ...; None where no step came so far. In a tree: that
-    one of the k-th tokens behind the accepted path is."""
+    one of the k-th tokens after the accepted path is."""
     return [
         quotient(sum(s.accepted >= k for s in steps), sum(s.accepted >= k or (s.accepted == k - 1 and s.refused) for s in steps))
         for k in _positions(steps)
@@ -154,7 +157,7 @@ class Span:
 
 
 def spans(side: dict) -> list[Span]:
-    """The side's text in pieces of one origin; in one piece of none where the record does not say where its tokens end."""
+    """The side's text in pieces whose tokens have one origin; in one piece without one where the record does not say where tokens end."""
     text, ends = side["text"], side.get("ends")
     if not ends:
         return [Span("", "", text)]

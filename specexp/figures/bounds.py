@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specexp.decoding.theory import throughputs
-from specexp.figures.acceptance import acceptance_figures, conditional_rates, quotient, steps_of
+from specexp.figures.acceptance import acceptance_figures, conditional_rates, quotient, steps_of, timed_rounds
 from specexp.figures.cost import CostCurve, depth, phases
 
 LONGEST = 16  # drafted tokens that a best length is looked for up to, or as many as the run drafted
@@ -40,7 +40,7 @@ def round_model(method: Sequence[dict], baseline: Sequence[dict], curve: CostCur
     spent = phases(method, curve)
     if curve is None or spent is None or len(curve.widths) < 2:  # what a draft costs to verify is not known
         return None
-    rounds = [counts for side in method for counts in side["rounds"]]
+    rounds = [counts for side in method for counts in timed_rounds(side)]
     token = curve.drafted_token
     if not token and spent.source == "clock":
         token = quotient(spent.draft * len(rounds), sum(map(depth, rounds))) or 0.0

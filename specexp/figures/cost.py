@@ -1,20 +1,16 @@
-"""Where a round's time went, and the speedup those costs allow: c, v, the overhead, predicted speedup, efficiency.
+"""Where the time of a run went, and what speedup its costs allow, from records and from the cost curve in environment.json.
 
-The unit is the baseline's time per token. A side that does not know its time inside the target or the drafter gets None, never a guess.
+A round has three phases: drafting, the target's pass, and the host's part (verifying and the loop itself). A side that knows its time
+inside the models (on CPU) has it in its records. On other devices calls return before the work is done, so both are reckoned from the
+rounds and from the cost curve, which says what a pass takes by its width and was measured before the records. Either way the host's part
+is the rest of the decode time, so what the curve gets wrong is in it. What is neither known nor to be reckoned is None and never a guess.
 
-What a model pass of a run costs by its width, as measured before the records, and read from environment.json again.
+c and v are the costs of drafting a token and of the target's pass in units of the baseline's time per token. SWI, the standardised
+walltime improvement, is the speedup that given costs per pass would make, whatever the machine did: tokens x cost(target) / sum over
+models of passes x cost (Cascade Speculative Drafting, arXiv:2312.11462, section 5; drafters without a model are free). In it a pass costs
+the same however many tokens it scores, which flatters long drafts; `efficiency` says what was measured.
 
-Knows numbers; not how they were measured (specexp.experiment.pass_timing) nor what speeds follow from them (bounds.py).
-
-Where the time of a round goes: drafting, the target's pass, the host. Pure functions on records.
-
-Sides that know their time inside drafter and target (on CPU) tell it. Elsewhere calls return before the work is done, and both are reckoned
-from the rounds and the run's cost curve. The host's part is the rest of the decode time either way, so what the curve gets wrong is in it.
-
-Standardised walltime improvement: the speedup that given costs per pass would make, whatever the machine did.
-
-SWI = tokens x cost(target) / sum over models of passes x cost (Cascade Speculative Drafting, arXiv:2312.11462, section 5; drafters without
-a model are free). A pass costs the same however many tokens it scores, which flatters long drafts: see `efficiency` for what was measured.
+Knows neither how passes are timed (specexp.experiment.pass_timing) nor what other draft lengths would have gained (bounds.py).
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ from itertools import accumulate
 from operator import mul
 
 from specexp.decoding.theory import expected_tokens, predicted_speedup
-from specexp.figures.acceptance import conditional_rates, quotient, steps_of
+from specexp.figures.acceptance import conditional_rates, quotient, steps_of, timed_rounds
 
 
 def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: float | None) -> dict[str, float | None]:
@@ -37,7 +33,8 @@ def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: fl
     c and v into Leviathan et al. 2023, Theorem 3.8, without any overhead, so that `efficiency` = measured / predicted is the share of the
     possible speedup that the loop itself leaves. Both are None when nothing was drafted.
     """
-    rounds, drafted = sum(len(s["rounds"]) for s in sides), sum(r[0] for s in sides for r in s["rounds"])
+    timed = [counts for side in sides for counts in timed_rounds(side)]
+    rounds, drafted = len(timed), sum(counts[0] for counts in timed)
     target, draft = _total(sides, "target_seconds"), _total(sides, "draft_seconds")
     c = quotient(quotient(draft, drafted), baseline_tpot)
     v = quotient(quotient(target, rounds), baseline_tpot)
@@ -52,14 +49,19 @@ def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: fl
 
 
 def _total(sides: Sequence[dict], key: str) -> float | None:
-    seconds = [side[key] for side in sides]
+    seconds = [_seconds(side, key) for side in sides]
     return None if None in seconds else sum(seconds)
+
+
+def _seconds(side: dict, key: str) -> float | None:
+    """The mean over the repeats; that of the first one, whose rounds are recorded, where the repeats are other texts."""
+    return side[key] if side.get("repeats_agree", True) or not side.get("repeats") else side["repeats"][0][key]
 
 
 def _overhead_ms(sides: Sequence[dict], target: float | None, draft: float | None, rounds: int) -> float | None:
     if target is None or draft is None or not rounds:
         return None
-    return 1000 * (sum(s["decode_seconds"] for s in sides) - target - draft) / rounds
+    return 1000 * (_total(sides, "decode_seconds") - target - draft) / rounds
 
 
 def expected_per_round(sides: Sequence[dict]) -> float:
@@ -92,7 +94,7 @@ def predicted_curve(alpha: float, cost_ratio: float, verify_ratios: Mapping[int,
 
 @dataclass(frozen=True)
 class CostCurve:
-    """Medians of `repeats` passes behind a context of `context_tokens` tokens.
+    """Medians of `repeats` passes after a context of `context_tokens` tokens.
 
     target_seconds[i]: the target's pass over widths[i] tokens (ascending; width 1 is an autoregressive step). draft_seconds: of one drafted
     token, by draft model; None where that was not measured. weight_bytes, kv_bytes: what a pass of width 1 reads. bandwidth: bytes per
@@ -155,12 +157,12 @@ class Phases:
 
 
 def phases(sides: Sequence[dict], curve: CostCurve | None) -> Phases | None:
-    """Of all rounds of one side. None where no time was measured, or that inside the models is neither known nor to be reckoned."""
-    rounds = [counts for side in sides for counts in side["rounds"]]
-    whole = quotient(sum(side["decode_seconds"] for side in sides), len(rounds))
+    """Of one side's timed rounds. None where no time was measured, or that inside the models is neither known nor to be reckoned."""
+    rounds = [counts for side in sides for counts in timed_rounds(side)]
+    whole = quotient(_total(sides, "decode_seconds"), len(rounds))
     if not whole:
         return None
-    target, draft = ([side[key] for side in sides] for key in ("target_seconds", "draft_seconds"))
+    target, draft = ([_seconds(side, key) for side in sides] for key in ("target_seconds", "draft_seconds"))
     if None not in target and None not in draft:
         return Phases(whole, sum(draft) / len(rounds), sum(target) / len(rounds), "clock")
     if curve is None or curve.drafted_token is None:
@@ -170,7 +172,7 @@ def phases(sides: Sequence[dict], curve: CostCurve | None) -> Phases | None:
 
 
 def depth(counts: Sequence[int]) -> int:
-    """Draft passes behind a round's draft: a chain's length, a tree's depth."""
+    """Draft passes that a round's draft took: a chain's length, a tree's depth."""
     return counts[2] if len(counts) > 2 else counts[0]
 
 

@@ -26,6 +26,7 @@ from specexp.figures.acceptance import (
     origin_figures,
     quotient,
     steps_of,
+    timed_rounds,
     tree_figures,
 )
 from specexp.figures.cost import cost_figures
@@ -43,7 +44,7 @@ class SpeedSummary:
 
 
 def summarise_speed(records: Sequence[dict]) -> SpeedSummary:
-    """All figures of `records`: the method's unprefixed, a baseline's behind its side's name (`baseline_tpot`, `baseline_captured_tpot`).
+    """All figures of `records`: the method's unprefixed, a baseline's after its side's name (`baseline_tpot`, `baseline_captured_tpot`).
 
     `speedup`, `predicted_speedup` and `efficiency` are against the side "baseline"; against "baseline_NAME" stand `speedup_vs_NAME`,
     `speedup_low_vs_NAME` and so on.
@@ -102,7 +103,7 @@ def perplexity(sides: Sequence[dict]) -> float | None:
 
 
 def equal_texts(method: Sequence[dict], baseline: Sequence[dict]) -> float | None:
-    """Share of examples whose token ids are the baseline's, one by one; whose texts are, where a server tells no ids."""
+    """Share of examples whose token ids are the baseline's, one by one; whose texts are, where a server gives no ids."""
     return quotient(sum(content(m) == content(b) for m, b in zip(method, baseline, strict=True)), len(method))
 
 
@@ -114,23 +115,40 @@ def example_figures(record: dict) -> Figures:
 
 
 def token_count(side: dict) -> int:
-    """By ids; a server that tells none tells how many."""
+    """By ids; a server that gives none says how many there were."""
     return side["num_tokens"] if side["token_ids"] is None else len(side["token_ids"])
 
 
 def content(side: dict) -> list[int] | str:
-    """Ids; the text where a server tells none."""
+    """Ids; the text where a server gives none."""
     return side["text"] if side["token_ids"] is None else side["token_ids"]
 
 
 def later_emissions(side: dict) -> int:
-    """Those after the first: rounds, or the chunks of a server that tells no rounds."""
-    return max(side["chunks"] - 1, 0) if side["token_ids"] is None else len(side["rounds"])
+    """Those after the first: rounds, or the chunks of a server that gives no rounds."""
+    return max(side["chunks"] - 1, 0) if side["token_ids"] is None else len(timed_rounds(side))
 
 
 def decoded_tokens(side: dict) -> int:
-    """Tokens after the first emission: those that `decode_seconds` paid for."""
+    """Tokens of the recorded text after its first emission."""
     return max(token_count(side) - side["first_tokens"], 0)
+
+
+def repeats(side: dict) -> list[dict]:
+    """Each timing of the side, with the tokens that it emitted: a repeat may be another text. Of an older run one, the mean."""
+    times = {key: side[key] for key in ("first_tokens", "ttft_seconds", "decode_seconds")}
+    return side.get("repeats") or [times | {"tokens": token_count(side)}]
+
+
+def decoding(side: dict) -> tuple[float, float]:
+    """Tokens and the seconds they took, summed over repeats, the prefill left out."""
+    counted = [(max(each["tokens"] - each["first_tokens"], 0), each["decode_seconds"]) for each in repeats(side)]
+    return sum(tokens for tokens, _ in counted), sum(seconds for _, seconds in counted)
+
+
+def whole_request(side: dict) -> tuple[float, float]:
+    """Tokens and the seconds they took, summed over repeats, the prefill among them."""
+    return sum(each["tokens"] for each in repeats(side)), sum(each["ttft_seconds"] + each["decode_seconds"] for each in repeats(side))
 
 
 def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
@@ -140,18 +158,21 @@ def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
     `output_tps` = all tokens / all seconds, prefill included. `itl` is the mean gap between emissions and `tokens_per_emission` what comes
     in one: under speculation several tokens.
     """
-    tokens, decoded = sum(map(token_count, sides)), sum(map(decoded_tokens, sides))
-    first, decode = sum(s["ttft_seconds"] for s in sides), sum(s["decode_seconds"] for s in sides)
+    decoded, decode = map(sum, zip(*map(decoding, sides), strict=True)) if sides else (0, 0.0)
+    tokens, seconds = map(sum, zip(*map(whole_request, sides), strict=True)) if sides else (0, 0.0)
     later = sum(map(later_emissions, sides))
+    together = quotient(sum(map(decoded_tokens, sides)), later)
+    tpot = quotient(decode, decoded)
     return {
-        "num_tokens": tokens,
-        "ttft": quotient(first, len(sides)),
-        "tpot": quotient(decode, decoded),
-        "itl": quotient(decode, later),
-        "tokens_per_emission": quotient(decoded, later),
-        "e2e_latency": quotient(first + decode, len(sides)),
-        "output_tps": quotient(tokens, first + decode),
+        "num_tokens": sum(map(token_count, sides)),
+        "ttft": quotient(sum(side["ttft_seconds"] for side in sides), len(sides)),
+        "tpot": tpot,
+        "itl": None if tpot is None or together is None else tpot * together,
+        "tokens_per_emission": together,
+        "e2e_latency": quotient(sum(side["ttft_seconds"] + side["decode_seconds"] for side in sides), len(sides)),
+        "output_tps": quotient(tokens, seconds),
         "output_tps_per_user": quotient(decoded, decode),
+        "unequal_repeats": sum(not side.get("repeats_agree", True) for side in sides),
     }
 
 
@@ -202,16 +223,6 @@ def _in_one_piece(sides: Sequence[dict]) -> bool:
     return any(side["first_tokens"] > 1 for side in sides) and not any(map(decoded_tokens, sides))
 
 
-def decoding(side: dict) -> tuple[float, float]:
-    """Tokens and the seconds they took, the prefill left out."""
-    return decoded_tokens(side), side["decode_seconds"]
-
-
-def whole_request(side: dict) -> tuple[float, float]:
-    """Tokens and the seconds they took, the prefill among them."""
-    return token_count(side), side["ttft_seconds"] + side["decode_seconds"]
-
-
 def _by_prompt(ids: Sequence[str], method: Sequence[tuple], baseline: Sequence[tuple]) -> np.ndarray:
     """[prompts, 4]: the method's tokens and seconds, then the baseline's, summed over the samples of a prompt."""
     rows: dict[str, np.ndarray] = {}
@@ -233,10 +244,10 @@ def spread_figures(sides: Sequence[dict]) -> dict[str, float | None]:
     figures: dict[str, float | None] = {}
     for name, values in {
         "ttft": [side["ttft_seconds"] for side in sides],
-        "tpot": [quotient(side["decode_seconds"], decoded_tokens(side)) for side in sides],
+        "tpot": [quotient(seconds, tokens) for tokens, seconds in map(decoding, sides)],
         "e2e_latency": [side["ttft_seconds"] + side["decode_seconds"] for side in sides],
-        "output_tps": [quotient(token_count(side), side["ttft_seconds"] + side["decode_seconds"]) for side in sides],
-        "output_tps_per_user": [quotient(decoded_tokens(side), side["decode_seconds"]) for side in sides],
+        "output_tps": [quotient(*whole_request(side)) for side in sides],
+        "output_tps_per_user": [quotient(*decoding(side)) for side in sides],
         "perplexity": [_perplexity(side) for side in sides],
         "draft_acceptance_rate": [quotient(sum(r[1] for r in side["rounds"]), sum(r[0] for r in side["rounds"])) for side in sides],
     }.items():

@@ -1,8 +1,8 @@
 """The rows of baselines in a table of runs: which runs measured the same baseline, and the mean over those.
 
 Every run measures its baseline anew, interleaved with its method. Two of these are the same only if all facts that a baseline depends on
-are equal: the target model, the prompts, sampling, cache, lengths and machine, as the run's own configuration and environment tell them.
-Names prove nothing: a pair that keeps its name may have been given another target. Computes nothing but means.
+are equal: the target model, the prompts, sampling, cache, lengths and machine, as the run's own configuration and environment say. Names
+prove nothing: a pair that keeps its name may have been given another target. Computes nothing but means.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def facts_of(run: Run) -> dict[str, object]:
 
 
 def _machine(run: Run) -> dict[str, object]:
-    """What environment.json tells of where the baseline ran; {} of a run without one."""
+    """What environment.json says of where the baseline ran; {} of a run without one."""
     environment = read_environment(run.directory)
     found = {key: environment.get(key) for key in ("device", "dtype", "attention", "threads")}
     found["cpu"] = (environment.get("cpu") or {}).get("model")
@@ -66,11 +66,11 @@ def baseline_rows(runs: Sequence[Run], rows: Sequence[Row]) -> list[dict[str, ob
     by_group: dict[tuple, list[dict]] = {}
     for group, facts in pools:
         by_group.setdefault(group, []).append(dict(facts))
-    return [_row(dict(facts), some, _told_apart(dict(facts), by_group[group])) for (group, facts), some in pools.items()]
+    return [_row(dict(facts), some, _differences(dict(facts), by_group[group])) for (group, facts), some in pools.items()]
 
 
-def _told_apart(facts: Row, others: Sequence[Row]) -> list[str]:
-    """`key=value` of the facts in which this baseline differs from the others of its group. Of several facts that tell the same ones apart,
+def _differences(facts: Row, others: Sequence[Row]) -> list[str]:
+    """`key=value` of the facts in which this baseline differs from the others of its group. Of several facts that separate the same ones,
     it is one that all of them have and that stands high in the configuration."""
     keys = dict.fromkeys(key for other in others for key in other)
     found: dict[tuple, str] = {}
@@ -93,7 +93,7 @@ def _text(value: object) -> str:
 
 
 def _row(facts: Row, rows: Sequence[Row], apart: Sequence[str]) -> dict[str, object]:
-    """Means over the rows of all that stands behind `baseline_`; a standard deviation is that of one run, averaged."""
+    """Means over the rows of all figures named `baseline_...`; a standard deviation is that of one run, averaged."""
     names = {key: rows[0].get(key) for key in (*GROUP, "cache", "max_new_tokens")}
     names |= {key: rows[0][key] for key in rows[0] if key.removeprefix(SETTING) in facts and key.startswith(SETTING)}
     keys = dict.fromkeys(key.removeprefix("baseline_") for row in rows for key in row if key.startswith("baseline_"))

@@ -85,13 +85,13 @@ ONE_VALUE = ("model_pair", "dataset")  # columns that say nothing where all rows
 
 
 def visible(rows: Sequence[Row], chosen: Sequence[str] | None = None) -> list[Column]:
-    """The columns that tell something about these rows, in COLUMNS' order; or exactly the `chosen` keys, in theirs.
+    """The columns that say something about these rows, in COLUMNS' order; or exactly the `chosen` keys, in theirs.
 
     A chosen key that is no column is any figure of the summary. Raises UserError for one that no row has.
     """
     if chosen:
         return [_chosen(key, rows) for key in chosen]
-    return [column for column in COLUMNS if _tells(column, rows)]
+    return [column for column in COLUMNS if _says_something(column, rows)]
 
 
 def short(columns: Sequence[Column]) -> list[Column]:
@@ -100,7 +100,7 @@ def short(columns: Sequence[Column]) -> list[Column]:
     return [column for column in columns if column.key in wanted]
 
 
-def _tells(column: Column, rows: Sequence[Row]) -> bool:
+def _says_something(column: Column, rows: Sequence[Row]) -> bool:
     values = [row.get(column.key) for row in rows]
     known = [value for value in values if value is not None]
     if column.key in ONE_VALUE:

@@ -1,12 +1,11 @@
-"""Why a run is as fast as it is: `python -m specexp.report explain RUN [--json] [--bandwidth GB/S]`.
+"""Two looks into one run, from its directory alone: `explain` says why it is as fast as it is, `tree` draws one round's token tree.
 
-Where a round's time goes, what the acceptance and the costs allow, and what other draft lengths would have gained. From the run's records
-and the cost curve in its environment.json; without a curve it says so, and tells what the records know.
+`python -m specexp.report explain RUN [--json] [--bandwidth GB/S]` shows where a round's time goes, what the acceptance and the costs
+allow, and what other draft lengths would have gained. It uses the records and the cost curve in environment.json; what a missing curve
+leaves unknown is said in a sentence.
 
-One round's token tree on the terminal: `python -m specexp.report tree RUN_DIRECTORY [--example ID]`.
-
-From the run's records alone, which hold the first round of each example that drafted a tree. Nodes on the kept path are green, the others
-dim, and behind the path stands the token that the target added; without colours the kept ones are marked with a star.
+`python -m specexp.report tree RUN [--example ID]` draws the first round of an example that drafted a tree. Accepted nodes are green and
+marked with a star, the others dim, and after the accepted path stands the token that the target added.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from specexp.errors import UserError
+from specexp.figures.acceptance import timed_rounds
 from specexp.figures.bounds import bandwidth_utilisation, bound_figures
 from specexp.figures.cost import CostCurve, curve_of, depth, phases
 from specexp.figures.speed import speedup_interval, summarise_speed, why_no_interval
@@ -29,10 +29,10 @@ from specexp.tracking.records import read_environment, read_records, to_json
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high", "predicted_speedup", "efficiency", "tpot", "baseline_tpot")
 NO_CURVE = (
     "No cost curve (an older run, cost_curve=false, warmup=0, or another engine's loop): what other draft lengths would have gained, "
-    "and the bandwidth used, cannot be told."
+    "and the bandwidth used, is not known."
 )
-NO_ROUNDS = "This method does not decode in rounds of drafting and one target pass: only its speed can be told."
-NO_PHASES = "Neither the records nor a cost curve tell the time inside the models: where a round's time goes cannot be told."
+NO_ROUNDS = "This method does not decode in rounds of drafting and one target pass: only its speed is known."
+NO_PHASES = "Neither the records nor a cost curve hold the time inside the models: where a round's time goes is not known."
 NO_DRAFTS = "Nothing was drafted: there is no draft length to choose."
 NO_BASELINE = "The run has no eager baseline: there is no speedup to explain."
 ROUND = (
@@ -54,13 +54,13 @@ RECKONED = "Drafting and target pass are reckoned from the cost curve; what it g
 
 
 def explained(records: Sequence[dict], curve: CostCurve | None, bandwidth: float | None = None) -> dict[str, object]:
-    """Flat but for `curve`, as recorded, and `missing`, a sentence for everything that cannot be told; figures are None there.
+    """Flat but for `curve`, as recorded, and `missing`, a sentence for everything that is not known; figures are None there.
 
     `ceiling` = the tokens of a round: the speedup if drafting and the host took nothing and a wide pass as long as a narrow one.
     bandwidth: bytes per second, in the place of the curve's own.
     """
     sides, figures = [record["method"] for record in records], summarise_speed(records).figures
-    rounds, spent = [counts for side in sides for counts in side["rounds"]], phases(sides, curve)
+    rounds, spent = [counts for side in sides for counts in timed_rounds(side)], phases(sides, curve)
     bounds = bound_figures(records, curve)
     return {
         **{key: figures.get(key) for key in SPEEDUPS},
@@ -95,13 +95,13 @@ def _missing(figures: Mapping, rounds: Sequence, spent: object, curve: CostCurve
         yield NO_DRAFTS
 
 
-def build_table(told: Mapping, title: str) -> Table:
-    """One row for everything that is told, in sections; fits 80 columns."""
+def build_table(figures: Mapping, title: str) -> Table:
+    """One row for everything that is known, in sections; fits 80 columns."""
     table = Table(title=title, title_style="bold", show_header=False)
     table.add_column("")
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
-    for name, rows in (("a round", _round(told)), ("speedup", _speedup(told)), ("the target's pass", _passes(told))):
+    for name, rows in (("a round", _round(figures)), ("speedup", _speedup(figures)), ("the target's pass", _passes(figures))):
         found = list(rows)
         for cells in ([(Text(name, style="bold"), "", "")] if found else []) + found:
             table.add_row(*cells)
@@ -109,31 +109,31 @@ def build_table(told: Mapping, title: str) -> Table:
     return table
 
 
-def _round(told: Mapping) -> Iterator[tuple[str, str, str]]:
-    if told["round_ms"] is None:
+def _round(figures: Mapping) -> Iterator[tuple[str, str, str]]:
+    if figures["round_ms"] is None:
         return
-    drafted, rounds = told["drafted_per_round"], told["rounds"]
+    drafted, rounds = figures["drafted_per_round"], figures["rounds"]
     for key, label in ROUND:
         words = label.format(drafted=f"{drafted:.2f}", width=f"{1 + drafted:.2f}", rounds=rounds)
-        yield f"  {words}", f"{told[key]:.3f} ms", f"{100 * told[key] / told['round_ms']:.1f} %"
+        yield f"  {words}", f"{figures[key]:.3f} ms", f"{100 * figures[key] / figures['round_ms']:.1f} %"
 
 
-def _speedup(told: Mapping) -> Iterator[tuple[str, str, str]]:
-    interval = "" if (found := speedup_interval(told)) is None else "{:.2f} to {:.2f}".format(*found)
-    lengths = "" if told["best_gamma"] is None else "no draft" if told["best_gamma"] == 0 else f"gamma {told['best_gamma']}"
-    if told["best_gamma"] is not None and told["best_gamma"] > told["longest_draft"]:
+def _speedup(figures: Mapping) -> Iterator[tuple[str, str, str]]:
+    interval = "" if (found := speedup_interval(figures)) is None else "{:.2f} to {:.2f}".format(*found)
+    lengths = "" if figures["best_gamma"] is None else "no draft" if figures["best_gamma"] == 0 else f"gamma {figures['best_gamma']}"
+    if figures["best_gamma"] is not None and figures["best_gamma"] > figures["longest_draft"]:
         lengths += ", never tried"
-    kept = f"{told['oracle_open_rounds']} drafts kept whole" if told["oracle_open_rounds"] else ""
+    kept = f"{figures['oracle_open_rounds']} drafts kept whole" if figures["oracle_open_rounds"] else ""
     notes = {"speedup": interval, "ceiling": "tokens per round", "best_gamma_speedup": lengths, "oracle_speedup": kept}
     for key, label in SPEEDUP:
-        if told[key] is not None:
-            yield f"  {label}", f"{told[key]:.2f}x", notes.get(key, "")
-    if told["efficiency"] is not None:
-        yield f"  {EFFICIENCY}", f"{100 * told['efficiency']:.1f} %", "measured / allowed"
+        if figures[key] is not None:
+            yield f"  {label}", f"{figures[key]:.2f}x", notes.get(key, "")
+    if figures["efficiency"] is not None:
+        yield f"  {EFFICIENCY}", f"{100 * figures['efficiency']:.1f} %", "measured / allowed"
 
 
-def _passes(told: Mapping) -> Iterator[tuple[str, str, str]]:
-    curve = told["curve"]
+def _passes(figures: Mapping) -> Iterator[tuple[str, str, str]]:
+    curve = figures["curve"]
     if curve is None:
         return
     for width, seconds in zip(curve["widths"], curve["target_seconds"], strict=True):
@@ -141,8 +141,8 @@ def _passes(told: Mapping) -> Iterator[tuple[str, str, str]]:
     for name, seconds in curve["draft_seconds"].items():
         if seconds is not None:
             yield f"  a token of {name}", f"{1000 * seconds:.3f} ms", f"{seconds / curve['target_seconds'][0]:.2f}x"
-    if told["mbu"] is not None:
-        yield f"  {BANDWIDTH}", "", f"{100 * told['mbu']:.1f} %"
+    if figures["mbu"] is not None:
+        yield f"  {BANDWIDTH}", "", f"{100 * figures['mbu']:.1f} %"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -157,17 +157,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not records:
         raise UserError(f"{options.directory} holds no records yet; wait for its first example.")
     curve = curve_of(read_environment(options.directory))
-    told = explained(records, curve, options.bandwidth and 1e9 * options.bandwidth)
+    figures = explained(records, curve, options.bandwidth and 1e9 * options.bandwidth)
     if options.json:
-        print(to_json(told, indent=2))
+        print(to_json(figures, indent=2))
     else:
-        _show(told, options.directory)
+        _show(figures, options.directory)
 
 
-def _show(told: Mapping, directory: Path) -> None:
+def _show(figures: Mapping, directory: Path) -> None:
     console = Console()
-    console.print(build_table(told, directory.resolve().name))
-    for sentence in (*told["missing"], *([RECKONED] if told["phases_from"] == "curve" else [])):
+    console.print(build_table(figures, directory.resolve().name))
+    for sentence in (*figures["missing"], *([RECKONED] if figures["phases_from"] == "curve" else [])):
         console.print(Text(sentence))
 
 
@@ -175,7 +175,7 @@ ROOT = -1
 
 
 def drawn(tree: dict, title: str) -> Tree:
-    """tree: `parents` (-1 is the context), `path` (kept nodes), `texts` of the `nodes` and of the target's `own` token behind the path."""
+    """tree: `parents` (-1 is the context), `path` (kept nodes), `texts` of the `nodes` and of the target's `own` token after the path."""
     kept, branches = set(tree["path"]), {ROOT: Tree(Text(title), guide_style="dim")}
     for node, (text, parent) in enumerate(zip(tree["texts"]["nodes"], tree["parents"], strict=True)):
         label = Text(f"{text!r}{' *' if node in kept else ''}", style="green" if node in kept else "dim")

@@ -114,10 +114,10 @@ def _series(rows: Sequence[Row], key: str, figure: str = "speedup") -> dict[str,
 def _kind(row: Row, rows: Sequence[Row], key: str) -> str:
     """The row's label without the setting `key`, and pair and data where the rows have several."""
     varied = f"{key.rpartition('.')[2]}={row[key]}"
-    return ", ".join([" ".join(part for part in str(row["label"]).split() if part != varied), *_told_apart(row, rows)])
+    return ", ".join([" ".join(part for part in str(row["label"]).split() if part != varied), *_pair_and_data(row, rows)])
 
 
-def _told_apart(row: Row, rows: Sequence[Row]) -> list[str]:
+def _pair_and_data(row: Row, rows: Sequence[Row]) -> list[str]:
     return [str(row[name]) for name in ("model_pair", "dataset") if name in row and len({other.get(name) for other in rows}) > 1]
 
 
@@ -242,7 +242,7 @@ def _heatmap(axis, cells: dict[tuple, float], top: float) -> None:
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
     """The row's label, and pair and data where the rows have several."""
-    name = ", ".join([str(row["label"]), *_told_apart(row, rows)])
+    name = ", ".join([str(row["label"]), *_pair_and_data(row, rows)])
     return f"{name} (stand-ins)" if row.get("weights") == "standin" else name
 
 

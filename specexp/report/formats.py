@@ -1,10 +1,8 @@
-"""A table of rows as text: markdown, LaTeX (booktabs), CSV, JSON. Knows columns and rows; nothing of runs.
+"""A table of rows written down: as markdown, LaTeX (booktabs), CSV and JSON, and as one self-contained HTML page to browse runs.
 
-Markdown and LaTeX show the columns they are given; CSV and JSON hold every figure of every row, unrounded.
-
-One self-contained HTML page to browse runs: the table (sortable), the figures, and of every run some texts coloured by token origin.
-
-From rows and records alone; no other file, no network, nothing but the browser's own fonts. Whatever a model wrote is escaped.
+Markdown and LaTeX show the columns they are given; CSV and JSON hold every figure of every row, unrounded. The page has the table (it
+sorts and filters, and its heads explain themselves), the figures, and of every run some texts coloured by where each token came from. It
+needs no other file and no network, and whatever a model wrote is escaped. Knows rows, columns and records; computes no figure.
 """
 
 from __future__ import annotations
@@ -105,7 +103,7 @@ def page(runs: Sequence[Run], rows: Sequence[Row], notes: Sequence[str], picture
 
 
 def _key(column: Column, row: Row) -> str:
-    """What the cell is sorted by: the number behind it, or its text."""
+    """What the cell is sorted by: its number before rounding, or its text."""
     value = row.get(column.key)
     return repr(float(value)) if isinstance(value, (bool, int, float)) else str(value or "")
 
@@ -123,10 +121,10 @@ def _texts(runs: Sequence[Run], rows: Sequence[Row], samples: int) -> Iterator[d
 def _sample(record: dict) -> dict:
     method, baseline = record["method"], record.get("baseline")
     same = None if baseline is None else content(baseline) == content(method)
-    return {"id": record["id"], "prompt": record["prompt"], "spans": spans(method), "score": _told(method["score"]),
+    return {"id": record["id"], "prompt": record["prompt"], "spans": spans(method), "score": _score_text(method["score"]),
             "same": same, "baseline": baseline["text"] if same is False else None,
             "accepted": sum(counts[1] for counts in method["rounds"]), "tokens": token_count(method), "rounds": len(method["rounds"])}
 
 
-def _told(score: dict) -> str:
+def _score_text(score: dict) -> str:
     return ", ".join(f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in score.items() if value != "")

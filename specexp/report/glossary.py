@@ -63,6 +63,7 @@ SPEED = {
     "e2e_latency": "Mean seconds of a whole request.",
     "output_tps": "Tokens per second of whole requests, the prefill included.",
     "output_tps_per_user": "Tokens per second of decoding one text, the prefill left out.",
+    "unequal_repeats": "The number of texts whose repeats were not all the same text; rates then count the tokens of all repeats.",
     "tokens_per_emission": "Mean number of tokens that come at once: with speculation, the tokens of a round.",
     "ttft_mean": "Mean of the requests' times to the first token, in seconds.",
     "ttft_std": "Standard deviation of the requests' times to the first token, in seconds.",
@@ -109,8 +110,8 @@ SPECULATION = {
     "draft_forwards": "The number of forward passes of all draft models.",
     "block_efficiency": "Emitted tokens per forward pass of the target, prefill included; 1 without speculation.",
     "served_method": "The decoding method that our own server says it runs.",
-    "served_acceptance_rate": "Accepted tokens / drafted tokens, as our own server tells it, from 0 to 1.",
-    "served_acceptance_length": "Tokens that a round with a draft adds on average, as our own server tells it.",
+    "served_acceptance_rate": "Accepted tokens / drafted tokens, as our own server reports it, from 0 to 1.",
+    "served_acceptance_length": "Tokens that a round with a draft adds on average, as our own server reports it.",
 }
 COSTS = {
     "cost_ratio_c": "c: the time to draft one token / the baseline's time per token.",
@@ -146,7 +147,7 @@ EXPLAIN = {
     "phases_from": "\"clock\" where the time inside the models was measured, \"curve\" where it is reckoned from the cost curve.",
     "ceiling": "Tokens per round: the speedup if drafting and the loop took no time and a wide pass no longer than a narrow one.",
     "curve": "The cost curve: seconds of the target's pass by its number of tokens, and of one drafted token.",
-    "missing": "A sentence for everything that cannot be told of this run.",
+    "missing": "A sentence for everything that is not known of this run.",
 }
 SECTIONS = {
     "The run": RUN, "Quality": QUALITY, "Speed": SPEED, "Speculation": SPECULATION, "Costs, and what they allow": COSTS, "Memory": MEMORY,

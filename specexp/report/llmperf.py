@@ -82,7 +82,7 @@ def busy_seconds(records: Sequence[dict]) -> float:
 
 
 def _distribution(values: Sequence[float]) -> dict[str, object]:
-    """As pandas would tell it; null where there is nothing to tell."""
+    """As pandas describes values; null where there are none."""
     quantiles = {f"p{q}": float(np.percentile(values, q)) if values else None for q in QUANTILES}
     return {
         "quantiles": quantiles,

@@ -1,16 +1,12 @@
-"""Result files in the form of DynaTree (LLM-Efficient-Reasoning), for the plot scripts and tables that read those: `--s2`.
+"""Results in the forms of published work: DynaTree's result files (`--s2`), the EGAG and NASD ablation's table, the table of caches.
 
-`benchmark_comprehensive_results.json`, `benchmark_long_seq_results.json`, `spec_decode_all.json`, `tree_param_search.json` and `paper.csv`.
-Keys are the original's, meanings ours where the original's were faulty: acceptance counts drafted tokens alone (the bonus has its own key),
-perplexity is that of the generated tokens alone, memory is the generation's own growth (null on CPU), times are in milliseconds.
+DynaTree (LLM-Efficient-Reasoning): `benchmark_comprehensive_results.json`, `benchmark_long_seq_results.json`, `spec_decode_all.json`,
+`tree_param_search.json` and `paper.csv`, for the plot scripts that read those. Keys are the original's, meanings ours where the
+original's were faulty: acceptance counts drafted tokens alone (the bonus has its own key), perplexity is that of the generated tokens
+alone, memory is the generation's own growth (null on CPU), times are in milliseconds.
 
-`python -m specexp.report ablation DIR...`: a line per run and prompt, in the columns of the EGAG and NASD ablation, as CSV.
-
-What `experiment=ablation` leaves in its sweep's directory as ablation.csv. throughput: tokens per second of the prompt, prefill left out;
-speedup: over the same prompt's baseline; acceptance_rate: of drafted tokens; mean_gamma: over rounds; mean_h: nats, of the first drafted
-token's law where the policy looked at it. A setting that a method does not have is an empty cell.
-
-The table of one evaluation of caches on the terminal, from its rows alone. Computes nothing but units.
+The ablation is a CSV with a line per run and prompt (see ABLATION), which `experiment=ablation` also leaves in its sweep's directory. The
+table of caches is what one evaluation of perplexity shows on the terminal. Computes nothing but units and each prompt's own figures.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from specexp.figures.acceptance import quotient
-from specexp.figures.speed import summarise_speed, token_count
+from specexp.figures.speed import summarise_speed, whole_request
 from specexp.report.arguments import Parser
 from specexp.report.rows import make_rows, settings_of
 from specexp.report.runs import Run, find_runs
@@ -112,7 +108,7 @@ def _method(run: Run) -> dict:
     return {
         "method": s.get("method"), **{ours: settings[f"method.{key}"] for ours, key in names.items() if f"method.{key}" in settings},
         "max_cache_len": s.get("max_cache_len"),
-        "throughputs": [quotient(token_count(side), time) for side, time in zip(sides, seconds, strict=True)],
+        "throughputs": [quotient(*whole_request(side)) for side in sides],
         "latencies": seconds,
         "acceptance_rates": [quotient(*counts) for counts in zip(accepted, drafted, strict=True)],
         "avg_path_lengths": [quotient(count, len(side["rounds"])) for count, side in zip(accepted, sides, strict=True)],
@@ -164,10 +160,16 @@ FIGURES = {
     "mean_gamma": "mean_gamma", "mean_h": "mean_entropy",
 }  # fmt: skip
 NAME = "ablation"
+ABLATION = """\
+A line per run and prompt, in the columns of the EGAG and NASD ablation, as CSV.
+
+throughput: tokens per second of the prompt, prefill left out. speedup: over the same prompt's baseline. acceptance_rate: of drafted tokens.
+mean_gamma: over rounds. mean_h: nats, of the first drafted token's law where the length rule looked at it. A setting that a method does
+not have is an empty cell."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = Parser("ablation", __doc__)
+    parser = Parser("ablation", ABLATION)
     parser.add_argument("directories", type=Path, nargs="+", metavar="DIR", help="run or sweep directories")
     print(text(find_runs(parser.parse_args(arguments).directories)), end="")
 

@@ -39,8 +39,8 @@ def settings_of(run: Run) -> dict[str, object]:
     if config:
         kind = str((config.get("cache") or {}).get("_target_", "")).rpartition(".")[2].removesuffix("Runner").lower()
         found["cache"] = CACHES.get(kind, kind)
-    told = {*found, *IN_COLUMNS, *(GROUPS if config else ())}
-    return found | {key: value for key, value in run.overrides.items() if key not in told and not key.startswith(("tracker", "hydra"))}
+    known = {*found, *IN_COLUMNS, *(GROUPS if config else ())}
+    return found | {key: value for key, value in run.overrides.items() if key not in known and not key.startswith(("tracker", "hydra"))}
 
 
 def differing(runs: Sequence[Run], settings: dict) -> list[str]:
@@ -67,11 +67,11 @@ def _labels(runs: Sequence[Run], settings: dict) -> dict[object, str]:
     for run in runs:
         given = [key for key, value in run.overrides.items() if shared[key, value] < len(runs)]
         keys = [*own[run.method], *others] if run.config else given
-        labels[run.directory] = " ".join([run.method, *_told(keys, settings[run.directory])])
+        labels[run.directory] = " ".join([run.method, *_pairs(keys, settings[run.directory])])
     return labels
 
 
-def _told(keys: Sequence[str], settings: dict) -> list[str]:
+def _pairs(keys: Sequence[str], settings: dict) -> list[str]:
     return [f"{key.rpartition('.')[2] or key}={_text(settings[key])}" for key in keys if settings.get(key) is not None]
 
 

@@ -52,7 +52,7 @@ class SweepReport(Callback):
         if job_return.status == JobStatus.FAILED:
             self._note_failure(Path(config.hydra.runtime.output_dir), job_return)
         done, failed = _done(self._directory, self._began)
-        print(f"sweep: {self._told(done, failed)}", file=sys.stderr)
+        print(f"sweep: {self._progress(done, failed)}", file=sys.stderr)
 
     def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         self._conclude()
@@ -60,11 +60,11 @@ class SweepReport(Callback):
     def _note_failure(self, directory: Path, job_return: JobReturn) -> None:
         error = job_return._return_value  # the property would raise it
         trace = "".join(traceback.format_exception(error))
-        write_failure(directory, str(error) if isinstance(error, UserError) else _told(error), trace)
+        write_failure(directory, str(error) if isinstance(error, UserError) else _first_line(error), trace)
         if not isinstance(error, UserError):
             print(trace, file=sys.stderr)  # Hydra shows the first one only, at the end
 
-    def _told(self, done: int, failed: int) -> str:
+    def _progress(self, done: int, failed: int) -> str:
         text = f"{done} of {self._jobs or '?'} jobs done" + (f", {failed} of them failed" if failed else "")
         new, left = done - self._done_before, (self._jobs or 0) - done
         return f"{text}, about {(time.time() - self._began) / new / 60 * left:.0f} min left" if new > 0 and left > 0 else text
@@ -141,5 +141,5 @@ def _count(config: DictConfig) -> int | None:
         return None
 
 
-def _told(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

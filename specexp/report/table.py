@@ -38,7 +38,7 @@ def _yes(value: float) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """`key` in the summary is the method's value, the same behind `baseline_` (or `baseline_NAME_`) a baseline's."""
+    """`key` in the summary is the method's value; after `baseline_` (or `baseline_NAME_`) it is a baseline's."""
     label: str
     key: str
     format: Format
@@ -102,6 +102,7 @@ WARNINGS = {
 }
 SANDBOX = "NOT SEALED OFF: model-written code ran at sandbox level {}, where it sees the user's files; install bubblewrap."
 REFUSED = "UNANSWERED: {} of the requests were refused for good; their prompts count in no figure, nor in the scores."
+REPEATS = "REPEATS DIFFER: of {} of the texts the repeats are other texts; rates are of the tokens and seconds of all of them."
 STANDIN = "STAND-INS: Llamas of the named sizes that write what the tiny pair writes; time and memory are theirs, text and scores are not."
 
 
@@ -129,6 +130,8 @@ def warnings(summary: dict) -> list[str]:
     open_sandbox = [SANDBOX.format(summary["sandbox"])] if summary.get("sandbox", SEALED) != SEALED else []
     refused = summary.get("num_errors", 0) + summary.get("baseline_num_errors", 0)
     unanswered = [REFUSED.format(refused)] if refused else []
+    unequal = summary.get("unequal_repeats", 0) + summary.get("baseline_unequal_repeats", 0)
+    unanswered += [REPEATS.format(unequal)] if unequal else []
     return denied + unanswered + ([STANDIN] if summary.get("weights") == "standin" else []) + open_sandbox
 
 

@@ -24,9 +24,10 @@ python -m specexp.report multirun/... --format latex > table.tex              fo
 python -m specexp.report multirun/... --columns label,speedup,method.gamma --sort method.gamma
 python -m specexp.report multirun/... --out report                            tables, figures and a page to browse, into report/
 python -m specexp.report compare RUN_A RUN_B                                  paired tests of two runs on the same examples
-python -m specexp.report explain RUN                                             where a round's time goes, and the ceiling
+python -m specexp.report explain RUN                                          where a round's time goes, and the ceiling
 python -m specexp.report tree RUN                                             a round's token tree
 python -m specexp.report ablation DIR                                         a line per run and prompt, as CSV
+python -m specexp.report glossary                                             what every figure means
 python -m specexp.report sync DIR | xargs wandb sync                          upload what W&B logged offline
 python -m specexp.report wandb DIR                                            a W&B Report of a sweep
 """
@@ -43,14 +44,14 @@ def main(arguments: Sequence[str]) -> None:
         print(f"written to {options.out}", file=sys.stderr)
 
 
-def text(rows: Sequence[Row], told: Sequence[str], form: str = "markdown", chosen: Sequence[str] | None = None) -> str:
-    """The table in one of FORMATS; `chosen` keys instead of the columns that tell something."""
+def text(rows: Sequence[Row], below: Sequence[str], form: str = "markdown", chosen: Sequence[str] | None = None) -> str:
+    """The table in one of FORMATS; `below`: notes under it. `chosen`: keys of columns, instead of those that say something."""
     if form == "csv":
         return csv_text(rows)
     if form == "json":
-        return json_text(rows, told)
+        return json_text(rows, below)
     columns = visible(rows, chosen)
-    return markdown(columns, rows, told) if form == "markdown" else latex(columns if chosen else short(columns), rows, told)
+    return markdown(columns, rows, below) if form == "markdown" else latex(columns if chosen else short(columns), rows, below)
 
 
 def in_order(rows: list[Row], key: str | None) -> list[Row]:
@@ -76,11 +77,11 @@ def write(runs: Sequence[Run], rows: Sequence[Row], directory: Path, s2: bool = 
     from specexp.tracking.records import write_whole
 
     _make(directory)
-    told = notes(runs)
+    below = notes(runs)
     for form, ending in zip(FORMATS, ("md", "tex", "csv", "json"), strict=True):
-        write_whole(directory / f"sweep.{ending}", text(rows, told, form))
+        write_whole(directory / f"sweep.{ending}", text(rows, below, form))
     pictures = _figures(rows, directory / "figures")
-    write_whole(directory / "sweep.html", page(runs, rows, told, pictures))
+    write_whole(directory / "sweep.html", page(runs, rows, below, pictures))
     if papers.wanted(runs):
         write_whole(directory / "ablation.csv", papers.text(runs))
     if s2:

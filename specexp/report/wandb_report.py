@@ -1,11 +1,10 @@
-"""`python -m specexp.report wandb DIR`: a W&B Report of a sweep: its table, and panels over the sweep's group of runs.
+"""A sweep at Weights & Biases: `wandb` makes a W&B Report of it, `sync` names what was logged offline and is not uploaded yet.
 
-Needs the extra `wandb-report`. Saved to W&B with --save, which wants a key and the runs uploaded; without it only written as
-JSON, into DIR, without any network.
+`python -m specexp.report wandb DIR` writes the report as JSON into DIR without any network: the sweep's table, and panels over its group of
+runs. With --save it is made at W&B as well, which wants a key and the runs uploaded. Needs the extra `wandb-report`.
 
-`python -m specexp.report sync DIR... | xargs wandb sync`: the W&B directories of runs that were logged offline, one a line.
-
-W&B marks what it has uploaded, and that is left out; W&B's directories may have been moved with the rest of the project's output.
+`python -m specexp.report sync DIR... | xargs wandb sync` uploads the rest. W&B marks what it has uploaded, and that is left out; W&B's
+directories may have been moved with the rest of the project's output.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sides import record, side
 
-from specexp.figures.cost import expected_per_round
+from specexp.figures.cost import expected_per_round, phases
 from specexp.figures.intervals import half_width
 from specexp.figures.speed import example_figures, speedup_interval, summarise_speed, why_no_interval
 
@@ -244,3 +244,32 @@ def test_figures_of_too_little_are_refused():
         expected_per_round([])
     with pytest.raises(ValueError, match="two values or more, got 1"):
         half_width(0.5, 1)
+
+
+def repeated(*times, **others):
+    """A side whose text was made several times: (tokens, decode seconds) of each repeat."""
+    repeats = [{"tokens": tokens, "first_tokens": 1, "ttft_seconds": 0.1, "decode_seconds": decode, "target_seconds": None, "draft_seconds": None} for tokens, decode in times]
+    return side(times[0][0], decode=sum(decode for _, decode in times) / len(times), repeats=repeats, repeats_agree=len({tokens for tokens, _ in times}) == 1, **others)
+
+
+def test_repeats_that_are_other_texts_count_with_their_own_tokens():
+    found = figures(record("a", repeated((11, 0.5), (31, 1.5)), side(11, decode=1.0)))  # 10 and 30 tokens, 20/s both times
+    assert found["output_tps_per_user"] == pytest.approx(20.0) and found["tpot"] == pytest.approx(0.05) and found["speedup"] == pytest.approx(2.0)
+    assert found["output_tps"] == pytest.approx(42 / 2.2) and found["output_tps_per_user_mean"] == pytest.approx(20.0)
+    assert found["itl"] == pytest.approx(0.05) and found["e2e_latency"] == pytest.approx(1.1) and found["num_tokens"] == 11
+    assert found["unequal_repeats"] == 1 and found["baseline_unequal_repeats"] == 0
+
+
+def test_repeats_of_one_text_are_its_mean_time():
+    found = figures(record("a", repeated((11, 0.4), (11, 0.6)), side(11, decode=1.0)))
+    assert found["tpot"] == found["itl"] == pytest.approx(0.05) and found["speedup"] == pytest.approx(2.0) and found["unequal_repeats"] == 0
+
+
+def test_a_round_that_made_the_first_emission_is_not_divided_by():
+    """Three rounds of three tokens, of which the clock saw two."""
+    own = side(9, rounds=[[2, 2]] * 3, decode=0.2, first_tokens=3, first_rounds=1, target_seconds=0.1, draft_seconds=0.04)
+    found = figures(record("a", own, side(9, decode=0.8)))
+    assert found["tokens_per_emission"] == pytest.approx(3.0) and found["itl"] == pytest.approx(0.1)
+    assert found["verify_ratio_v"] == pytest.approx(0.05 / 0.1) and found["cost_ratio_c"] == pytest.approx(0.01 / 0.1)
+    assert found["overhead_ms_per_round"] == pytest.approx(30.0) and phases([own], None).round == pytest.approx(0.1)
+    assert found["num_spec_steps"] == 3

@@ -1,4 +1,4 @@
-"""Comparing runs that lack what is compared: a row says what cannot be told, and nothing is NaN."""
+"""Comparing runs that lack what is compared: a row says what is not known, and nothing is NaN."""
 
 import json
 

@@ -14,7 +14,8 @@ from specexp.datasets.answers import Answers
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.summarisation import KINDS
 from specexp.experiment.perplexity import COLUMNS as PERPLEXITY
-from specexp.experiment.remote import speculation_figures
+from specexp.experiment.served import speculation_figures
+from specexp.figures.record import Record, Repeat, SideRecord
 from specexp.figures.speed import summarise_speed
 from specexp.report import columns, glossary, table
 from specexp.report.__main__ import main
@@ -45,7 +46,8 @@ def real(tmp_path_factory):
 def possible(real, place):
     """Every key that anything writes."""
     made, figures = made_by_hand()
-    served = [{"method": {"speculation": {"method": "x", "num_spec_steps": 1, "num_draft_tokens": 2, "num_accepted_draft_tokens": 1}}}]
+    speculation = {"method": "x", "num_spec_steps": 1, "num_draft_tokens": 2, "num_accepted_draft_tokens": 1}
+    served = [Record("a", 0, "p", (), {"method": SideRecord((Repeat(1, 1, 0.1, 0.1),), "", "stop", speculation=speculation)})]
     write_run(place / "run")
     rows = make_rows(find_runs([place]))
     keys = {*real, *figures, *explained(made, None), *speculation_figures(served), *PERPLEXITY, *KINDS, "num_errors", "accuracy", "pass_at_10"}
@@ -95,9 +97,3 @@ def test_the_page_of_a_report_explains_its_columns(tmp_path):
     heads = {head: html.unescape(text) for text, head in heads.items()}
     assert heads["95 % interval"] == glossary.MEANINGS["speedup_low"] and heads["T/round"] == glossary.MEANINGS["tokens_per_emission"]
     assert {column.head for column in columns.visible(make_rows(runs))} == set(heads)
-
-
-def test_the_index_and_the_site_name_every_page():
-    pages = {file.name for file in DOCS.glob("*.md")} - {"index.md"}
-    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "index.md").read_text()))
-    assert linked == pages == set(re.findall(r"[\w-]+\.md", (DOCS.parent / "mkdocs.yml").read_text())) - {"index.md"}

@@ -100,10 +100,10 @@ def sweep(tmp_path):
 
 def test_progress_counts_what_lies_on_disk(sweep):
     begun, place, _ = sweep
-    assert begun._told(*callback._done(place, begun._began)) == "0 of 4 jobs done"
+    assert begun._progress(*callback._done(place, begun._began)) == "0 of 4 jobs done"
     write_run(place / "a")
     write_failed(place / "b")
-    assert begun._told(*callback._done(place, begun._began)).startswith("2 of 4 jobs done, 1 of them failed, about")
+    assert begun._progress(*callback._done(place, begun._began)).startswith("2 of 4 jobs done, 1 of them failed, about")
 
 
 @pytest.mark.parametrize(("sweeper", "count"), [({"params": None}, 2), ({"n_trials": 7}, 7), ({"jobs": ["a=1,2", "b=3"]}, 6), ({"params": {"x": "glob(*)"}}, None)])

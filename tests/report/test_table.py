@@ -108,3 +108,7 @@ def test_where_model_written_code_ran_is_said_and_less_than_bubblewrap_is_warned
     assert "code judged in bubblewrap" in sealed and "NOT SEALED OFF" not in sealed
     assert "code judged in limits" in open_ and "NOT SEALED OFF" in open_ and "level limits" in open_.replace("\n", " ")
     assert "judged" not in shown(SUMMARY)
+
+
+def test_repeats_that_are_other_texts_are_told():
+    assert "REPEATS DIFFER: of 3 of the texts" in shown(SUMMARY | {"unequal_repeats": 2, "baseline_unequal_repeats": 1}) and "REPEATS" not in shown(SUMMARY)
