@@ -6,12 +6,12 @@ import torch
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.protocols import Cut
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import GREEDY, Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import NoDraft
 from specexp.runners.runner import StatelessRunner
 
-GREEDY, SOFT = Sampling(0.0), Sampling(1.0)
+SOFT = Sampling(1.0)
 
 PROMPT = [5, 17, 33, 17, 60, 5, 17]
 
@@ -36,8 +36,8 @@ def near(model, scale=0.05):
     return other
 
 
-def steps_of(decoder, tokens=40, stop=never, seed=0, prompt=PROMPT):
-    return list(decoder.generate(prompt, tokens, stop, Chance(seed)))
+def steps_of(decoder, tokens=40, stop=never, seed=0, prompt=PROMPT, sampling=GREEDY):
+    return list(decoder.generate(prompt, tokens, stop, Draws(sampling, (seed,))))
 
 
 def text(steps):
@@ -45,7 +45,7 @@ def text(steps):
 
 
 def ours(model, sampling=GREEDY, tokens=40, stop=never, seed=0, runner=StatelessRunner, prompt=PROMPT):
-    return text(steps_of(Decoder(runner(model), NoDraft(), RejectionVerifier(sampling)), tokens, stop, seed, prompt))
+    return text(steps_of(Decoder(runner(model), NoDraft(), RejectionVerifier()), tokens, stop, seed, prompt, sampling))
 
 
 def state(model):

@@ -3,14 +3,14 @@
 from types import SimpleNamespace
 
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Sampling
-from specexp.decoding.verifiers import LenientVerifier, RejectionVerifier
+from specexp.decoding.verifiers import LenientArgmax, RejectionVerifier
 from specexp.drafters.copying import MaxGramDrafter
 from specexp.drafters.csd import KMatrix, cascade
 from specexp.drafters.model import NoDraft
 from specexp.drafters.suffixes import LatestMatch
 
-LENIENT, EXACT = (lambda _: LenientVerifier(Sampling(0.0), 2.0)), RejectionVerifier
+LENIENT, EXACT = (lambda: LenientArgmax(2.0)), RejectionVerifier
+
 
 def pair(*names):
     return SimpleNamespace(name="a pair", all_drafts=dict.fromkeys(names))

@@ -1,7 +1,7 @@
 """One text from a decoder, for tests of losslessness."""
 
 from specexp.decoding.decoder import Decoder
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 
 GREEDY = Sampling(0.0)
@@ -13,8 +13,8 @@ def never(ids, since):
 
 
 def decode(target, drafter, tokens=48, prompt=PROMPT, stop=never, sampling=GREEDY, seed=0, **options):
-    decoder = Decoder(target, drafter, RejectionVerifier(sampling), **options)
-    return list(decoder.generate(prompt, tokens, stop, Chance(seed)))
+    decoder = Decoder(target, drafter, RejectionVerifier(), **options)
+    return list(decoder.generate(prompt, tokens, stop, Draws(sampling, (seed,))))
 
 
 def text(steps):

@@ -17,12 +17,14 @@ SAMPLINGS = {
     "topknucleus": Sampling(1.0, top_k=2, top_p=0.7),
 }
 
-def deviation(verifier_class, drafter, sampling, target, draft, length=4):
-    decoder = Decoder(target, drafter(draft, sampling), verifier_class(sampling), first_target=False)
 
-    def one_round(chance):
+def deviation(verifier, drafter, sampling, target, draft, length=4):
+    """Of one round. verifier: makes one; drafter: makes one that asks `draft`."""
+    decoder = Decoder(target, drafter(draft), verifier(), first_target=False)
+
+    def one_round(draws):
         decoder.drafter.start(PROMPT, 0)
-        return decoder.round(Context(PROMPT), length, chance).tokens
+        return decoder.round(Context(PROMPT), length, draws).tokens
 
-    emitted = completed(law_of(one_round), target, sampling, PROMPT, length)
+    emitted = completed(law_of(one_round, sampling), target, sampling, PROMPT, length)
     return total_variation(emitted, completed({(): 1.0}, target, sampling, PROMPT, length))

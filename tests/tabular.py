@@ -1,13 +1,14 @@
-"""Toy language models given by a table, and a Chance that enumerates every outcome with its exact probability."""
+"""Toy language models given by a table, and Draws that enumerate every outcome with its exact probability."""
 
 import itertools
+import math
 from collections import defaultdict
 
 import torch
 
 from specexp.decoding.draft import Draft, empty_draft
-from specexp.decoding.protocols import Scores
-from specexp.decoding.sampling import Chance
+from specexp.decoding.protocols import Facts, Usage
+from specexp.decoding.sampling import Draws
 
 
 class TabularRunner:
@@ -15,24 +16,40 @@ class TabularRunner:
 
     def __init__(self, seed, vocab=3, scale=1.5, zeros=0.0):
         generator = torch.Generator().manual_seed(seed)
-        self.trees = self.cache_exact = True
-        self.vocab, self.device, self.hidden = vocab, torch.device("cpu"), False
-        self.forwards = self.kv_bytes = self.tokens_evicted = 0
+        self.facts = Facts("none", torch.device("cpu"), trees=True, cache_exact=True)
+        self.vocab, self.forwards, self.keeps_states = vocab, 0, False
+        self._earlier = 0
         self.table = scale * torch.randn(vocab + 1, vocab, vocab, generator=generator, dtype=torch.float64)
         self.table[torch.rand(self.table.shape, generator=generator) < zeros] = float("-inf")
         self.table[..., 0].nan_to_num_(neginf=0.0)
 
     def start(self, prompt, max_new_tokens):
+        self._earlier = self.forwards
         return list(prompt)
 
-    def keep_hidden(self):
-        self.hidden = True
+    def usage(self):
+        return Usage(self.forwards - self._earlier)
+
+    def keep_states(self):
+        self.keeps_states = True
+
+    def states(self, context):
+        """[len(context) - 1, 2]: of each token the id before it (`vocab` before the first) and its own."""
+        assert self.keeps_states
+        ids = context.ids[:-1]
+        return torch.tensor([*zip([self.vocab, *ids], ids, strict=False)], dtype=torch.float64).reshape(-1, 2)
 
     def describe(self):
         return "a table"
 
     def room(self, context):
         return None
+
+    def ready(self, width):
+        return True
+
+    def ready_to_draft(self, length, draws):
+        return True
 
     def at(self, ids):
         return self.table[ids[-2] if len(ids) > 1 else self.vocab, ids[-1]]
@@ -41,26 +58,33 @@ class TabularRunner:
         self.forwards += 1
         nodes = range(len(draft) - rows, len(draft))
         texts = [context.ids + [draft.ids[n] for n in draft.path(node)] for node in nodes]
-        hidden = torch.tensor([[self.vocab, *ids][-2:] for ids in texts], dtype=torch.float64) if self.hidden else None
-        return Scores(torch.stack([self.at(ids) for ids in texts]), hidden)
+        return torch.stack([self.at(ids) for ids in texts])
 
-    def rollout(self, context, length, sampling, chance, proceeds=None):
+    def rollout(self, context, length, draws, proceeds=None):
         draft, q = empty_draft(), []
         while len(draft) < length:
-            logits = self.logits(context, draft, 1).logits
-            token, law = sampling.propose(logits, chance)
+            logits = self.logits(context, draft, 1)
+            token, law = draws.token(logits)
             draft = Draft.chain(torch.cat([draft.tokens, token]))
             q.append(law)
-            if proceeds is not None and len(draft) < length and not proceeds(len(draft), logits[0], token[0]):
+            if proceeds is not None and len(draft) < length and not proceeds(len(draft), logits[0], token[0], draws):
                 break
         return Draft.chain(draft.tokens, None if not q or q[0] is None else torch.cat(q))
 
 
-class Replay(Chance):
-    """Takes the scripted choice at each point of chance; past the script the first one, remembering what else was possible."""
+class Replay(Draws):
+    """Takes the scripted choice at each point of chance; past the script the first one, remembering what else was possible.
 
-    def __init__(self, script):
-        self.script, self.taken, self.weight, self.pending = script, [], 1.0, []
+    What was taken is kept in lists, so that it is one history for `greedily` and whatever else shares these draws.
+    """
+
+    def __init__(self, sampling, script):
+        super().__init__(sampling)
+        self.script, self.taken, self.weights, self.pending = script, [], [], []
+
+    @property
+    def weight(self):
+        return math.prod(self.weights)
 
     def _choose(self, probabilities):
         options = [i for i, probability in enumerate(probabilities) if probability > 0]
@@ -71,25 +95,28 @@ class Replay(Chance):
             choice = options[0]
             self.pending += [[*self.taken, other] for other in options[1:]]
         self.taken.append(choice)
-        self.weight *= probabilities[choice]
+        self.weights.append(probabilities[choice])
         return choice
 
     def accept(self, p, q):
         chances = [min(1.0, a / b) if b > 0 else float(a > 0) for a, b in zip(p.reshape(-1).tolist(), q.reshape(-1).tolist(), strict=True)]
         return torch.tensor([bool(self._choose([1 - c, c])) for c in chances]).reshape(p.shape)
 
+    def uniform(self, *shape):
+        raise NotImplementedError("a number between 0 and 1 has no list of outcomes")
+
     def draw(self, weights):
         rows = weights.reshape(-1, weights.shape[-1])
         return torch.tensor([self._choose((row / row.sum()).tolist()) for row in rows]).reshape(weights.shape[:-1])
 
 
-def law_of(run):
-    """{outcome: probability} of run(chance) over all randomness, exact up to float64 rounding."""
+def law_of(run, sampling):
+    """{outcome: probability} of run(draws) over all randomness, exact up to float64 rounding."""
     law, scripts = defaultdict(float), [[]]
     while scripts:
-        chance = Replay(scripts.pop())
-        law[run(chance)] += chance.weight
-        scripts += chance.pending
+        draws = Replay(sampling, scripts.pop())
+        law[run(draws)] += draws.weight
+        scripts += draws.pending
     return law
 
 

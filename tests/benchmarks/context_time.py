@@ -67,7 +67,7 @@ def main():
     torch.set_num_threads(options.threads)
     target, draft = pair(options.layers, options.width, positions=2 * max(options.lengths))
     alone = ours(ModelRunner(target), NoDraft())
-    speculative = ours(ModelRunner(target), ModelDrafter(ModelRunner(draft), FixedLength(options.gamma), GREEDY))
+    speculative = ours(ModelRunner(target), ModelDrafter(ModelRunner(draft), FixedLength(options.gamma)))
     for decoder in (alone, speculative):
         timed(decoder, [1] * 64)
     print(f"{options.threads} threads, torch {torch.__version__}, {options.layers} layers of width {options.width}, gamma={options.gamma}; milliseconds")

@@ -33,7 +33,7 @@ def row(runner, ids, width):
     runner.start(ids, 8)
     cut = len(ids) - width + 1
     runner.logits(Context(ids[: cut - 1], runner.device), empty_draft(runner.device), 1)
-    return runner.logits(Context(ids[:cut], runner.device), Draft.of_ids(ids[cut:], runner.device), width).logits[-1].float()
+    return runner.logits(Context(ids[:cut], runner.device), Draft.of_ids(ids[cut:], runner.device), width)[-1].float()
 
 
 @torch.inference_mode()

@@ -43,7 +43,7 @@ def pair(layers, width, positions=2048):
 
 
 def ours(runner, drafter):
-    return Decoder(runner, drafter, RejectionVerifier(GREEDY))
+    return Decoder(runner, drafter, RejectionVerifier())
 
 
 def sides(target, draft, gammas):
@@ -56,7 +56,7 @@ def sides(target, draft, gammas):
     for gamma in gammas:
         knobs = AssistantKnobs(gamma, "constant", 0.0)
         for name, runner in (("ours", ModelRunner), ("compiled", CompiledRunner)):
-            found[f"speculative, {name}, gamma={gamma}"] = ours(runner(target), ModelDrafter(runner(draft), FixedLength(gamma), GREEDY))
+            found[f"speculative, {name}, gamma={gamma}"] = ours(runner(target), ModelDrafter(runner(draft), FixedLength(gamma)))
         found[f"hf_assisted, gamma={gamma}"] = AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft), knobs))
     return found | {"hf_assisted, default": AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft)))}
 

@@ -145,7 +145,7 @@ def test_gnmt_score_counts_whole_length_from_nothing():
 def test_one_beam_is_greedy_decoding(rule):
     for seed, runner in itertools.product(range(3), (ModelRunner, StatelessRunner)):
         model = build("llama", seed)
-        greedy = Decoder(StatelessRunner(model), NoDraft(), RejectionVerifier(Sampling()))
+        greedy = Decoder(StatelessRunner(model), NoDraft(), RejectionVerifier())
         steps = list(greedy.generate(prompt_of(seed), 20, ends_at(*MANY_ENDS), None))
         step = searched(runner(model), rule, prompt_of(seed), 20, ends_at(*MANY_ENDS))
         assert (step.tokens, step.finish) == (tuple(token for s in steps for token in s.tokens), steps[-1].finish)
@@ -274,7 +274,7 @@ def test_memory_and_passes_of_all_beams_are_told():
     runner = ModelRunner(model)
     decoder = BeamDecoder(beam_runner(runner), PowerRule(4))
     told = generate(decoder, [5, 9, 33], 10, never, (0,)).record()
-    alone = generate(Decoder(runner, NoDraft(), RejectionVerifier(Sampling())), [5, 9, 33], 10, never, (0,)).record()
+    alone = generate(Decoder(runner, NoDraft(), RejectionVerifier()), [5, 9, 33], 10, never, (0,)).record()
     assert told["target_forwards"] == 10 and told["draft_forwards"] == 0
     assert told["kv_bytes_target"] == 4 * alone["kv_bytes_target"] > 0 == told["kv_bytes_draft"]
     assert told["first_tokens"] == 10 and told["decode_seconds"] == 0 and told["rounds"] == [] and told["origins"] == ["target"] * 10

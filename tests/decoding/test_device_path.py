@@ -22,10 +22,10 @@ from specexp.runners.sink import SinkRunner
 PROMPT, TOKENS = [5, 6, 7, 8, 5, 6], 90
 DRAFTERS = {
     "nothing": lambda draft, sampling: NoDraft(),
-    "chain": lambda draft, sampling: ModelDrafter(draft, FixedLength(4), sampling),
+    "chain": lambda draft, sampling: ModelDrafter(draft, FixedLength(4)),
     "lookup": lambda draft, sampling: PromptLookupDrafter(FixedLength(4)),
-    "tree": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([2, 2]), sampling),
-    "grown": lambda draft, sampling: GrownTreeDrafter(draft, BestFirst(3, 4), 6, sampling),
+    "tree": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([2, 2])),
+    "grown": lambda draft, sampling: GrownTreeDrafter(draft, BestFirst(3, 4), 6),
     "cascade": lambda draft, sampling: csd({"draft": draft}, [[3, 2], [0, 2]], EXACT(sampling)),
 }
 
@@ -56,7 +56,7 @@ def as_on_a_device(monkeypatch):
 
 def rounds(drafter, sampling, runner):
     target, draft = runner(build("llama", 0)), runner(build("llama", 1))
-    decoder = Decoder(target, DRAFTERS[drafter](draft, sampling), RejectionVerifier(sampling))
+    decoder = Decoder(target, DRAFTERS[drafter](draft, sampling), RejectionVerifier())
     steps = decoder.generate(PROMPT, TOKENS, lambda ids, since: None, Chance(3))
     told = [(step.tokens, step.nodes, step.parents, step.path, step.stages) for step in islice(steps, TOKENS)]
     return told, (target.forwards, draft.forwards, target.kv_bytes, draft.kv_bytes)

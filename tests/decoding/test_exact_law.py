@@ -17,10 +17,10 @@ from specexp.drafters.model import ModelDrafter, NoDraft
 
 DRAFTERS = {
     "nothing": lambda draft, sampling: NoDraft(),
-    "chain1": lambda draft, sampling: ModelDrafter(draft, FixedLength(1), sampling),
-    "chain3": lambda draft, sampling: ModelDrafter(draft, FixedLength(3), sampling),
-    "tree2": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([2]), sampling),
-    "tree32": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([3, 2]), sampling),
+    "chain1": lambda draft, sampling: ModelDrafter(draft, FixedLength(1)),
+    "chain3": lambda draft, sampling: ModelDrafter(draft, FixedLength(3)),
+    "tree2": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([2])),
+    "tree32": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([3, 2])),
     "lookup": lambda draft, sampling: PromptLookupDrafter(FixedLength(3)),
 }
 
@@ -91,9 +91,9 @@ def test_soft_q_for_a_greedy_draft_is_caught():
     class LyingDrafter(ModelDrafter):
         def propose(self, context, limit, chance):
             draft = self.runner.rollout(context, min(3, limit), Sampling(0.0), chance)
-            return Draft(draft.tokens, draft.parents, Sampling(1.0)(self.runner.logits(context, draft, len(draft) + 1).logits[:-1]))
+            return Draft(draft.tokens, draft.parents, Sampling(1.0)(self.runner.logits(context, draft, len(draft) + 1)[:-1]))
 
-    lying = lambda draft, sampling: LyingDrafter(draft, FixedLength(3), sampling)
+    lying = lambda draft, sampling: LyingDrafter(draft, FixedLength(3))
     assert deviation(RejectionVerifier, lying, Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.01
 
 

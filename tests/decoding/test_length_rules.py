@@ -78,7 +78,7 @@ LAWS = POLICIES | {"cost_model": drafting_from_the_start}
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 @pytest.mark.parametrize("policy", LAWS)
 def test_round_has_the_targets_law(policy, sampling):
-    drafter = lambda draft, sampling: Anew(draft, LAWS[policy], sampling)
+    drafter = lambda draft, sampling: Anew(draft, LAWS[policy])
     assert deviation(RejectionVerifier, drafter, sampling, TabularRunner(1), TabularRunner(2)) < 1e-12
 
 
@@ -86,7 +86,7 @@ def test_round_has_the_targets_law(policy, sampling):
 def test_texts_of_several_rounds_have_the_targets_law(policy):
     """Lengths that depend on what was accepted before must not favour any text."""
     target, sampling = TabularRunner(1, vocab=2), Sampling(1.0)
-    decoder = Decoder(target, Anew(TabularRunner(2, vocab=2), LAWS[policy], sampling), RejectionVerifier(sampling), first_target=False)
+    decoder = Decoder(target, Anew(TabularRunner(2, vocab=2), LAWS[policy]), RejectionVerifier(), first_target=False)
 
     def one_text(chance):
         return tuple(token for step in decoder.generate([0, 1], 4, lambda ids, since: None, chance) for token in step.tokens)
@@ -107,7 +107,7 @@ class DropsTheDraw(ModelDrafter):
 
 
 def test_dropping_a_token_after_its_draw_is_caught():
-    drops = lambda draft, sampling: DropsTheDraw(draft, ConfidenceThreshold(0.45, 4, temperature=1.0), sampling)
+    drops = lambda draft, sampling: DropsTheDraw(draft, ConfidenceThreshold(0.45, 4, temperature=1.0))
     assert deviation(RejectionVerifier, drops, Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.001
 
 
@@ -117,10 +117,10 @@ def test_greedy_text_is_the_oracles(policy):
     for parameter in draft.parameters():
         parameter.mul_(1.0 + 0.1 * torch.randn_like(parameter))
     expected = text(decode(StatelessRunner(model), NoDraft()))
-    ours, drafter = POLICIES[policy](), ModelDrafter(ModelRunner(draft), POLICIES[policy](), GREEDY)
+    ours, drafter = POLICIES[policy](), ModelDrafter(ModelRunner(draft), POLICIES[policy]())
     assert text(decode(ModelRunner(model), drafter)) == expected
     assert text(decode(ModelRunner(model), drafter)) == expected  # and once more, with what was learnt
-    assert text(decode(StatelessRunner(model), ModelDrafter(StatelessRunner(draft), ours, GREEDY))) == expected
+    assert text(decode(StatelessRunner(model), ModelDrafter(StatelessRunner(draft), ours))) == expected
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -130,7 +130,7 @@ def test_a_round_costs_one_draft_pass_per_drafted_token(policy):
         parameter.mul_(1.0 + 0.1 * torch.randn_like(parameter))
     runner = ModelRunner(draft)
     for sampling in (GREEDY, Sampling(1.0)):
-        drafter = ModelDrafter(runner, POLICIES[policy](), sampling)
+        drafter = ModelDrafter(runner, POLICIES[policy]())
         before = runner.forwards
         steps = decode(ModelRunner(model), drafter, sampling=sampling)
         assert runner.forwards - before == sum(step.drafted for step in steps) > 0
@@ -140,7 +140,7 @@ def test_lengths_vary_with_what_the_drafter_thinks():
     model, draft = build("llama"), build("llama", 1)
     for name in ("egag_calibrated", "confidence", "adaedl"):
         sampling = Sampling(1.0)
-        steps = decode(ModelRunner(model), ModelDrafter(ModelRunner(draft), POLICIES[name](), sampling), sampling=sampling)
+        steps = decode(ModelRunner(model), ModelDrafter(ModelRunner(draft), POLICIES[name]()), sampling=sampling)
         assert len({step.drafted for step in steps[1:]}) > 1, name
 
 
@@ -249,7 +249,7 @@ def test_entropies_are_recorded_beside_the_rounds():
     model, draft, sampling = build("llama"), build("llama", 1), Sampling(1.0)
     records = {}
     for name, policy in (("egag", EGAG(2, 4, temperature=1.0)), ("fixed", FixedLength(3))):
-        decoder = Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), policy, sampling), RejectionVerifier(sampling))
+        decoder = Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), policy), RejectionVerifier())
         records[name] = generate(decoder, [5, 17, 33], 40, lambda ids, since: None, (0,)).record()
     assert records["fixed"]["entropies"] is None
     entropies, rounds = records["egag"]["entropies"], records["egag"]["rounds"]
@@ -261,5 +261,5 @@ def test_an_idle_draft_is_not_even_prefilled():
     model, draft = build("llama"), ModelRunner(build("llama", 1))
     policy = CostModel(4)
     policy._script = []  # decided: off
-    decode(ModelRunner(model), ModelDrafter(draft, policy, GREEDY), 5)
+    decode(ModelRunner(model), ModelDrafter(draft, policy), 5)
     assert draft.forwards == 0

@@ -47,15 +47,15 @@ def sampled(drafter, verifier):
 
 
 DRAFTERS = {
-    "chain": ModelDrafter(DRAFT, FixedLength(2), SAMPLING),
-    "tree": DrawnTreeDrafter(DRAFT, FixedShape([2, 2]), SAMPLING),
+    "chain": ModelDrafter(DRAFT, FixedLength(2)),
+    "tree": DrawnTreeDrafter(DRAFT, FixedShape([2, 2])),
     "lookup": PromptLookupDrafter(FixedLength(2)),
 }
 
 
 @pytest.mark.parametrize("name", DRAFTERS)
 def test_texts_have_the_targets_law(name):
-    assert p_value(sampled(DRAFTERS[name], RejectionVerifier(SAMPLING))) > ALPHA
+    assert p_value(sampled(DRAFTERS[name], RejectionVerifier())) > ALPHA
 
 
 class AlwaysAccepts(RejectionVerifier):
@@ -83,10 +83,10 @@ class DropsUnlikelyTokens(ModelDrafter):
 @pytest.mark.parametrize(
     ("drafter", "verifier"),
     [
-        (DRAFTERS["chain"], SkipSampleAdjustment(SAMPLING)),
+        (DRAFTERS["chain"], SkipSampleAdjustment()),
         (DRAFTERS["chain"], AlwaysAccepts(SAMPLING)),
         (DRAFTERS["chain"], ArgmaxAtTheEnd(SAMPLING)),
-        (DropsUnlikelyTokens(DRAFT, FixedLength(2), SAMPLING), RejectionVerifier(SAMPLING)),
+        (DropsUnlikelyTokens(DRAFT, FixedLength(2)), RejectionVerifier()),
     ],
     ids=["skip adjustment", "accepts all", "argmax", "drops after the draw"],
 )

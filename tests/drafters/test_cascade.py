@@ -42,8 +42,8 @@ def test_a_lenient_level_that_claims_a_law_is_caught():
 
 
 def test_leniency_at_the_top_changes_the_law():
-    lenient = lambda sampling: LenientVerifier(sampling, 2.0)
-    drafter = lambda _, sampling: csd({"draft": TabularRunner(2)}, [[2, 1], [0, 1]], RejectionVerifier(sampling))
+    lenient = lambda sampling: LenientVerifier(2.0)
+    drafter = lambda _, sampling: csd({"draft": TabularRunner(2)}, [[2, 1], [0, 1]], RejectionVerifier())
     assert deviation(lenient, drafter, Sampling(1.0), TabularRunner(1), None, length=3) > 0.01
     assert not LenientVerifier.lossless
 
@@ -140,7 +140,7 @@ def test_leniency_is_the_literal_rule(leniency):
         logits = 2 * torch.randn(5, 6, generator=generator)
         ids = torch.randint(6, (4,), generator=generator)
         confidence = torch.rand(4, generator=generator) if trial % 2 else None
-        verdict = LenientVerifier(Sampling(0.0), leniency)(Draft.chain(ids, confidence=confidence), logits, Chance(0))
+        verdict = LenientVerifier(leniency)(Draft.chain(ids, confidence=confidence), logits, Chance(0))
         kept, token = literal_review(logits.softmax(-1), torch.ones(4) if confidence is None else confidence, ids.tolist(), leniency)
         assert (list(verdict.path), verdict.token) == (list(range(len(kept))), token)
 
@@ -148,13 +148,13 @@ def test_leniency_is_the_literal_rule(leniency):
 def test_leniency_lets_likely_tokens_through_that_are_not_the_best():
     logits = torch.tensor([[0.40, 0.35, 0.25], [0.9, 0.05, 0.05]]).log()
     draft = Draft.of_ids([1])
-    kept = [len(LenientVerifier(Sampling(0.0), leniency)(draft, logits, Chance(0)).path) for leniency in (1.0, 2.0, 4.0)]
+    kept = [len(LenientVerifier(leniency)(draft, logits, Chance(0)).path) for leniency in (1.0, 2.0, 4.0)]
     assert kept == [0, 0, 1]
 
 
 def test_leniency_below_one_is_refused():
     with pytest.raises(ValueError, match=r"leniency=0\.5"):
-        LenientVerifier(Sampling(0.0), 0.5)
+        LenientVerifier(0.5)
 
 
 def test_a_fork_copies_its_trunk_and_leaves_it_alone():

@@ -63,7 +63,7 @@ def test_hidden_states_are_those_of_a_plain_forward_pass(kind):
                 ids = torch.tensor([context.ids + [draft.ids[n] for n in draft.path(node)]])
                 expected = model.base_model(ids).last_hidden_state[0, -1]
                 torch.testing.assert_close(scores.hidden[row], expected, rtol=1e-5, atol=1e-5)  # GPT-J attends in float32
-        torch.testing.assert_close(got.logits, plain.logits(context, draft, rows).logits, rtol=1e-12, atol=1e-12)  # sums in another order
+        torch.testing.assert_close(got.logits, plain.logits(context, draft, rows), rtol=1e-12, atol=1e-12)  # sums in another order
         assert not model.get_output_embeddings()._forward_pre_hooks
         context.append([*walk(rng, draft), rng.randrange(VOCAB)])
     assert plain.logits(context, empty_draft(), 1).hidden is None
@@ -135,7 +135,7 @@ SAMPLINGS = {"greedy": GREEDY, "multinomial": Sampling(1.0), "nucleus": Sampling
 def test_whole_texts_have_the_targets_law(tree, sampling):
     target = TabularRunner(1)
     drafter = MedusaDrafter(TabularHeads(2, 3), tree)
-    decoder = Decoder(target, drafter, RejectionVerifier(sampling))
+    decoder = Decoder(target, drafter, RejectionVerifier())
     assert target.hidden
     drafted = []
 
@@ -222,7 +222,7 @@ def test_models_without_trees_take_chains():
     expected = text(decode(StatelessRunner(model), NoDraft(), 30))
     assert text(decode(ModelRunner(model), MedusaDrafter(heads, PAIRS["chain"]), 30)) == expected
     with pytest.raises(ValueError, match="cannot verify token trees"):
-        Decoder(ModelRunner(model), MedusaDrafter(heads, PAIRS["tree"]), RejectionVerifier(GREEDY))
+        Decoder(ModelRunner(model), MedusaDrafter(heads, PAIRS["tree"]), RejectionVerifier())
 
 
 # Trees
@@ -279,7 +279,7 @@ def test_a_tree_of_ones_own():
 
 
 def test_the_rule_by_hand():
-    verifier = TypicalAcceptance(Sampling(1.0), epsilon=0.2, delta=0.5)
+    verifier = TypicalAcceptance(epsilon=0.2, delta=0.5)
     p = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.97, 0.01, 0.01, 0.01]], dtype=torch.float64)
     expected = [0.2, 0.125, 0.2]  # 0.5 exp(-log 2) = 0.25 is above epsilon; 0.5 exp(-log 4) = 0.125 is not
     assert verifier.thresholds(p).tolist() == pytest.approx(expected)
@@ -293,7 +293,7 @@ def test_the_rule_by_hand():
 
 
 def test_at_temperature_zero_it_is_greedy_matching():
-    rng, typical, exact = random.Random(0), TypicalAcceptance(GREEDY), RejectionVerifier(GREEDY)
+    rng, typical, exact = random.Random(0), TypicalAcceptance(), RejectionVerifier()
     torch.manual_seed(0)
     longest = 0
     for _ in range(200):
@@ -320,7 +320,7 @@ def test_at_temperature_zero_it_is_greedy_matching():
 
 def test_typical_acceptance_is_lossy_under_sampling():
     sampling, target = Sampling(1.0), TabularRunner(1)
-    decoder = Decoder(target, MedusaDrafter(TabularHeads(2, 3), PAIRS["tree"]), TypicalAcceptance(sampling))
+    decoder = Decoder(target, MedusaDrafter(TabularHeads(2, 3), PAIRS["tree"]), TypicalAcceptance())
     law = law_of(lambda chance: tuple(t for step in decoder.generate([0, 1, 2], 3, never, chance) for t in step.tokens))
     assert not decoder.lossless
     assert total_variation(law, completed({(): 1.0}, target, sampling, [0, 1, 2], 3)) > 0.01
@@ -329,7 +329,7 @@ def test_typical_acceptance_is_lossy_under_sampling():
 @pytest.mark.parametrize("bad", [{"epsilon": 0.0}, {"epsilon": 1.0}, {"delta": 0.0}])
 def test_thresholds_that_mean_nothing_are_refused(bad):
     with pytest.raises(ValueError, match="do not fit"):
-        TypicalAcceptance(GREEDY, **bad)
+        TypicalAcceptance(**bad)
 
 
 # Heads and their files

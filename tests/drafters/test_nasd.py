@@ -16,7 +16,7 @@ from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.nasd import BasicStorage, NasdDrafter, OneLevelStorage
 from specexp.errors import UserError
 
-GREEDY = RejectionVerifier(Sampling(0.0))
+GREEDY = RejectionVerifier()
 
 
 class Oracle:

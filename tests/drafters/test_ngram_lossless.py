@@ -66,7 +66,7 @@ def test_whole_texts_have_the_targets_law(name):
     length = 3 if name == "filled" else 4  # random ids make many histories
 
     def run(chance):
-        decoder = Decoder(target, drafters(3, sampling)[name], RejectionVerifier(sampling))
+        decoder = Decoder(target, drafters(3, sampling)[name], RejectionVerifier())
         return tuple(token for step in decoder.generate(prompt, length, never, chance) for token in step.tokens)
 
     assert total_variation(law_of(run), completed({(): 1.0}, target, sampling, prompt, length)) < 1e-12
@@ -89,7 +89,7 @@ def test_greedy_text_is_the_oracles(kind, name):
 @pytest.mark.parametrize("match", [LatestMatch, EarliestMatch])
 def test_repetition_is_copied_whole(match):
     """Greedy text of a table ends in a loop, the best case: all that is drafted is accepted."""
-    decoder = Decoder(TabularRunner(1, vocab=5), MaxGramDrafter(FixedLength(8), match(), NoDraft()), RejectionVerifier(Sampling(0.0)))
+    decoder = Decoder(TabularRunner(1, vocab=5), MaxGramDrafter(FixedLength(8), match(), NoDraft()), RejectionVerifier())
     steps = list(decoder.generate([0, 1], 300, never, Chance(0)))
     assert [step.accepted for step in steps[-6:-1]] == [8] * 5
 

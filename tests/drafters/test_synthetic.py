@@ -28,12 +28,12 @@ GREEDY = Sampling(0.0)
 
 
 def synthetic(model, alpha, gamma=4):
-    return SyntheticDrafter(Foresight(ModelRunner(model)), FixedLength(gamma), Spoiling(alpha, GREEDY))
+    return SyntheticDrafter(Foresight(ModelRunner(model)), FixedLength(gamma), Spoiling(alpha))
 
 
 def planted(model, alpha, gamma=4, draft=None, policy=None):
     runner = ModelRunner(build("llama", 1) if draft is None else draft)
-    return PlantedDrafter(runner, Foresight(ModelRunner(model)), policy or FixedLength(gamma), Spoiling(alpha, GREEDY))
+    return PlantedDrafter(runner, Foresight(ModelRunner(model)), policy or FixedLength(gamma), Spoiling(alpha))
 
 
 @pytest.mark.parametrize("make", [synthetic, planted])
@@ -79,7 +79,7 @@ def test_one_seed_one_pattern():
 
 
 def generated(model, drafter, tokens=60):
-    decoder = Decoder(ModelRunner(model), drafter, RejectionVerifier(GREEDY))
+    decoder = Decoder(ModelRunner(model), drafter, RejectionVerifier())
     return generate(decoder, PROMPT, tokens, lambda ids, since: None, (0, "x", 0)).record()
 
 
@@ -87,7 +87,7 @@ def test_a_planted_draft_makes_the_passes_of_the_real_one():
     """With the target's own weights as the draft and alpha 1 the tokens are those of an ordinary draft: the same passes, row for row."""
     model = build("llama")
     widths = {}
-    for name, drafter in (("real", ModelDrafter(ModelRunner(model), FixedLength(4), GREEDY)), ("planted", planted(model, 1.0, draft=model))):
+    for name, drafter in (("real", ModelDrafter(ModelRunner(model), FixedLength(4))), ("planted", planted(model, 1.0, draft=model))):
         seen, forward = [], drafter.runner._pass.cached
         drafter.runner._pass.cached = lambda tokens, *rest, seen=seen, forward=forward: seen.append(tokens.shape[0]) or forward(tokens, *rest)
         record = generated(model, drafter)
@@ -131,15 +131,15 @@ def test_policies_may_look_at_the_planted_models_logits_alone():
     steps = decode(ModelRunner(model), planted(model, 0.9, policy=EGAG(1, 6)), 40)
     assert text(steps) == text(decode(ModelRunner(model), NoDraft(), 40)) and any(step.entropy for step in steps)
     with pytest.raises(UserError, match="ConfidenceThreshold"):
-        SyntheticDrafter(Foresight(ModelRunner(model)), ConfidenceThreshold(0.4, 8), Spoiling(0.5, GREEDY))
+        SyntheticDrafter(Foresight(ModelRunner(model)), ConfidenceThreshold(0.4, 8), Spoiling(0.5))
 
 
 def test_spoilt_tokens_are_always_others():
     foreseen = torch.tensor([0, 1, 5, 7])
     for own in (None, foreseen, torch.tensor([0, 3, 5, 2])):
-        wrong = Spoiling(0.0, GREEDY)(foreseen, Chance(0), own)
+        wrong = Spoiling(0.0)(foreseen, Chance(0), own)
         assert bool((wrong != foreseen).all()) and bool((wrong >= 0).all())
-    assert torch.equal(Spoiling(1.0, GREEDY)(foreseen, Chance(0)), foreseen)
+    assert torch.equal(Spoiling(1.0)(foreseen, Chance(0)), foreseen)
 
 
 @pytest.mark.parametrize("method", ["synthetic", "planted"])

@@ -61,12 +61,12 @@ def trigram(size, seed=0, tokens=400):
 def drafter(kind, runner, sampling, **options):
     """A tree drafter of each kind, on a draft of any vocabulary."""
     if kind in GROWTHS:
-        return GrownTreeDrafter(runner, GROWTHS[kind](), options.get("max_nodes", 5), sampling)
+        return GrownTreeDrafter(runner, GROWTHS[kind](), options.get("max_nodes", 5))
     if kind == "staged":
         size = getattr(runner, "vocab", VOCAB)
         return StagedTreeDrafter(runner, BestFirst(2, 3), options.get("max_nodes", 5), sampling, trigram(size), Words(size), guesses=3)
     shapes = {"fixed": FixedShape([2, 2]), "narrow": FixedShape(2, depth=3, max_nodes=4), "sequoia": SequoiaShape(4, 3, 2)}
-    return DrawnTreeDrafter(runner, shapes[kind], sampling)
+    return DrawnTreeDrafter(runner, shapes[kind])
 
 
 KINDS = [*GROWTHS, "staged", "fixed", "narrow", "sequoia"]
@@ -76,7 +76,7 @@ KINDS = [*GROWTHS, "staged", "fixed", "narrow", "sequoia"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_round_has_the_targets_law(kind, sampling):
     target, length = TabularRunner(1), 4
-    decoder = Decoder(target, drafter(kind, TabularRunner(2), sampling), RejectionVerifier(sampling), first_target=False)
+    decoder = Decoder(target, drafter(kind, TabularRunner(2), sampling), RejectionVerifier(), first_target=False)
     prompt, drafted = [0, 1, 2, 0, 1], []
 
     def one_round(chance):
@@ -94,7 +94,7 @@ def test_round_has_the_targets_law(kind, sampling):
 def test_an_adaptive_tree_that_branches_has_the_targets_law(seed):
     sampling, target, prompt = Sampling(1.0), TabularRunner(10 + seed), [0, 1, 2, 0, 1]
     growth = Adaptive(high=1.0, low=1.0, max_branching=2, base_depth=2, max_depth=2, stop=0.0, threshold=0.0)
-    decoder = Decoder(target, GrownTreeDrafter(TabularRunner(20 + seed), growth, 6, sampling), RejectionVerifier(sampling), first_target=False)
+    decoder = Decoder(target, GrownTreeDrafter(TabularRunner(20 + seed), growth, 6), RejectionVerifier(), first_target=False)
     assert decoder.drafter.propose(Context(prompt), 3, Chance(0)).parents == (ROOT, ROOT, 0, 0, 1, 1)
 
     def one_round(chance):
@@ -110,7 +110,7 @@ def test_what_a_round_teaches_an_adaptive_tree_does_not_change_the_law():
     """All of a text, whose later trees depend on what became of the earlier ones."""
     sampling, target, prompt, shapes = Sampling(1.0), TabularRunner(31), [0, 1, 2], set()
     growth = Adaptive(high=0.7, low=0.5, base_depth=2, max_depth=3, stop=0.0, threshold=0.0, window=1, depth_rate=2.0, high_rate=0.3)
-    decoder = Decoder(target, GrownTreeDrafter(TabularRunner(32), growth, 4, sampling), RejectionVerifier(sampling))
+    decoder = Decoder(target, GrownTreeDrafter(TabularRunner(32), growth, 4), RejectionVerifier())
 
     def text_of(chance):
         steps = list(decoder.generate(prompt, 4, lambda ids, since: None, chance))
@@ -159,7 +159,7 @@ def test_greedy_text_is_the_oracles_and_the_target_itself_drafts_a_full_path(kin
 @pytest.mark.parametrize("branching", [[1, 1, 1], [2, 2, 2], [3, 1, 1], [4, 3, 2, 1], [2] * 5])
 def test_every_shape_of_the_target_itself_accepts_its_depth(branching):
     model = build("llama")
-    steps = decode(ModelRunner(model), DrawnTreeDrafter(ModelRunner(model), FixedShape(branching), GREEDY), 60)
+    steps = decode(ModelRunner(model), DrawnTreeDrafter(ModelRunner(model), FixedShape(branching)), 60)
     assert text(steps) == text(decode(StatelessRunner(model), NoDraft(), 60))
     assert {step.accepted for step in steps[1:-1]} == {len(branching)}
 
@@ -176,8 +176,8 @@ def test_random_trees_score_as_a_stateless_forward(parents, seed, lag):
     cached.start(PROMPT, 40)
     cached.logits(Context(PROMPT[: len(PROMPT) - lag]), Draft.of_ids(()), 1)
     for _ in range(2):
-        got = cached.logits(context, draft, len(draft) + 1).logits
-        assert torch.allclose(got, oracle.logits(context, draft, len(draft) + 1).logits, atol=2e-5)
+        got = cached.logits(context, draft, len(draft) + 1)
+        assert torch.allclose(got, oracle.logits(context, draft, len(draft) + 1), atol=2e-5)
         context.append([draft.ids[node] for node in draft.path(rng.randrange(len(draft)))])  # any path is kept, or a part of one
         context.append([rng.randrange(VOCAB)])
 
@@ -187,7 +187,7 @@ def test_random_trees_score_as_a_stateless_forward(parents, seed, lag):
 def test_a_staged_tree_is_the_drafts_own_with_fewer_passes(seed, max_nodes, depth, guesses):
     rng = random.Random(seed)
     runners = [TabularRunner(seed, vocab=6, scale=3.0) for _ in range(2)]
-    plain = GrownTreeDrafter(runners[0], BestFirst(3, depth), max_nodes, Sampling(1.0))
+    plain = GrownTreeDrafter(runners[0], BestFirst(3, depth), max_nodes)
     staged = StagedTreeDrafter(runners[1], BestFirst(3, depth), max_nodes, Sampling(1.0), trigram(6, seed), Words(6), guesses)
     for _ in range(3):
         context = Context([rng.randrange(6) for _ in range(5)])
@@ -252,7 +252,7 @@ def test_what_is_no_tree_is_refused(options):
 
 
 NO_TREES = {
-    "max_nodes=0 leaves no node": lambda: GrownTreeDrafter(TabularRunner(0), BestFirst(2, 3), 0, GREEDY),
+    "max_nodes=0 leaves no node": lambda: GrownTreeDrafter(TabularRunner(0), BestFirst(2, 3), 0),
     "depth=0 makes no tree": lambda: BestFirst(2, 0),
     "threshold=1.5 is no probability": lambda: Threshold(2, 3, 1.5),
     "do not ascend": lambda: Adaptive(min_branching=3, mid_branching=2),
@@ -341,13 +341,13 @@ def best_first_by_hand(runner, context, branching, depth, max_nodes):
 @pytest.mark.parametrize("max_nodes", [1, 3, 7, 12])
 def test_best_first_is_best_first(max_nodes):
     runner = TabularRunner(5, vocab=4)
-    draft = GrownTreeDrafter(runner, BestFirst(3, 4), max_nodes, GREEDY).propose(Context([0, 1, 2]), 4, Chance(0))
+    draft = GrownTreeDrafter(runner, BestFirst(3, 4), max_nodes).propose(Context([0, 1, 2]), 4, Chance(0))
     assert sorted(tuple(draft.ids[i] for i in draft.path(n)) for n in range(len(draft))) == best_first_by_hand(runner, [0, 1, 2], 3, 4, max_nodes)
 
 
 def test_a_threshold_tree_goes_deeper_only_where_paths_are_likely():
     runner, context = TabularRunner(6, vocab=4), Context([0, 1, 2])
-    draft = GrownTreeDrafter(runner, Threshold(2, 4, 0.25), 100, GREEDY).propose(context, 4, Chance(0))
+    draft = GrownTreeDrafter(runner, Threshold(2, 4, 0.25), 100).propose(context, 4, Chance(0))
     for node in range(len(draft)):
         p, ids = 1.0, list(context.ids)
         for i in draft.path(node):

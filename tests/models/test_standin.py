@@ -76,7 +76,7 @@ def assert_same_function(small, large, atol, known=96):
     runner.start(context.ids)
     for round_number in range(12):
         draft = random_draft(rng, rng.randrange(0, 7), tree=round_number % 2) if round_number else empty_draft()
-        got, expected = runner.logits(context, draft, len(draft) + 1).logits, oracle.logits(context, draft, len(draft) + 1).logits
+        got, expected = runner.logits(context, draft, len(draft) + 1), oracle.logits(context, draft, len(draft) + 1)
         torch.testing.assert_close(got[:, :known], expected, rtol=0, atol=atol)
         assert bool((got[:, known:] == -math.inf).all())
         context.append([*walk(rng, draft), rng.randrange(known)])

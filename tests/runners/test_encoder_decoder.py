@@ -58,9 +58,9 @@ def test_methods_give_the_oracles_and_transformers_text(kind):
     assert text(decode(ModelRunner(model), NoDraft(), prompt=SOURCE)) == expected
     for draft in (model, near(kind), build_encoder_decoder(kind, seed=1, num_decoder_layers=1)):
         for gamma in (1, 2, 4, 7):
-            drafter = ModelDrafter(ModelRunner(draft), FixedLength(gamma), GREEDY)
+            drafter = ModelDrafter(ModelRunner(draft), FixedLength(gamma))
             assert text(decode(ModelRunner(model), drafter, prompt=SOURCE, first_target=gamma != 2)) == expected
-    drafter = ModelDrafter(StatelessRunner(near(kind)), FixedLength(3), GREEDY)
+    drafter = ModelDrafter(StatelessRunner(near(kind)), FixedLength(3))
     assert text(decode(StatelessRunner(model), drafter, prompt=SOURCE)) == expected
     assert text(decode(ModelRunner(model), PromptLookupDrafter(FixedLength(5)), prompt=SOURCE)) == expected
 
@@ -78,7 +78,7 @@ def test_memo_equals_stateless_forward(kind, attention):
         for _ in range(14):
             draft = Draft.of_ids([rng.randrange(VOCAB) for _ in range(rng.randrange(0, 7))])
             rows = len(draft) + 1
-            torch.testing.assert_close(runner.logits(context, draft, rows).logits, oracle.logits(context, draft, rows).logits)
+            torch.testing.assert_close(runner.logits(context, draft, rows), oracle.logits(context, draft, rows))
             if rng.random() < 0.2:
                 continue  # ask again about the same context
             context.append([*draft.ids[: rng.randrange(0, len(draft) + 1)], rng.randrange(VOCAB)])
@@ -135,7 +135,7 @@ def test_rolled_back_keys_equal_a_fresh_prefill_and_bytes_count_the_source():
 def test_all_accepted_and_never_more_than_asked_for():
     model = build_encoder_decoder("relu_tied")
     for tokens in (1, 2, 7, 50):
-        steps = decode(ModelRunner(model), ModelDrafter(ModelRunner(model), FixedLength(4), GREEDY), tokens, prompt=SOURCE)
+        steps = decode(ModelRunner(model), ModelDrafter(ModelRunner(model), FixedLength(4)), tokens, prompt=SOURCE)
         assert all(step.accepted == step.drafted for step in steps)
         assert len(text(steps)) == tokens and steps[-1].finish == "length"
 
@@ -156,7 +156,7 @@ def test_draft_with_another_padded_vocabulary():
     expected = generated(target)
     for width in (VOCAB - 40, VOCAB + 16):
         draft = build_encoder_decoder("relu_tied", seed=1, vocab_size=width)
-        drafter = ModelDrafter(ModelRunner(draft, VOCAB), FixedLength(3), GREEDY)
+        drafter = ModelDrafter(ModelRunner(draft, VOCAB), FixedLength(3))
         assert text(decode(ModelRunner(target), drafter, prompt=SOURCE)) == expected
 
 
@@ -165,15 +165,15 @@ def test_sampling_follows_the_targets_law():
     """First two tokens, speculated, against the exact law of the model: a chi-square that a lost residual or a stale cache fails."""
     model, draft, sampling = build_encoder_decoder("relu_tied"), near("relu_tied", 0.5), Sampling(1.0, top_k=3)
     oracle, count, seen = StatelessRunner(model), 1200, Counter()
-    decoder = Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(2), sampling), RejectionVerifier(sampling), False)
+    decoder = Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(2)), RejectionVerifier(), False)
     for seed in range(count):
         steps = decoder.generate(SOURCE, 2, never, Chance(seed))
         seen[tuple(token for step in steps for token in step.tokens)] += 1
     start = oracle.start(SOURCE)
-    first = sampling(oracle.logits(Context(start), empty_draft(), 1).logits)[0]
+    first = sampling(oracle.logits(Context(start), empty_draft(), 1))[0]
     law = {}
     for a in first.nonzero()[:, 0].tolist():
-        second = sampling(oracle.logits(Context([*start, a]), empty_draft(), 1).logits)[0]
+        second = sampling(oracle.logits(Context([*start, a]), empty_draft(), 1))[0]
         law |= {(a, b): float(first[a] * second[b]) for b in second.nonzero()[:, 0].tolist()}
     assert set(seen) <= set(law)
     chi_square = sum((seen[pair] - count * p) ** 2 / (count * p) for pair, p in law.items() if count * p > 5)
@@ -211,9 +211,9 @@ def test_token_trees_are_refused():
     with pytest.raises(ValueError, match="a t5 model .* cannot score token trees"):
         runner.logits(Context([0]), Draft(torch.tensor([4, 5]), (ROOT, ROOT)), 3)
     with pytest.raises(ValueError, match="a t5 model .* cannot grow token trees; choose a method that drafts chains"):
-        DrawnTreeDrafter(runner, FixedShape([2]), GREEDY)
+        DrawnTreeDrafter(runner, FixedShape([2]))
     with pytest.raises(ValueError, match="a t5 model .* cannot verify token trees; choose a method that drafts chains"):
-        Decoder(runner, DrawnTreeDrafter(ModelRunner(build("llama")), FixedShape([2]), GREEDY), RejectionVerifier(GREEDY))
+        Decoder(runner, DrawnTreeDrafter(ModelRunner(build("llama")), FixedShape([2])), RejectionVerifier())
 
 
 def test_a_pair_of_two_kinds_is_refused(tmp_path):

@@ -42,16 +42,16 @@ def assert_same(runner, reference, dtype):
     context = Context(IDS[:20], capacity=100)
     for draft in drafts():  # the first is the prefill
         poison(runner.cache)
-        ours, theirs = (each.logits(context, draft, len(draft) + 1).logits for each in (runner, reference))
+        ours, theirs = (each.logits(context, draft, len(draft) + 1) for each in (runner, reference))
         assert (ours - theirs).abs().max() < bound * theirs.abs().max()
         context.append(IDS[20:22])
     for _ in range(3):  # a token after another, as without drafts
         context.append(IDS[22:23])
-        ours, theirs = (each.logits(context, Draft.of_ids([]), 1).logits for each in (runner, reference))
+        ours, theirs = (each.logits(context, Draft.of_ids([]), 1) for each in (runner, reference))
         assert (ours - theirs).abs().max() < bound * theirs.abs().max()
     siblings = Draft.of_nodes(IDS[3:5], (-1, -1))
     for draft in (siblings, siblings.grow(torch.tensor(IDS[5:6]), (0,))):  # one row, which sees all but its uncle
-        ours, theirs = (each.logits(context, draft, 1).logits for each in (runner, reference))
+        ours, theirs = (each.logits(context, draft, 1) for each in (runner, reference))
         assert (ours - theirs).abs().max() < bound * theirs.abs().max()
 
 
@@ -77,7 +77,7 @@ def test_16_bits_round_where_transformers_rounds():
         for each in (ours, theirs):
             each.start(IDS, 10)
         context = Context(IDS)
-        a, b = (each.logits(context, Draft.of_ids(IDS[:4]), 5).logits.float() for each in (ours, theirs))
+        a, b = (each.logits(context, Draft.of_ids(IDS[:4]), 5).float() for each in (ours, theirs))
     assert (a - b).abs().max() < 0.04 * b.abs().max()
 
 
@@ -194,11 +194,11 @@ def assert_same_to_the_end(runner, reference):
     for length in range(20, 28):
         for draft in (Draft.of_ids([]), Draft.of_ids(IDS[length : length + 1])):
             context = Context(IDS[:length])
-            ours, theirs = (each.logits(context, draft, 1 + len(draft)).logits for each in (runner, reference))
+            ours, theirs = (each.logits(context, draft, 1 + len(draft)) for each in (runner, reference))
             assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
     draft = Draft.of_ids(IDS[3:4])
     for node in range(-1, 11):  # a tree, whose nodes may come to lie far behind the text: in the last slot there is, and further
-        ours, theirs = (each.logits(context, draft, 1).logits for each in (runner, reference))
+        ours, theirs = (each.logits(context, draft, 1) for each in (runner, reference))
         assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
         draft = draft.grow(torch.tensor(IDS[node + 1 : node + 2]), (node,))
     assert runner.kv_bytes == reference.kv_bytes  # what only fills a part up is nothing that is kept

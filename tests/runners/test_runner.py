@@ -28,7 +28,7 @@ def test_memo_equals_stateless_forward(kind):
         for _ in range(12):
             draft = random_draft(rng, rng.randrange(0, 7), tree=kind in TREES and rng.random() < 0.6)
             rows = len(draft) + 1
-            got, expected = runner.logits(context, draft, rows).logits, oracle.logits(context, draft, rows).logits
+            got, expected = runner.logits(context, draft, rows), oracle.logits(context, draft, rows)
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)  # GPT-J attends in float32
             if rng.random() < 0.2:
                 continue  # ask again about the same context
@@ -44,7 +44,7 @@ def test_forks_of_a_context_are_told_apart():
         branch = trunk.fork()
         branch.append([rng.randrange(3) for _ in range(rng.randrange(1, 5))])
         for context in (branch, trunk):
-            torch.testing.assert_close(runner.logits(context, empty_draft(), 1).logits, oracle.logits(context, empty_draft(), 1).logits)
+            torch.testing.assert_close(runner.logits(context, empty_draft(), 1), oracle.logits(context, empty_draft(), 1))
         trunk.append([*branch.ids[len(trunk) : len(trunk) + rng.randrange(0, 3)], rng.randrange(VOCAB)])
 
 
@@ -56,7 +56,7 @@ def test_a_fork_older_than_the_trunk_is_compared_where_they_part():
     branch.append([5, 6, 7, 8])
     trunk.append([9, 10, 11, 12, 13])
     for context in (trunk, branch, trunk):
-        torch.testing.assert_close(runner.logits(context, empty_draft(), 1).logits, oracle.logits(context, empty_draft(), 1).logits)
+        torch.testing.assert_close(runner.logits(context, empty_draft(), 1), oracle.logits(context, empty_draft(), 1))
 
 
 @pytest.mark.parametrize("capacity", [0, 300])
@@ -67,7 +67,7 @@ def test_long_texts_outgrow_buffers_and_masks_without_a_change(capacity):
     runner.start(context.ids, capacity)
     for _ in range(30):
         draft = random_draft(rng, rng.randrange(0, 20), tree=rng.random() < 0.5)
-        got, expected = runner.logits(context, draft, len(draft) + 1).logits, oracle.logits(context, draft, len(draft) + 1).logits
+        got, expected = runner.logits(context, draft, len(draft) + 1), oracle.logits(context, draft, len(draft) + 1)
         torch.testing.assert_close(got, expected)
         context.append([rng.randrange(VOCAB) for _ in range(12)])
     assert len(context) > 512
@@ -95,7 +95,7 @@ def test_growing_a_tree_feeds_each_node_once():
         tokens = torch.arange(level, level + 3)
         draft = draft.grow(tokens, (len(draft) - 1, len(draft) - 1, len(draft) - 2))
         before = runner.cache.length
-        torch.testing.assert_close(runner.logits(context, draft, 3).logits, oracle.logits(context, draft, 3).logits)
+        torch.testing.assert_close(runner.logits(context, draft, 3), oracle.logits(context, draft, 3))
         assert runner.cache.length == before + 3
 
 
@@ -151,16 +151,16 @@ def test_trees_are_refused_where_they_would_be_wrong(kind):
     with pytest.raises(ValueError, match=f"a {CONFIGS[kind]().model_type} model .* cannot score token trees"):
         runner.logits(Context([1, 2, 3]), Draft(torch.tensor([4, 5]), (ROOT, ROOT)), 3)
     with pytest.raises(ValueError, match="cannot grow token trees"):
-        DrawnTreeDrafter(runner, FixedShape([2]), Sampling(0.0))
+        DrawnTreeDrafter(runner, FixedShape([2]))
     with pytest.raises(ValueError, match="cannot verify token trees"):
-        Decoder(runner, DrawnTreeDrafter(ModelRunner(build("llama")), FixedShape([2]), Sampling(0.0)), RejectionVerifier(Sampling(0.0)))
+        Decoder(runner, DrawnTreeDrafter(ModelRunner(build("llama")), FixedShape([2])), RejectionVerifier())
 
 
 def test_narrower_and_wider_vocabularies_meet_the_targets():
     model = build("llama")
     context = Context([1, 2, 3])
-    assert ModelRunner(model, VOCAB - 4).logits(context, empty_draft(), 1).logits.shape == (1, VOCAB - 4)
-    padded = ModelRunner(model, VOCAB + 8).logits(context, empty_draft(), 1).logits
+    assert ModelRunner(model, VOCAB - 4).logits(context, empty_draft(), 1).shape == (1, VOCAB - 4)
+    padded = ModelRunner(model, VOCAB + 8).logits(context, empty_draft(), 1)
     assert padded.shape == (1, VOCAB + 8) and Sampling(1.0)(padded)[0, VOCAB:].sum() == 0
 
 
@@ -171,8 +171,8 @@ def test_a_request_too_large_for_the_machine_leaves_the_runner_whole():
     with pytest.raises(RuntimeError, match="allocate"):
         runner.logits(context, empty_draft(), 1)
     runner.start(context.ids, 4)
-    expected = StatelessRunner(model).logits(context, empty_draft(), 1).logits
-    torch.testing.assert_close(runner.logits(context, empty_draft(), 1).logits, expected)
+    expected = StatelessRunner(model).logits(context, empty_draft(), 1)
+    torch.testing.assert_close(runner.logits(context, empty_draft(), 1), expected)
 
 
 class TorchsGreedy:
@@ -207,7 +207,7 @@ def test_passes_of_one_width_do_not_read_each_others_tokens(width):
     held = []
     for start in (1, 2):
         draft = Draft.of_ids([(start + i) % VOCAB for i in range(width - 1)])
-        held.append((draft, runner.logits(context, draft, width).logits, oracle.logits(context, draft, width).logits))
+        held.append((draft, runner.logits(context, draft, width), oracle.logits(context, draft, width)))
     for draft, got, expected in held:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         assert draft.tokens.tolist() == list(draft.ids)

@@ -54,10 +54,10 @@ def close(got, expected):
 def token_by_token(runner, ids):
     context = Context(ids[:1])
     runner.start(ids[:1], len(ids))
-    rows = [runner.logits(context, empty_draft(), 1).logits]
+    rows = [runner.logits(context, empty_draft(), 1)]
     for token in ids[1:]:
         context.append([token])
-        rows.append(runner.logits(context, empty_draft(), 1).logits)
+        rows.append(runner.logits(context, empty_draft(), 1))
     return torch.cat(rows)
 
 
@@ -100,11 +100,11 @@ def test_with_one_layer_it_is_the_model_on_the_kept_tokens(kind):
     context = Context(runner.start(prompt, 300))
     for length in range(200):
         context.append([rng.randrange(VOCAB)])
-        got = runner.logits(context, empty_draft(), 1).logits
+        got = runner.logits(context, empty_draft(), 1)
         if length % 7 == 0 or runner.schedule.room(len(context)) in (0, 31):
             gone = schedule.evicted(len(context) - 1)
             kept = context.ids[:4] + context.ids[4 + gone :]
-            torch.testing.assert_close(got, oracle_runner.logits(Context(kept), empty_draft(), 1).logits, rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(got, oracle_runner.logits(Context(kept), empty_draft(), 1), rtol=1e-4, atol=2e-5)
     assert runner.tokens_evicted >= 128
 
 
@@ -128,7 +128,7 @@ def test_any_way_of_cutting_a_text_into_passes_gives_the_same(settings, seed):
         paths = [asked.ids + [draft.ids[step] for step in draft.path(node)] for node in range(len(draft))]
         expected = torch.cat([expected, *(oracle(model, path, *settings)[-1:] for path in paths)])
         rows = rng.randrange(1, len(draft) + 2)
-        close(runner.logits(asked, draft, rows).logits, expected[-rows:])
+        close(runner.logits(asked, draft, rows), expected[-rows:])
         if rng.random() < 0.8:
             context.append([*walk(rng, draft), *random_ids(rng, rng.choice([1, 1, 1, 5, 90]))])
 
@@ -157,7 +157,7 @@ def test_a_growing_tree_and_a_rollout_work_behind_evictions():
             runner.logits(context, draft, 2)
             draft = draft.grow(torch.tensor([5, 6]), (0, 1))
             rows = [oracle(model, context.ids + path, 68, 4, 32)[-1] for path in ([3, 5], [4, 6])]
-            close(runner.logits(context, draft, 2).logits, torch.stack(rows))
+            close(runner.logits(context, draft, 2), torch.stack(rows))
         context.append(random_ids(rng, rng.choice([1, 5, 8])))
 
 
@@ -188,14 +188,14 @@ def drafters(model, near, settings):
     sink = lambda other: SinkRunner(other, None, *settings)
     small = build("llama", 2)
     return {
-        "chain": ModelDrafter(sink(near), FixedLength(4), GREEDY),
-        "long chain": ModelDrafter(sink(near), FixedLength(40), GREEDY),
-        "itself": ModelDrafter(sink(model), FixedLength(5), GREEDY),
-        "full draft": ModelDrafter(ModelRunner(near), FixedLength(3), GREEDY),
-        "tree": DrawnTreeDrafter(sink(near), FixedShape([3, 2, 1, 1]), GREEDY),
-        "grown tree": GrownTreeDrafter(sink(near), BestFirst(3, 6), 12, GREEDY),
+        "chain": ModelDrafter(sink(near), FixedLength(4)),
+        "long chain": ModelDrafter(sink(near), FixedLength(40)),
+        "itself": ModelDrafter(sink(model), FixedLength(5)),
+        "full draft": ModelDrafter(ModelRunner(near), FixedLength(3)),
+        "tree": DrawnTreeDrafter(sink(near), FixedShape([3, 2, 1, 1])),
+        "grown tree": GrownTreeDrafter(sink(near), BestFirst(3, 6), 12),
         "prompt_lookup": PromptLookupDrafter(FixedLength(6)),
-        "csd": csd({"near": sink(near), "small": sink(small)}, [[2, 3, 4], [0, 3, 2], [0, 0, 4]], LenientVerifier(GREEDY, 2.0)),
+        "csd": csd({"near": sink(near), "small": sink(small)}, [[2, 3, 4], [0, 3, 2], [0, 0, 4]], LenientVerifier(2.0)),
     }
 
 
@@ -220,7 +220,7 @@ def test_other_architectures_give_the_text_of_ar_too(kind):
     for parameter in near.parameters():
         parameter.mul_(1.0 + 0.05 * torch.randn_like(parameter))
     run = lambda drafter: text(decode(SinkRunner(model, None, 4, 68, 32), drafter, 150))
-    assert run(ModelDrafter(SinkRunner(near, None, 4, 68, 32), FixedLength(4), GREEDY)) == run(NoDraft())
+    assert run(ModelDrafter(SinkRunner(near, None, 4, 68, 32), FixedLength(4))) == run(NoDraft())
 
 
 @pytest.mark.parametrize("kind", tiered(["relu_tied", "gated_untied", "mt5"], ["gated_untied"]))
@@ -228,14 +228,14 @@ def test_encoder_decoder_texts_stream_too(kind):
     model, near = build_encoder_decoder(kind), build_encoder_decoder(kind, seed=1)
     run = lambda drafter: text(decode(SinkRunner(model, None, 4, 68, 32), drafter, 150))
     expected = run(NoDraft())
-    assert run(ModelDrafter(SinkRunner(near, None, 4, 68, 32), FixedLength(4), GREEDY)) == expected
+    assert run(ModelDrafter(SinkRunner(near, None, 4, 68, 32), FixedLength(4))) == expected
     assert run(PromptLookupDrafter(FixedLength(5))) == expected
 
 
 def test_sampled_texts_come_from_the_same_law_of_chance():
     model = build("llama")
     sampling = Sampling(1.0, top_p=0.9)
-    run = lambda: text(decode(SinkRunner(model, None, 4, 68, 32), ModelDrafter(SinkRunner(build("llama", 1), None, 4, 68, 32), FixedLength(3), sampling), 120, sampling=sampling))
+    run = lambda: text(decode(SinkRunner(model, None, 4, 68, 32), ModelDrafter(SinkRunner(build("llama", 1), None, 4, 68, 32), FixedLength(3)), 120, sampling=sampling))
     assert run() == run() and len(run()) == 120
 
 
@@ -243,7 +243,7 @@ def test_no_draft_is_lost_in_a_cascade():
     """Evictions are of committed tokens only, so what is taken back never needs the whole text again."""
     model, near = build("llama", 0), build("llama", 5)
     runners = {"near": SinkRunner(near, None, 4, 68, 32)}
-    drafter = csd(runners, [[3, 4], [0, 4]], LenientVerifier(GREEDY, 2.0))
+    drafter = csd(runners, [[3, 4], [0, 4]], LenientVerifier(2.0))
     target = SinkRunner(model, None, 4, 68, 32)
     decode(target, drafter, 300)
     assert runners["near"].tokens_evicted <= target.tokens_evicted == EvictionSchedule(4, 68, 32).evicted(len([5] * 7) + 300 - 2)
@@ -261,13 +261,13 @@ def test_a_repeated_prompt_is_read_again_and_counters_begin_anew():
 def test_memory_does_not_grow_and_evictions_are_counted():
     model, sizes = build("llama"), set()
     for tokens in (200, 400, 800):
-        decoder = Decoder(SinkRunner(model, None, 4, 68, 32), NoDraft(), RejectionVerifier(GREEDY))
+        decoder = Decoder(SinkRunner(model, None, 4, 68, 32), NoDraft(), RejectionVerifier())
         record = generate(decoder, [3, 4, 5], tokens, lambda ids, since: None, (0,)).record()
         sizes.add(record["kv_bytes_target"])
         rounds = len({EvictionSchedule(4, 68, 32).evicted(t) for t in range(tokens + 2)} - {0})
         assert (record["compression_count"], record["tokens_evicted"]) == (rounds, 32 * rounds)
     assert len(sizes) == 1
-    full = generate(Decoder(ModelRunner(model), NoDraft(), RejectionVerifier(GREEDY)), [3, 4, 5], 200, lambda ids, since: None, (0,)).record()
+    full = generate(Decoder(ModelRunner(model), NoDraft(), RejectionVerifier()), [3, 4, 5], 200, lambda ids, since: None, (0,)).record()
     assert full["compression_count"] == full["tokens_evicted"] == 0 and full["kv_bytes_target"] > 2 * sizes.pop()
 
 

@@ -35,7 +35,7 @@ def test_static_equals_stateless_forward(kind):
         for _ in range(10):
             draft = random_draft(rng, rng.randrange(0, 12), tree=rng.random() < 0.6)
             rows = len(draft) + 1
-            got, expected = runner.logits(context, draft, rows).logits, oracle.logits(context, draft, rows).logits
+            got, expected = runner.logits(context, draft, rows), oracle.logits(context, draft, rows)
             torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
             context.append([*walk(rng, draft), rng.randrange(VOCAB)])
 
@@ -55,7 +55,7 @@ def test_drafts_are_those_of_a_stateless_rollout(sampling):
 
 
 def drafter(draft, policy):
-    return ModelDrafter(StaticRunner(draft, block=32), policy, GREEDY)
+    return ModelDrafter(StaticRunner(draft, block=32), policy)
 
 
 @pytest.mark.parametrize("policy", [lambda: FixedLength(5), lambda: ConfidenceThreshold(0.3, 8)], ids=["fixed", "confidence"])
@@ -71,7 +71,7 @@ def test_text_is_that_of_the_full_cache(kind, policy):
 
 def test_no_program_is_made_twice_nor_after_warming_up():
     model = build("llama")
-    decoder = Decoder(StaticRunner(model, block=32), drafter(model, FixedLength(4)), RejectionVerifier(GREEDY))
+    decoder = Decoder(StaticRunner(model, block=32), drafter(model, FixedLength(4)), RejectionVerifier())
     runners = decoder.target, decoder.drafter.runner
     prompts = [list(range(2, 2 + length)) for length in (30, 12, 25)]
     made = []
@@ -134,13 +134,13 @@ def test_refuses_settings_and_methods_that_do_not_fit():
 def test_captured_decoding_joins_the_baselines_on_cuda_where_it_is_right(device, kind, joins):
     runner = ModelRunner(build(kind))
     runner.device = torch.device(device)
-    assert _joins_captured({"method": Decoder(runner, NoDraft(), RejectionVerifier(GREEDY))}) is joins
+    assert _joins_captured({"method": Decoder(runner, NoDraft(), RejectionVerifier())}) is joins
 
 
 def test_captured_decoding_is_no_further_baseline_of_itself():
     runner = StaticRunner(build("llama"))
     runner.device = torch.device("cuda")
-    assert not _joins_captured({"method": Decoder(runner, NoDraft(), RejectionVerifier(GREEDY))})
+    assert not _joins_captured({"method": Decoder(runner, NoDraft(), RejectionVerifier())})
 
 
 @pytest.mark.parametrize(("gamma", "tokens"), [(80, 130), (30, 60)])
@@ -148,7 +148,7 @@ def test_captured_decoding_is_no_further_baseline_of_itself():
 def test_drafts_longer_than_what_is_spare_make_the_cache_grow(gamma, tokens):
     model = build("llama", dtype=torch.float64)
     runners = StaticRunner(model, block=64), StaticRunner(model, block=64)
-    decoder = Decoder(runners[0], ModelDrafter(runners[1], FixedLength(gamma), GREEDY), RejectionVerifier(GREEDY))
+    decoder = Decoder(runners[0], ModelDrafter(runners[1], FixedLength(gamma)), RejectionVerifier())
     assert text(decode(decoder.target, decoder.drafter, tokens=tokens)) == text(decode(StatelessRunner(model), NoDraft(), tokens=tokens))
 
 
@@ -159,7 +159,7 @@ def test_wide_trees_near_the_end_of_a_text_make_the_cache_grow():
     runner.start(context.ids, 2)
     for nodes in (60, 63, 130):
         draft = random_draft(rng, nodes, tree=True)
-        got, expected = (each.logits(context, draft, nodes + 1).logits for each in (runner, oracle))
+        got, expected = (each.logits(context, draft, nodes + 1) for each in (runner, oracle))
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
