@@ -16,8 +16,8 @@ from tiny_models import CONFIGS, VOCAB, build
 
 from specexp.decoding.beam import BeamDecoder, GnmtRule, Hypothesis, PowerRule, best_first
 from specexp.decoding.decoder import Decoder
-from specexp.decoding.protocols import Cut
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.protocols import Cut, Facts
+from specexp.decoding.sampling import GREEDY, Draws
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import NoDraft
 from specexp.errors import UserError
@@ -146,7 +146,7 @@ def test_one_beam_is_greedy_decoding(rule):
     for seed, runner in itertools.product(range(3), (ModelRunner, StatelessRunner)):
         model = build("llama", seed)
         greedy = Decoder(StatelessRunner(model), NoDraft(), RejectionVerifier())
-        steps = list(greedy.generate(prompt_of(seed), 20, ends_at(*MANY_ENDS), None))
+        steps = list(greedy.generate(prompt_of(seed), 20, ends_at(*MANY_ENDS), Draws()))
         step = searched(runner(model), rule, prompt_of(seed), 20, ends_at(*MANY_ENDS))
         assert (step.tokens, step.finish) == (tuple(token for s in steps for token in s.tokens), steps[-1].finish)
 
@@ -154,7 +154,7 @@ def test_one_beam_is_greedy_decoding(rule):
 class Table:
     """A BeamRunner whose logits depend on the last id alone."""
 
-    device, cache_exact, forwards, kv_bytes, tokens_evicted = "cpu", True, 0, 0, 0
+    facts = Facts("none", "cpu", trees=False, cache_exact=True)
 
     def __init__(self, seed, vocab=3):
         self.table = torch.randn(vocab + 1, vocab, generator=torch.Generator().manual_seed(seed))
@@ -273,8 +273,8 @@ def test_memory_and_passes_of_all_beams_are_told():
     model = build("llama")
     runner = ModelRunner(model)
     decoder = BeamDecoder(beam_runner(runner), PowerRule(4))
-    told = generate(decoder, [5, 9, 33], 10, never, (0,)).record()
-    alone = generate(Decoder(runner, NoDraft(), RejectionVerifier()), [5, 9, 33], 10, never, (0,)).record()
+    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record()
+    alone = generate(Decoder(runner, NoDraft(), RejectionVerifier()), [5, 9, 33], 10, never, GREEDY, (0,)).record()
     assert told["target_forwards"] == 10 and told["draft_forwards"] == 0
     assert told["kv_bytes_target"] == 4 * alone["kv_bytes_target"] > 0 == told["kv_bytes_draft"]
     assert told["first_tokens"] == 10 and told["decode_seconds"] == 0 and told["rounds"] == [] and told["origins"] == ["target"] * 10
@@ -284,7 +284,7 @@ def test_memory_and_passes_of_all_beams_are_told():
 def test_encoder_decoder_models_count_the_source_once():
     model = t5(0)
     decoder = BeamDecoder(beam_runner(ModelRunner(model)), PowerRule(4))
-    told = generate(decoder, [5, 9, 33], 10, never, (0,)).record()
+    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record()
     per_slot = 2 * 2 * 32 * 4  # keys and values, layers, heads x width, bytes
     assert told["kv_bytes_target"] == (4 * 10 + 3) * per_slot
 

@@ -10,7 +10,7 @@ from tiny_models import build
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.copying import PromptLookupDrafter
 from specexp.drafters.fixed_trees import DrawnTreeDrafter, FixedShape
@@ -21,12 +21,12 @@ from specexp.runners.sink import SinkRunner
 
 PROMPT, TOKENS = [5, 6, 7, 8, 5, 6], 90
 DRAFTERS = {
-    "nothing": lambda draft, sampling: NoDraft(),
-    "chain": lambda draft, sampling: ModelDrafter(draft, FixedLength(4)),
-    "lookup": lambda draft, sampling: PromptLookupDrafter(FixedLength(4)),
-    "tree": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([2, 2])),
-    "grown": lambda draft, sampling: GrownTreeDrafter(draft, BestFirst(3, 4), 6),
-    "cascade": lambda draft, sampling: csd({"draft": draft}, [[3, 2], [0, 2]], EXACT(sampling)),
+    "nothing": lambda draft: NoDraft(),
+    "chain": lambda draft: ModelDrafter(draft, FixedLength(4)),
+    "lookup": lambda draft: PromptLookupDrafter(FixedLength(4)),
+    "tree": lambda draft: DrawnTreeDrafter(draft, FixedShape([2, 2])),
+    "grown": lambda draft: GrownTreeDrafter(draft, BestFirst(3, 4), 6),
+    "cascade": lambda draft: csd({"draft": draft}, [[3, 2], [0, 2]], EXACT()),
 }
 
 
@@ -56,8 +56,8 @@ def as_on_a_device(monkeypatch):
 
 def rounds(drafter, sampling, runner):
     target, draft = runner(build("llama", 0)), runner(build("llama", 1))
-    decoder = Decoder(target, DRAFTERS[drafter](draft, sampling), RejectionVerifier())
-    steps = decoder.generate(PROMPT, TOKENS, lambda ids, since: None, Chance(3))
+    decoder = Decoder(target, DRAFTERS[drafter](draft), RejectionVerifier())
+    steps = decoder.generate(PROMPT, TOKENS, lambda ids, since: None, Draws(sampling, (3,)))
     told = [(step.tokens, step.nodes, step.parents, step.path, step.stages) for step in islice(steps, TOKENS)]
     return told, (target.forwards, draft.forwards, target.kv_bytes, draft.kv_bytes)
 

@@ -9,22 +9,20 @@ from tiers import tiered
 from specexp.decoding.draft import Draft
 from specexp.decoding.length_rules import FixedLength
 from specexp.decoding.protocols import Verdict
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
 from specexp.drafters.copying import PromptLookupDrafter
 from specexp.drafters.fixed_trees import DrawnTreeDrafter, FixedShape
 from specexp.drafters.model import ModelDrafter, NoDraft
 
 DRAFTERS = {
-    "nothing": lambda draft, sampling: NoDraft(),
-    "chain1": lambda draft, sampling: ModelDrafter(draft, FixedLength(1)),
-    "chain3": lambda draft, sampling: ModelDrafter(draft, FixedLength(3)),
-    "tree2": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([2])),
-    "tree32": lambda draft, sampling: DrawnTreeDrafter(draft, FixedShape([3, 2])),
-    "lookup": lambda draft, sampling: PromptLookupDrafter(FixedLength(3)),
+    "nothing": lambda draft: NoDraft(),
+    "chain1": lambda draft: ModelDrafter(draft, FixedLength(1)),
+    "chain3": lambda draft: ModelDrafter(draft, FixedLength(3)),
+    "tree2": lambda draft: DrawnTreeDrafter(draft, FixedShape([2])),
+    "tree32": lambda draft: DrawnTreeDrafter(draft, FixedShape([3, 2])),
+    "lookup": lambda draft: PromptLookupDrafter(FixedLength(3)),
 }
-
-
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
@@ -42,8 +40,8 @@ def test_law_holds_where_p_or_q_is_zero_or_equal(drafter):
 
 def test_tree_rule_on_a_chain_is_the_chain_rule():
     class TreeRule(RejectionVerifier):
-        def chain(self, draft, p, chance):
-            return self.tree(draft, p, chance)
+        def chain(self, draft, p, draws):
+            return self.tree(draft, p, draws)
 
     assert deviation(TreeRule, DRAFTERS["chain3"], Sampling(1.0), TabularRunner(1), TabularRunner(2)) < 1e-12
 
@@ -58,8 +56,8 @@ class GreedyBonus(RejectionVerifier):
 class ReadsTheWrongColumn(RejectionVerifier):
     """Broken: q of the neighbour in the vocabulary, as if indexed by position."""
 
-    def chain(self, draft, p, chance):
-        return super().chain(Draft(draft.tokens, draft.parents, draft.distributions(p).roll(1, -1)), p, chance)
+    def chain(self, draft, p, draws):
+        return super().chain(Draft(draft.tokens, draft.parents, draft.distributions(p).roll(1, -1)), p, draws)
 
 
 @pytest.mark.parametrize("broken", [SkipSampleAdjustment, GreedyBonus, ReadsTheWrongColumn])
@@ -77,9 +75,9 @@ class ForgetsRefusedSiblings(RejectionVerifier):
 class RepeatsTheDraw(RejectionVerifier):
     """Broken: after a refused point mass draws once more from p."""
 
-    def point_masses(self, draft, logits, chance):
-        verdict = super().point_masses(draft, logits, chance)
-        return verdict if len(verdict.path) == len(draft) else Verdict(verdict.path, int(chance.draw(self.sampling(logits[len(verdict.path)]))))
+    def point_masses(self, draft, logits, draws):
+        verdict = super().point_masses(draft, logits, draws)
+        return verdict if len(verdict.path) == len(draft) else Verdict(verdict.path, int(draws.draw(draws.law(logits[len(verdict.path)]))))
 
 
 @pytest.mark.parametrize(("broken", "drafter"), [(ForgetsRefusedSiblings, "tree2"), (RepeatsTheDraw, "lookup")])
@@ -89,28 +87,28 @@ def test_broken_trees_and_point_masses_are_caught(broken, drafter):
 
 def test_soft_q_for_a_greedy_draft_is_caught():
     class LyingDrafter(ModelDrafter):
-        def propose(self, context, limit, chance):
-            draft = self.runner.rollout(context, min(3, limit), Sampling(0.0), chance)
+        def propose(self, context, limit, draws):
+            draft = self.runner.rollout(context, min(3, limit), draws.greedily())
             return Draft(draft.tokens, draft.parents, Sampling(1.0)(self.runner.logits(context, draft, len(draft) + 1)[:-1]))
 
-    lying = lambda draft, sampling: LyingDrafter(draft, FixedLength(3))
+    lying = lambda draft: LyingDrafter(draft, FixedLength(3))
     assert deviation(RejectionVerifier, lying, Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.01
 
 
-def test_chance_accepts_and_draws_with_the_stated_probabilities():
-    chance, n = Chance("law", 7), 200_000
-    accepted = chance.accept(torch.full((n,), 0.3), torch.full((n,), 0.5)).double().mean().item()
+def test_draws_accept_and_draw_with_the_stated_probabilities():
+    draws, n = Draws(seed=("law", 7)), 200_000
+    accepted = draws.accept(torch.full((n,), 0.3), torch.full((n,), 0.5)).double().mean().item()
     assert abs(accepted - 0.6) < 0.006  # 5 standard deviations
     weights = torch.tensor([0.0, 2.0, 0.0, 1.0, 1.0, 0.0])
-    counts = torch.bincount(chance.draw(weights.expand(n, 6)), minlength=6).double() / n
+    counts = torch.bincount(draws.draw(weights.expand(n, 6)), minlength=6).double() / n
     assert counts[weights == 0].sum() == 0
     assert (counts - weights.double() / 4).abs().max() < 0.006
-    assert not chance.accept(torch.zeros(1000), torch.ones(1000)).any() and chance.accept(torch.ones(1000), torch.ones(1000)).all()
+    assert not draws.accept(torch.zeros(1000), torch.ones(1000)).any() and draws.accept(torch.ones(1000), torch.ones(1000)).all()
 
 
 def test_same_seed_same_numbers_other_example_other_numbers():
-    assert torch.equal(Chance(1, "a", 0).uniform(5), Chance(1, "a", 0).uniform(5))
-    assert not torch.equal(Chance(1, "a", 0).uniform(5), Chance(1, "b", 0).uniform(5))
+    assert torch.equal(Draws(seed=(1, "a", 0)).uniform(5), Draws(seed=(1, "a", 0)).uniform(5))
+    assert not torch.equal(Draws(seed=(1, "a", 0)).uniform(5), Draws(seed=(1, "b", 0)).uniform(5))
 
 
 def test_a_law_is_one_at_any_temperature_that_is_taken():

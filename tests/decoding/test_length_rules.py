@@ -21,7 +21,8 @@ from specexp.decoding.length_rules import (
     HeuristicLength,
     TransientHeuristicLength,
 )
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.protocols import LengthRule
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.copying import PromptLookupDrafter
 from specexp.drafters.model import ModelDrafter, NoDraft
@@ -30,11 +31,11 @@ from specexp.experiment.generation import generate
 from specexp.runners.runner import ModelRunner, StatelessRunner
 
 POLICIES = {
-    "egag": lambda: EGAG(1, 4, ema=0.5, temperature=1.0),
-    "egag_calibrated": lambda: CalibratedEGAG(1, 4, temperature=1.0),
+    "egag": lambda: EGAG(1, 4, ema=0.5),
+    "egag_calibrated": lambda: CalibratedEGAG(1, 4),
     "heuristic": lambda: HeuristicLength(2),
-    "confidence": lambda: ConfidenceThreshold(0.45, 4, temperature=1.0),
-    "adaedl": lambda: AdaEDL(0.5, 4, temperature=1.0),
+    "confidence": lambda: ConfidenceThreshold(0.45, 4),
+    "adaedl": lambda: AdaEDL(0.5, 4),
     "cost_model": lambda: CostModel(4),
 }
 
@@ -44,21 +45,22 @@ def logits_of(*probabilities):
 
 
 UNIFORM, SURE = logits_of(*[1 / 8] * 8), logits_of(0.9993, *[0.0001] * 7)
-TOKEN = torch.tensor(0)
+TOKEN, GREEDILY = torch.tensor(0), Draws()
 
 
-def chosen(policy, logits):
+def chosen(policy, logits, temperature=0.0):
     """The length of a round whose first logits are these, through the interface of the rollout."""
+    draws = Draws(Sampling(temperature))
     length = policy.length()
-    return next((k for k in range(1, length) if not policy.proceeds(k, logits, TOKEN)), length)
+    return next((k for k in range(1, length) if not policy.proceeds(k, logits, TOKEN, draws)), length)
 
 
 # ---------------------------------------------------------------- law and text
 class Anew(ModelDrafter):
     """Every start forgets what was learnt, so that one outcome can be enumerated after the other."""
 
-    def __init__(self, runner, make, sampling):
-        super().__init__(runner, make(), sampling)
+    def __init__(self, runner, make):
+        super().__init__(runner, make())
         self.make = make
 
     def start(self, prompt, max_new_tokens):
@@ -78,7 +80,7 @@ LAWS = POLICIES | {"cost_model": drafting_from_the_start}
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 @pytest.mark.parametrize("policy", LAWS)
 def test_round_has_the_targets_law(policy, sampling):
-    drafter = lambda draft, sampling: Anew(draft, LAWS[policy])
+    drafter = lambda draft: Anew(draft, LAWS[policy])
     assert deviation(RejectionVerifier, drafter, sampling, TabularRunner(1), TabularRunner(2)) < 1e-12
 
 
@@ -88,26 +90,26 @@ def test_texts_of_several_rounds_have_the_targets_law(policy):
     target, sampling = TabularRunner(1, vocab=2), Sampling(1.0)
     decoder = Decoder(target, Anew(TabularRunner(2, vocab=2), LAWS[policy]), RejectionVerifier(), first_target=False)
 
-    def one_text(chance):
-        return tuple(token for step in decoder.generate([0, 1], 4, lambda ids, since: None, chance) for token in step.tokens)
+    def one_text(draws):
+        return tuple(token for step in decoder.generate([0, 1], 4, lambda ids, since: None, draws) for token in step.tokens)
 
-    emitted, expected = law_of(one_text), completed({(): 1.0}, target, sampling, [0, 1], 4)
+    emitted, expected = law_of(one_text, sampling), completed({(): 1.0}, target, sampling, [0, 1], 4)
     assert total_variation(emitted, expected) < 1e-12
 
 
 class DropsTheDraw(ModelDrafter):
     """Broken: a token found unlikely after its draw is taken out of the draft again."""
 
-    def propose(self, context, limit, chance):
-        draft = self.runner.rollout(context, min(self.policy.length(), limit), self.sampling, chance, self.policy.proceeds)
+    def propose(self, context, limit, draws):
+        draft = self.runner.rollout(context, min(self.policy.length(), limit), draws, self.policy.proceeds)
         before = context.ids + list(draft.ids[:-1])
-        if len(draft) < 2 or self.policy.proceeds(len(draft), self.runner.at(before), draft.tokens[-1]):
+        if len(draft) < 2 or self.policy.proceeds(len(draft), self.runner.at(before), draft.tokens[-1], draws):
             return draft
         return Draft.chain(draft.tokens[:-1], draft.q[:-1])
 
 
 def test_dropping_a_token_after_its_draw_is_caught():
-    drops = lambda draft, sampling: DropsTheDraw(draft, ConfidenceThreshold(0.45, 4, temperature=1.0))
+    drops = lambda draft: DropsTheDraw(draft, ConfidenceThreshold(0.45, 4))
     assert deviation(RejectionVerifier, drops, Sampling(1.0), TabularRunner(1), TabularRunner(2)) > 0.001
 
 
@@ -144,6 +146,25 @@ def test_lengths_vary_with_what_the_drafter_thinks():
         assert len({step.drafted for step in steps[1:]}) > 1, name
 
 
+# ---------------------------------------------------------------- a rule that says no more than a length
+class TwoAlways(LengthRule):
+    def length(self):
+        return 2
+
+
+def test_a_rule_needs_no_more_than_a_length():
+    rule = TwoAlways()
+    rule.start()
+    rule.observe(2, 1)
+    assert rule.proceeds is None and rule.entropy is None  # nothing is asked between two tokens
+    model = build("llama")
+    steps = decode(ModelRunner(model), ModelDrafter(ModelRunner(build("llama", 1)), rule), 20)
+    assert text(steps) == text(decode(StatelessRunner(model), NoDraft(), 20)) and {step.drafted for step in steps[1:-2]} == {2}
+    assert PromptLookupDrafter(rule).policy is rule
+    with pytest.raises(NotImplementedError, match="LengthRule says no length"):
+        LengthRule().length()
+
+
 # ---------------------------------------------------------------- EGAG
 def test_egag_is_the_published_map():
     policy = EGAG(1, 6, ema=0.0)
@@ -166,8 +187,8 @@ def test_egag_averages_lengths_and_begins_anew_with_each_prompt():
 def test_egag_reads_the_law_before_top_k_and_at_its_temperature():
     logits = torch.tensor([2.0, 1.0, 0.0])
     for temperature, scaled in ((0.0, logits), (1.0, logits), (0.5, logits / 0.5)):
-        policy = EGAG(1, 6, temperature=temperature)
-        chosen(policy, logits)
+        policy = EGAG(1, 6)
+        chosen(policy, logits, temperature)
         law = scaled.softmax(-1)
         assert policy.entropy == pytest.approx(-(law * law.log()).sum().item(), abs=1e-5)
 
@@ -200,17 +221,18 @@ def test_the_heuristic_is_transformers():
 def test_confidence_ends_behind_the_first_unlikely_token():
     policy = ConfidenceThreshold(0.29, 20)
     logits = logits_of(0.5, 0.3, 0.2)
-    assert [bool(policy.proceeds(1, logits, torch.tensor(token))) for token in range(3)] == [True, True, False]
-    assert policy.proceeds(1, logits, TOKEN).dtype == torch.bool
-    sharp = ConfidenceThreshold(0.62, 20, temperature=0.5)
-    assert sharp.proceeds(1, logits, TOKEN)  # 0.25 / 0.38
+    assert [bool(policy.proceeds(1, logits, torch.tensor(token), GREEDILY)) for token in range(3)] == [True, True, False]
+    assert policy.proceeds(1, logits, TOKEN, GREEDILY).dtype == torch.bool
+    sharp = ConfidenceThreshold(0.62, 20)
+    assert not sharp.proceeds(1, logits, TOKEN, GREEDILY)
+    assert sharp.proceeds(1, logits, TOKEN, Draws(Sampling(0.5)))  # 0.25 / 0.38
 
 
 def test_adaedl_ends_where_the_bound_falls_below_the_threshold():
     policy = AdaEDL(threshold=0.4, entropy_factor=0.2)
     assert policy.bound(torch.tensor(1.8)).item() == pytest.approx(0.4)
-    assert policy.proceeds(1, SURE, TOKEN) and not policy.proceeds(1, UNIFORM, TOKEN)
-    assert policy.proceeds(1, UNIFORM, TOKEN).dtype == torch.bool
+    assert policy.proceeds(1, SURE, TOKEN, GREEDILY) and not policy.proceeds(1, UNIFORM, TOKEN, GREEDILY)
+    assert policy.proceeds(1, UNIFORM, TOKEN, GREEDILY).dtype == torch.bool
 
 
 def test_adaedl_steers_its_threshold_and_begins_anew():
@@ -248,9 +270,9 @@ def test_the_text_itself_has_no_logits_to_look_at():
 def test_entropies_are_recorded_beside_the_rounds():
     model, draft, sampling = build("llama"), build("llama", 1), Sampling(1.0)
     records = {}
-    for name, policy in (("egag", EGAG(2, 4, temperature=1.0)), ("fixed", FixedLength(3))):
+    for name, policy in (("egag", EGAG(2, 4)), ("fixed", FixedLength(3))):
         decoder = Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), policy), RejectionVerifier())
-        records[name] = generate(decoder, [5, 17, 33], 40, lambda ids, since: None, (0,)).record()
+        records[name] = generate(decoder, [5, 17, 33], 40, lambda ids, since: None, sampling, (0,)).record()
     assert records["fixed"]["entropies"] is None
     entropies, rounds = records["egag"]["entropies"], records["egag"]["rounds"]
     assert len(entropies) == len(rounds)

@@ -14,7 +14,7 @@ from tabular import TabularRunner, completed
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import Draft
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
 from specexp.drafters.copying import PromptLookupDrafter
 from specexp.drafters.fixed_trees import DrawnTreeDrafter, FixedShape
@@ -41,7 +41,7 @@ def sampled(drafter, verifier):
     decoder = Decoder(TARGET, drafter, verifier, first_target=False)
     counts = dict.fromkeys(TEXTS, 0)
     for sample in range(SAMPLES):
-        steps = decoder.generate(PROMPT, LENGTH, lambda ids, since: None, Chance("monte carlo", sample))
+        steps = decoder.generate(PROMPT, LENGTH, lambda ids, since: None, Draws(SAMPLING, ("monte carlo", sample)))
         counts[tuple(token for step in steps for token in step.tokens)] += 1
     return list(counts.values())
 
@@ -59,8 +59,8 @@ def test_texts_have_the_targets_law(name):
 
 
 class AlwaysAccepts(RejectionVerifier):
-    def chain(self, draft, p, chance):
-        return super().chain(Draft(draft.tokens, draft.parents, draft.distributions(p) * 1e-9), p, chance)
+    def chain(self, draft, p, draws):
+        return super().chain(Draft(draft.tokens, draft.parents, draft.distributions(p) * 1e-9), p, draws)
 
 
 class ArgmaxAtTheEnd(RejectionVerifier):
@@ -71,8 +71,8 @@ class ArgmaxAtTheEnd(RejectionVerifier):
 class DropsUnlikelyTokens(ModelDrafter):
     """Discards a drawn token of low confidence, after the draw."""
 
-    def propose(self, context, limit, chance):
-        draft = super().propose(context, limit, chance)
+    def propose(self, context, limit, draws):
+        draft = super().propose(context, limit, draws)
         if not len(draft):
             return draft
         sure = [float(draft.q[i, t]) > 0.4 for i, t in enumerate(draft.ids)]
@@ -84,8 +84,8 @@ class DropsUnlikelyTokens(ModelDrafter):
     ("drafter", "verifier"),
     [
         (DRAFTERS["chain"], SkipSampleAdjustment()),
-        (DRAFTERS["chain"], AlwaysAccepts(SAMPLING)),
-        (DRAFTERS["chain"], ArgmaxAtTheEnd(SAMPLING)),
+        (DRAFTERS["chain"], AlwaysAccepts()),
+        (DRAFTERS["chain"], ArgmaxAtTheEnd()),
         (DropsUnlikelyTokens(DRAFT, FixedLength(2)), RejectionVerifier()),
     ],
     ids=["skip adjustment", "accepts all", "argmax", "drops after the draw"],

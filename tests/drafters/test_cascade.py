@@ -12,7 +12,8 @@ from tiny_models import build
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import Draft
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Drafter
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import LenientVerifier, RejectionVerifier
 from specexp.drafters.csd import CascadeDrafter, KMatrix, RelayDrafter
 from specexp.drafters.model import NoDraft
@@ -25,25 +26,25 @@ from specexp.runners.runner import ModelRunner, StatelessRunner
 def test_three_levels_have_the_targets_law(sampling, reviewer):
     """The target reviews two models and copies; the bigger model reviews the smaller one and copies, which reviews copies."""
     runners = {"base": TabularRunner(2), "small": TabularRunner(3)}
-    drafter = lambda _, sampling: csd(runners, [[1, 1, 1], [0, 1, 1], [0, 0, 1]], reviewer(sampling), length=1)
+    drafter = lambda _: csd(runners, [[1, 1, 1], [0, 1, 1], [0, 0, 1]], reviewer(), length=1)
     assert deviation(RejectionVerifier, drafter, sampling, TabularRunner(1), None, length=3) < 1e-12
 
 
 class HandsUpTheWrongLaw(CascadeDrafter):
     """Broken: what a lenient level made is said to be a sample of its model."""
 
-    def _laws(self, logits, tokens):
-        return Sampling(1.0)(logits), None
+    def _laws(self, logits, tokens, draws):
+        return draws.law(logits), None
 
 
 def test_a_lenient_level_that_claims_a_law_is_caught():
-    drafter = lambda _, sampling: HandsUpTheWrongLaw(Decoder(TabularRunner(2), csd({}, [[2]], None), LENIENT(sampling)))
+    drafter = lambda _: HandsUpTheWrongLaw(Decoder(TabularRunner(2), csd({}, [[2]], None), LENIENT()))
     assert deviation(RejectionVerifier, drafter, Sampling(1.0), TabularRunner(1), None, length=3) > 0.01
 
 
 def test_leniency_at_the_top_changes_the_law():
-    lenient = lambda sampling: LenientVerifier(2.0)
-    drafter = lambda _, sampling: csd({"draft": TabularRunner(2)}, [[2, 1], [0, 1]], RejectionVerifier())
+    lenient = lambda: LenientVerifier(2.0)
+    drafter = lambda _: csd({"draft": TabularRunner(2)}, [[2, 1], [0, 1]], RejectionVerifier())
     assert deviation(lenient, drafter, Sampling(1.0), TabularRunner(1), None, length=3) > 0.01
     assert not LenientVerifier.lossless
 
@@ -54,44 +55,39 @@ def test_leniency_at_the_top_changes_the_law():
 def test_greedy_text_is_the_targets(architecture, k_matrix, reviewer):
     models = [build(architecture, seed) for seed in (0, 1, 2)]
     runners = {"base": ModelRunner(models[1]), "small": ModelRunner(models[2])}
-    drafter = csd(runners, k_matrix, reviewer(Sampling(0.0)), length=3)
+    drafter = csd(runners, k_matrix, reviewer(), length=3)
     expected = decode(StatelessRunner(models[0]), NoDraft())
     assert text(decode(ModelRunner(models[0]), drafter)) == text(expected)
 
 
 def test_a_target_that_drafts_for_itself_through_a_cascade_is_always_right():
     model = build("llama", 0)
-    drafter = csd({"same": ModelRunner(model)}, [[4, 0], [0, 2]], EXACT(Sampling(0.0)))
+    drafter = csd({"same": ModelRunner(model)}, [[4, 0], [0, 2]], EXACT())
     steps = decode(ModelRunner(model), drafter)
     assert all(step.accepted == step.drafted >= 4 for step in steps[1:-2])
 
 
-class Counter:
+class Counter(Drafter):
     """Proposes `size` ids, counting up; remembers what it saw."""
-
-    needs_trees, needs_hidden, models = False, False, {}
 
     def __init__(self, size):
         self.size, self.seen = size, []
 
-    def start(self, prompt, max_new_tokens):
-        pass
-
-    def propose(self, context, limit, chance):
+    def propose(self, context, limit, draws):
         self.seen.append(tuple(context.ids))
         return Draft.of_ids(range(100, 100 + min(self.size, limit)))
 
 
 def test_a_relay_hands_over_by_position():
     first, second, context = Counter(2), Counter(3), Context([1, 2])
-    draft = RelayDrafter({"first": first, "second": second}, [3, 2]).propose(context, 20, Chance(0))
+    draft = RelayDrafter({"first": first, "second": second}, [3, 2]).propose(context, 20, Draws())
     assert draft.ids == (100, 101, 100, 101, 100, 101, 102)  # 2 + 2 >= 3, then 3 >= 3 + 2
     assert draft.stages == ("first",) * 4 + ("second",) * 3
     assert first.seen == [(1, 2), (1, 2, 100, 101)] and second.seen == [(1, 2, 100, 101, 100, 101)]
     assert context.ids == [1, 2]
-    limited = RelayDrafter({"first": first, "second": second}, [3, 2]).propose(context, 3, Chance(0))
+    limited = RelayDrafter({"first": first, "second": second}, [3, 2]).propose(context, 3, Draws())
     assert limited.stages == ("first",) * 3
-    assert len(RelayDrafter({"none": Counter(0), "second": second}, [3, 2]).propose(context, 9, Chance(0))) == 6
+    assert len(RelayDrafter({"none": Counter(0), "second": second}, [3, 2]).propose(context, 9, Draws())) == 6
 
 
 def test_a_relay_joins_one_length_to_each_drafter_of_chains():
@@ -105,14 +101,14 @@ def test_a_relay_joins_one_length_to_each_drafter_of_chains():
 
 def test_stages_are_the_origins():
     model = build("llama", 0)
-    drafter = csd({"same": ModelRunner(model)}, [[4, 2], [0, 2]], EXACT(Sampling(0.0)))
+    drafter = csd({"same": ModelRunner(model)}, [[4, 2], [0, 2]], EXACT())
     origins = {origin for step in decode(ModelRunner(model), drafter) for origin in step.origins}
     assert "draft:same" in origins and origins <= {"target", "draft:same", "draft:max_gram", "bonus", "resample"}
 
 
 def test_a_model_at_several_levels_is_one_model():
     runners = {"base": ModelRunner(build("llama", 1)), "small": ModelRunner(build("llama", 2))}
-    drafter = csd(runners, [[3, 2, 3], [0, 2, 3], [0, 0, 3]], LENIENT(None))
+    drafter = csd(runners, [[3, 2, 3], [0, 2, 3], [0, 0, 3]], LENIENT())
     decode(ModelRunner(build("llama", 0)), drafter)
     assert drafter.models == runners and all(runner.forwards for runner in runners.values())
 
@@ -140,7 +136,7 @@ def test_leniency_is_the_literal_rule(leniency):
         logits = 2 * torch.randn(5, 6, generator=generator)
         ids = torch.randint(6, (4,), generator=generator)
         confidence = torch.rand(4, generator=generator) if trial % 2 else None
-        verdict = LenientVerifier(leniency)(Draft.chain(ids, confidence=confidence), logits, Chance(0))
+        verdict = LenientVerifier(leniency)(Draft.chain(ids, confidence=confidence), logits, Draws())
         kept, token = literal_review(logits.softmax(-1), torch.ones(4) if confidence is None else confidence, ids.tolist(), leniency)
         assert (list(verdict.path), verdict.token) == (list(range(len(kept))), token)
 
@@ -148,7 +144,7 @@ def test_leniency_is_the_literal_rule(leniency):
 def test_leniency_lets_likely_tokens_through_that_are_not_the_best():
     logits = torch.tensor([[0.40, 0.35, 0.25], [0.9, 0.05, 0.05]]).log()
     draft = Draft.of_ids([1])
-    kept = [len(LenientVerifier(leniency)(draft, logits, Chance(0)).path) for leniency in (1.0, 2.0, 4.0)]
+    kept = [len(LenientVerifier(leniency)(draft, logits, Draws()).path) for leniency in (1.0, 2.0, 4.0)]
     assert kept == [0, 0, 1]
 
 

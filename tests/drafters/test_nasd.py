@@ -10,13 +10,13 @@ from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import empty_draft
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.protocols import Scores, Verdict
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Verdict
+from specexp.decoding.sampling import GREEDY, Draws
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.nasd import BasicStorage, NasdDrafter, OneLevelStorage
 from specexp.errors import UserError
 
-GREEDY = RejectionVerifier()
+EXACT = RejectionVerifier()
 
 
 class Oracle:
@@ -64,14 +64,14 @@ class Oracle:
 
 
 class Recorded(NasdDrafter):
-    def propose(self, context, limit, chance):
-        draft = super().propose(context, limit, chance)
+    def propose(self, context, limit, draws):
+        draft = super().propose(context, limit, draws)
         self.seen.append(draft.ids)
         return draft
 
 
 def decoded(decoder, prompt, tokens=60):
-    return [step.tokens for step in decoder.generate(prompt, tokens, lambda ids, since: None, Chance(0))]
+    return [step.tokens for step in decoder.generate(prompt, tokens, lambda ids, since: None, Draws())]
 
 
 @pytest.mark.parametrize("order", [2, 3, 4, 5])
@@ -82,7 +82,7 @@ def test_drafts_and_counts_are_the_algorithms(storage, filler, order):
     for seed in range(6):
         target = TabularRunner(seed, vocab=5)
         drafter = Recorded(storage(order), FixedLength(4), top_k_filler=filler)
-        decoder = Decoder(target, drafter, GREEDY)
+        decoder = Decoder(target, drafter, EXACT)
         for _ in range(3):  # the counts begin anew with each prompt
             prompt = [rng.randrange(5) for _ in range(rng.randint(1, 15))]
             oracle = Oracle(drafter.storage.sizes, 4, filler)
@@ -101,7 +101,7 @@ def test_counts_outlive_a_prompt_when_asked_to_and_the_text_stays():
     fresh = Recorded(BasicStorage(3), FixedLength(4))
     drafted = {}
     for name, drafter in (("kept", kept), ("fresh", fresh)):
-        drafter.seen, decoder = [], Decoder(target, drafter, GREEDY)
+        drafter.seen, decoder = [], Decoder(target, drafter, EXACT)
         drafted[name] = [[token for tokens in decoded(decoder, prompt, 12) for token in tokens] for prompt in prompts], drafter.seen
     assert drafted["kept"][0] == drafted["fresh"][0]
     assert sum(map(len, drafted["kept"][1])) > sum(map(len, drafted["fresh"][1]))
@@ -125,51 +125,51 @@ def test_bigram_contexts_are_counted(storage):
     """The original's ranges stop at two ids: order 2 stored nothing."""
     drafter = NasdDrafter(storage, FixedLength(3))
     drafter.start([4, 5, 6, 5], 9)
-    assert drafter.propose(Context([4, 5, 6, 5]), 5, Chance(0)).ids == (6, 5, 6)
+    assert drafter.propose(Context([4, 5, 6, 5]), 5, Draws()).ids == (6, 5, 6)
 
 
 def test_unknown_ends_the_draft_or_is_drawn_from_all_ids():
-    scores = Scores(torch.zeros(1, 4))
+    logits = torch.zeros(1, 4)
     for stop, lengths in ((True, {0}), (False, {3})):
         drafter = NasdDrafter(BasicStorage(2), FixedLength(3), stop_if_unknown=stop)
         seen, found = set(), set()
         for seed in range(20):
             drafter.start([2], 9)
             context = Context([2])
-            drafter.propose(context, 0, Chance(seed))
-            drafter.observe(empty_draft(), Verdict((), 3), scores)
+            drafter.propose(context, 0, Draws(GREEDY, (seed,)))
+            drafter.observe(empty_draft(), Verdict((), 3), logits)
             context.append([3])
-            draft = drafter.propose(context, 5, Chance(seed))
+            draft = drafter.propose(context, 5, Draws(GREEDY, (seed,)))
             seen.add(len(draft))
             found |= set(draft.ids)
         assert seen == lengths and (found == {0, 1, 2, 3} if not stop else not found)
 
 
 def test_forks_are_looked_up_and_not_counted():
-    drafter, chance, context = NasdDrafter(BasicStorage(2), FixedLength(2)), Chance(0), Context([1, 2, 3, 1])
+    drafter, draws, context = NasdDrafter(BasicStorage(2), FixedLength(2)), Draws(), Context([1, 2, 3, 1])
     drafter.start([1, 2, 3, 1], 20)
-    assert drafter.propose(context, 4, chance).ids == (2, 3)
+    assert drafter.propose(context, 4, draws).ids == (2, 3)
     for _ in range(3):
         fork = context.fork()
         fork.append([3, 9])
-        draft = drafter.propose(fork, 4, chance)
+        draft = drafter.propose(fork, 4, draws)
         assert draft.ids == ()
-        drafter.observe(draft, Verdict((), 5), Scores(torch.zeros(1, 10)))
+        drafter.observe(draft, Verdict((), 5), torch.zeros(1, 10))
     context.append([3, 5])
-    assert drafter.propose(context, 4, chance).ids == ()  # 5 has no follower; 9 and its verdict left no trace
+    assert drafter.propose(context, 4, draws).ids == ()  # 5 has no follower; 9 and its verdict left no trace
     context.append([3])
-    assert drafter.propose(context, 4, chance).ids == (1, 2)  # 3 -> 1 came first, 3 -> 5 as often; ties keep the first
+    assert drafter.propose(context, 4, draws).ids == (1, 2)  # 3 -> 1 came first, 3 -> 5 as often; ties keep the first
     context.append([5, 3])
-    assert drafter.propose(context, 4, chance).ids == (5, 3)
+    assert drafter.propose(context, 4, draws).ids == (5, 3)
 
 
 def test_an_apart_prompt_is_counted_and_not_joined_to_the_text():
     drafter = NasdDrafter(BasicStorage(2), FixedLength(2))
     drafter.start([4, 5, 6], 20)
     context = Context([0])
-    assert drafter.propose(context, 4, Chance(0)).ids == ()  # 6 -> 0 was never read
+    assert drafter.propose(context, 4, Draws()).ids == ()  # 6 -> 0 was never read
     context.append([4])
-    assert drafter.propose(context, 4, Chance(0)).ids == (5, 6)
+    assert drafter.propose(context, 4, Draws()).ids == (5, 6)
     assert drafter.storage.likeliest([6]) is None and drafter.storage.likeliest([0]) == 4
 
 

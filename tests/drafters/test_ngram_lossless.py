@@ -12,8 +12,8 @@ from tiny_models import VOCAB, build
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.protocols import Cut, Policy
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Cut, LengthRule
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.copying import MaxGramDrafter
 from specexp.drafters.katz import KatzDrafter, katz
@@ -32,14 +32,14 @@ def corpus(size, seed=0):
     return counts, SimpleNamespace(entries=size, rows=size)
 
 
-def tabled(size, sampling):
+def tabled(size):
     counts, vocabulary = corpus(size)
-    chain, back_off = BigramDrafter(bigrams(counts, "t"), LENGTH, vocabulary), KatzDrafter(katz(counts, "t"), LENGTH, sampling, vocabulary)
+    chain, back_off = BigramDrafter(bigrams(counts, "t"), LENGTH, vocabulary), KatzDrafter(katz(counts, "t"), LENGTH, vocabulary)
     return {"bigram": chain, "katz": back_off, "max_gram+katz": MaxGramDrafter(LENGTH, LatestMatch(2), back_off)}
 
 
-def drafters(size, sampling):
-    return tabled(size, sampling) | {
+def drafters(size):
+    return tabled(size) | {
         "earliest": MaxGramDrafter(LENGTH, EarliestMatch(), NoDraft()),
         "latest": MaxGramDrafter(LENGTH, LatestMatch(), NoDraft()),
         "nasd": NasdDrafter(BasicStorage(3), LENGTH),
@@ -49,13 +49,13 @@ def drafters(size, sampling):
     }
 
 
-NAMES = list(drafters(3, Sampling(0.0)))
+NAMES = list(drafters(3))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "kept"])  # every history must begin alike
 def test_round_has_the_targets_law(name, sampling):
-    drafter = lambda draft, sampling: drafters(3, sampling)[name]
+    drafter = lambda draft: drafters(3)[name]
     assert deviation(RejectionVerifier, drafter, sampling, TabularRunner(1), TabularRunner(2)) < 1e-12
 
 
@@ -65,17 +65,17 @@ def test_whole_texts_have_the_targets_law(name):
     sampling, target, prompt = Sampling(0.9), TabularRunner(5), [0, 1, 0]
     length = 3 if name == "filled" else 4  # random ids make many histories
 
-    def run(chance):
-        decoder = Decoder(target, drafters(3, sampling)[name], RejectionVerifier())
-        return tuple(token for step in decoder.generate(prompt, length, never, chance) for token in step.tokens)
+    def run(draws):
+        decoder = Decoder(target, drafters(3)[name], RejectionVerifier())
+        return tuple(token for step in decoder.generate(prompt, length, never, draws) for token in step.tokens)
 
-    assert total_variation(law_of(run), completed({(): 1.0}, target, sampling, prompt, length)) < 1e-12
+    assert total_variation(law_of(run, sampling), completed({(): 1.0}, target, sampling, prompt, length)) < 1e-12
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", tiered(["llama", "gpt2", "mistral_sliding"], ["llama"]))
 def test_greedy_text_is_the_oracles(kind, name):
-    model, drafter = build(kind), drafters(VOCAB, Sampling(0.0))[name]
+    model, drafter = build(kind), drafters(VOCAB)[name]
     for prompt in (PROMPT, [3], PROMPT * 6):
         full = text(decode(StatelessRunner(model), NoDraft(), 60, prompt))
         for first_target in (True, False):
@@ -90,11 +90,11 @@ def test_greedy_text_is_the_oracles(kind, name):
 def test_repetition_is_copied_whole(match):
     """Greedy text of a table ends in a loop, the best case: all that is drafted is accepted."""
     decoder = Decoder(TabularRunner(1, vocab=5), MaxGramDrafter(FixedLength(8), match(), NoDraft()), RejectionVerifier())
-    steps = list(decoder.generate([0, 1], 300, never, Chance(0)))
+    steps = list(decoder.generate([0, 1], 300, never, Draws()))
     assert [step.accepted for step in steps[-6:-1]] == [8] * 5
 
 
-class Told(Policy):
+class Told(LengthRule):
     """Remembers what it was told."""
 
     def __init__(self):

@@ -6,7 +6,7 @@ import pytest
 
 from specexp.decoding.context import Context
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Chance
+from specexp.decoding.sampling import Draws
 from specexp.drafters.copying import MaxGramDrafter, PromptLookupDrafter, copied
 from specexp.drafters.model import NoDraft
 from specexp.drafters.suffixes import EarliestMatch, HashedMatch, LatestMatch
@@ -88,29 +88,29 @@ def expected(text, most, pick, length=5):
 @pytest.mark.parametrize("apart", [False, True])
 def test_drafters_read_prompt_and_text_and_forks(drafter, most, pick, apart):
     """apart: as an encoder-decoder model has it, whose context does not begin with the prompt."""
-    rng, chance = random.Random(3), Chance(0)
+    rng, draws = random.Random(3), Draws()
     for _ in range(12):
         prompt = [1, *(rng.randrange(4) for _ in range(rng.randint(3, 20)))]
         context, lead = Context([0] if apart else prompt), prompt if apart else []
         drafter.start(prompt, 100)
         for _ in range(12):
-            assert drafter.propose(context, 0, chance).ids == ()
-            assert drafter.propose(context, 9, chance).ids == expected(lead + context.ids, most, pick)
-            assert drafter.propose(context, 2, chance).ids == expected(lead + context.ids, most, pick, 2)
+            assert drafter.propose(context, 0, draws).ids == ()
+            assert drafter.propose(context, 9, draws).ids == expected(lead + context.ids, most, pick)
+            assert drafter.propose(context, 2, draws).ids == expected(lead + context.ids, most, pick, 2)
             for _ in range(3):
                 fork = context.fork()
                 for _ in range(3):
                     fork.append([rng.randrange(4) for _ in range(rng.randint(0, 3))])
-                    assert drafter.propose(fork, 9, chance).ids == expected(lead + fork.ids, most, pick)
+                    assert drafter.propose(fork, 9, draws).ids == expected(lead + fork.ids, most, pick)
             context.append([rng.randrange(4) for _ in range(rng.randint(1, 4))])
 
 
 def test_a_new_text_forgets_the_old_one():
     drafter = MaxGramDrafter(FixedLength(3), LatestMatch(), NoDraft())
     drafter.start([1, 2, 3, 1], 10)
-    assert drafter.propose(Context([1, 2, 3, 1]), 3, Chance(0)).ids == (2, 3, 1)
+    assert drafter.propose(Context([1, 2, 3, 1]), 3, Draws()).ids == (2, 3, 1)
     drafter.start([9, 1], 10)
-    assert drafter.propose(Context([9, 1]), 3, Chance(0)).ids == ()
+    assert drafter.propose(Context([9, 1]), 3, Draws()).ids == ()
 
 
 @pytest.mark.parametrize("kind", [EarliestMatch, LatestMatch, HashedMatch])

@@ -13,8 +13,7 @@ from tiny_models import build
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.length_rules import EGAG, ConfidenceThreshold, FixedLength
-from specexp.decoding.protocols import Foresighted
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import GREEDY, Draws
 from specexp.decoding.theory import expected_tokens
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import ModelDrafter, NoDraft
@@ -23,8 +22,6 @@ from specexp.errors import UserError
 from specexp.experiment.generation import generate
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.tracking.records import read_records
-
-GREEDY = Sampling(0.0)
 
 
 def synthetic(model, alpha, gamma=4):
@@ -80,7 +77,7 @@ def test_one_seed_one_pattern():
 
 def generated(model, drafter, tokens=60):
     decoder = Decoder(ModelRunner(model), drafter, RejectionVerifier())
-    return generate(decoder, PROMPT, tokens, lambda ids, since: None, (0, "x", 0)).record()
+    return generate(decoder, PROMPT, tokens, lambda ids, since: None, GREEDY, (0, "x", 0)).record()
 
 
 def test_a_planted_draft_makes_the_passes_of_the_real_one():
@@ -104,7 +101,6 @@ def test_a_refused_draft_is_rewound_as_ever():
 def test_a_synthetic_draft_counts_no_pass_and_the_oracle_works_before_the_clock():
     model = build("llama")
     drafter = synthetic(model, 0.8)
-    assert isinstance(drafter, Foresighted) and not isinstance(NoDraft(), Foresighted)
     record = generated(model, drafter)
     assert record["draft_forwards"] == 0 and record["kv_bytes_draft"] == 0 and record["target_forwards"] == len(record["rounds"]) + 1
     before = drafter.foresight.oracle.forwards
@@ -117,13 +113,13 @@ def test_another_text_than_foreseen_is_decoded_without_drafts():
     drafter = synthetic(model, 1.0)
     drafter.start(PROMPT, 20)
     context = Context(PROMPT)
-    chance = Chance(0)
-    assert len(drafter.propose(context, 0, chance)) == 0
-    foreseen = drafter.propose(context, 8, chance).ids
+    draws = Draws()
+    assert len(drafter.propose(context, 0, draws)) == 0
+    foreseen = drafter.propose(context, 8, draws).ids
     context.append(foreseen[:3])
-    assert drafter.propose(context, 8, chance).ids[0] == foreseen[3]
+    assert drafter.propose(context, 8, draws).ids[0] == foreseen[3]
     context.append([(foreseen[3] + 1) % 96])
-    assert len(drafter.propose(context, 8, chance)) == len(drafter.propose(context, 8, chance)) == 0
+    assert len(drafter.propose(context, 8, draws)) == len(drafter.propose(context, 8, draws)) == 0
 
 
 def test_policies_may_look_at_the_planted_models_logits_alone():
@@ -137,9 +133,9 @@ def test_policies_may_look_at_the_planted_models_logits_alone():
 def test_spoilt_tokens_are_always_others():
     foreseen = torch.tensor([0, 1, 5, 7])
     for own in (None, foreseen, torch.tensor([0, 3, 5, 2])):
-        wrong = Spoiling(0.0)(foreseen, Chance(0), own)
+        wrong = Spoiling(0.0)(foreseen, Draws(), own)
         assert bool((wrong != foreseen).all()) and bool((wrong >= 0).all())
-    assert torch.equal(Spoiling(1.0)(foreseen, Chance(0)), foreseen)
+    assert torch.equal(Spoiling(1.0)(foreseen, Draws()), foreseen)
 
 
 @pytest.mark.parametrize("method", ["synthetic", "planted"])

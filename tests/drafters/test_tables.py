@@ -12,7 +12,7 @@ from tiny_models import VOCAB, build
 
 from specexp.decoding.context import Context
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.drafters import ngrams
 from specexp.drafters.katz import KatzDrafter, katz, load_katz
 from specexp.drafters.ngrams import BigramDrafter, bigrams, load_bigrams
@@ -132,18 +132,16 @@ def test_shipped_tables_fit_the_shipped_tokenizer_and_are_distributions():
 def test_chains_respect_the_rows_of_the_logits(rows):
     texts = documents(4, 6)
     counts, vocabulary = counted(texts, 6), SimpleNamespace(entries=6, rows=rows)
-    context, chance = Context([1, 2]), Chance(0)
-    greedy = KatzDrafter(katz(counts, "t"), FixedLength(4), Sampling(0.0), vocabulary)
-    drawn = KatzDrafter(katz(counts, "t"), FixedLength(4), Sampling(1.0), vocabulary)
-    chain = BigramDrafter(bigrams(counts, "t"), FixedLength(4), vocabulary)
-    for drafter in (greedy, drawn, chain):
+    context, greedy, drawn = Context([1, 2]), Draws(), Draws(Sampling(1.0))
+    back_off, chain = KatzDrafter(katz(counts, "t"), FixedLength(4), vocabulary), BigramDrafter(bigrams(counts, "t"), FixedLength(4), vocabulary)
+    for drafter, draws in ((back_off, greedy), (back_off, drawn), (chain, greedy)):
         drafter.start([1, 2], 10)
-        assert drafter.propose(context, 0, chance).ids == ()
-        draft = drafter.propose(context, 3, chance)
+        assert drafter.propose(context, 0, draws).ids == ()
+        draft = drafter.propose(context, 3, draws)
         assert len(draft) <= 3 and all(token < rows for token in draft.ids)
         assert len(draft) == 3 or drafter is chain
-    assert drawn.propose(context, 4, chance).q.shape == (4, rows)
-    assert greedy.propose(context, 1, chance).ids == (int(greedy.table.distribution([1, 2])[:rows].argmax()),)
+    assert back_off.propose(context, 4, drawn).q.shape == (4, rows)
+    assert back_off.propose(context, 1, greedy).ids == (int(back_off.table.distribution([1, 2])[:rows].argmax()),)
 
 
 def test_tables_of_another_kind_or_tokenizer_are_refused(tmp_path):
@@ -163,7 +161,7 @@ def test_tables_of_another_kind_or_tokenizer_are_refused(tmp_path):
         with pytest.raises(UserError, match=f"built for gpt2 with 6 ids, but this pair's tokenizer has {entries};"):
             BigramDrafter(load_bigrams(str(pairs)), FixedLength(1), other)
         with pytest.raises(UserError, match="built for gpt2 with 6 ids"):
-            KatzDrafter(load_katz(str(triples)), FixedLength(1), Sampling(0.0), other)
+            KatzDrafter(load_katz(str(triples)), FixedLength(1), other)
 
 
 def test_a_table_that_cannot_be_written_is_told(tmp_path):
@@ -175,9 +173,9 @@ def test_a_table_that_cannot_be_written_is_told(tmp_path):
 @pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(1.0)], ids=["greedy", "multinomial"])
 def test_ids_added_behind_a_tables_own_are_never_drafted_and_no_context(sampling):
     counts, longer = counted([[0, 1, 2, 3, 4, 5] * 3], 6), SimpleNamespace(entries=8, rows=10)
-    for drafter in (KatzDrafter(katz(counts, "t"), FixedLength(4), sampling, longer), BigramDrafter(bigrams(counts, "t"), FixedLength(4), longer)):
+    for drafter in (KatzDrafter(katz(counts, "t"), FixedLength(4), longer), BigramDrafter(bigrams(counts, "t"), FixedLength(4), longer)):
         for last in (2, 7):
-            draft = drafter.propose(Context([1, last]), 4, Chance(0))
+            draft = drafter.propose(Context([1, last]), 4, Draws(sampling))
             assert all(token < 6 for token in draft.ids) and (draft.q is None or draft.q.shape[1] == 10)
 
 

@@ -16,7 +16,7 @@ from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import ROOT, Draft
 from specexp.decoding.protocols import Cut, Verdict
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.fixed_trees import DrawnTreeDrafter, FixedShape, Shape, breadth_first
 from specexp.drafters.grown_trees import Adaptive, BestFirst, GrownTreeDrafter, Threshold
@@ -58,13 +58,13 @@ def trigram(size, seed=0, tokens=400):
     return katz(counts, "toy")
 
 
-def drafter(kind, runner, sampling, **options):
+def drafter(kind, runner, **options):
     """A tree drafter of each kind, on a draft of any vocabulary."""
     if kind in GROWTHS:
         return GrownTreeDrafter(runner, GROWTHS[kind](), options.get("max_nodes", 5))
     if kind == "staged":
         size = getattr(runner, "vocab", VOCAB)
-        return StagedTreeDrafter(runner, BestFirst(2, 3), options.get("max_nodes", 5), sampling, trigram(size), Words(size), guesses=3)
+        return StagedTreeDrafter(runner, BestFirst(2, 3), options.get("max_nodes", 5), trigram(size), Words(size), guesses=3)
     shapes = {"fixed": FixedShape([2, 2]), "narrow": FixedShape(2, depth=3, max_nodes=4), "sequoia": SequoiaShape(4, 3, 2)}
     return DrawnTreeDrafter(runner, shapes[kind])
 
@@ -76,16 +76,16 @@ KINDS = [*GROWTHS, "staged", "fixed", "narrow", "sequoia"]
 @pytest.mark.parametrize("kind", KINDS)
 def test_round_has_the_targets_law(kind, sampling):
     target, length = TabularRunner(1), 4
-    decoder = Decoder(target, drafter(kind, TabularRunner(2), sampling), RejectionVerifier(), first_target=False)
+    decoder = Decoder(target, drafter(kind, TabularRunner(2)), RejectionVerifier(), first_target=False)
     prompt, drafted = [0, 1, 2, 0, 1], []
 
-    def one_round(chance):
+    def one_round(draws):
         decoder.drafter.start(prompt, 0)
-        found = decoder.round(Context(prompt), length, chance)
+        found = decoder.round(Context(prompt), length, draws)
         drafted.append(found.draft)
         return found.tokens
 
-    emitted = completed(law_of(one_round), target, sampling, prompt, length)
+    emitted = completed(law_of(one_round, sampling), target, sampling, prompt, length)
     assert total_variation(emitted, completed({(): 1.0}, target, sampling, prompt, length)) < 1e-12
     assert any(not draft.is_chain for draft in drafted) or kind == "adaptive"  # of which another test sees to it
 
@@ -95,13 +95,13 @@ def test_an_adaptive_tree_that_branches_has_the_targets_law(seed):
     sampling, target, prompt = Sampling(1.0), TabularRunner(10 + seed), [0, 1, 2, 0, 1]
     growth = Adaptive(high=1.0, low=1.0, max_branching=2, base_depth=2, max_depth=2, stop=0.0, threshold=0.0)
     decoder = Decoder(target, GrownTreeDrafter(TabularRunner(20 + seed), growth, 6), RejectionVerifier(), first_target=False)
-    assert decoder.drafter.propose(Context(prompt), 3, Chance(0)).parents == (ROOT, ROOT, 0, 0, 1, 1)
+    assert decoder.drafter.propose(Context(prompt), 3, Draws(sampling)).parents == (ROOT, ROOT, 0, 0, 1, 1)
 
-    def one_round(chance):
+    def one_round(draws):
         decoder.drafter.start(prompt, 0)  # what a round teaches would change the next tree
-        return decoder.round(Context(prompt), 4, chance).tokens
+        return decoder.round(Context(prompt), 4, draws).tokens
 
-    emitted = completed(law_of(one_round), target, sampling, prompt, 4)
+    emitted = completed(law_of(one_round, sampling), target, sampling, prompt, 4)
     assert total_variation(emitted, completed({(): 1.0}, target, sampling, prompt, 4)) < 1e-12
 
 
@@ -112,12 +112,12 @@ def test_what_a_round_teaches_an_adaptive_tree_does_not_change_the_law():
     growth = Adaptive(high=0.7, low=0.5, base_depth=2, max_depth=3, stop=0.0, threshold=0.0, window=1, depth_rate=2.0, high_rate=0.3)
     decoder = Decoder(target, GrownTreeDrafter(TabularRunner(32), growth, 4), RejectionVerifier())
 
-    def text_of(chance):
-        steps = list(decoder.generate(prompt, 4, lambda ids, since: None, chance))
+    def text_of(draws):
+        steps = list(decoder.generate(prompt, 4, lambda ids, since: None, draws))
         shapes.add(tuple(step.parents for step in steps))
         return text(steps)
 
-    emitted = completed(law_of(lambda chance: tuple(text_of(chance))), target, sampling, prompt, 4)
+    emitted = completed(law_of(lambda draws: tuple(text_of(draws)), sampling), target, sampling, prompt, 4)
     assert total_variation(emitted, completed({(): 1.0}, target, sampling, prompt, 4)) < 1e-12
     assert len(shapes) > 3
 
@@ -128,18 +128,18 @@ def test_ends_are_kept_inside_accepted_paths_and_paddings_do_not_matter(kind):
     full = text(decode(ModelRunner(model), NoDraft(), 40))
     for tokens in (1, 2, 3, 7):
         for first_target in (True, False):
-            steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model), GREEDY), tokens, first_target=first_target)
+            steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model)), tokens, first_target=first_target)
             assert text(steps) == full[:tokens] and steps[-1].finish == "length"
     for position in (0, 1, 2, 5):
         def stop(ids, since, position=position):
             return Cut(position + 1, "eos") if len(ids) > position else None
 
-        steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model), GREEDY), 40, stop=stop)
+        steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model)), 40, stop=stop)
         assert text(steps) == full[: position + 1] and steps[-1].finish == "eos"
     for width in (VOCAB - 16, VOCAB + 16):
         other = build("llama", 1, vocab_size=width)
-        assert text(decode(ModelRunner(model), drafter(kind, ModelRunner(other, VOCAB), GREEDY), 24)) == full[:24]
-        drawn = decode(ModelRunner(model), drafter(kind, ModelRunner(other, VOCAB), Sampling(1.0)), 24, sampling=Sampling(1.0))
+        assert text(decode(ModelRunner(model), drafter(kind, ModelRunner(other, VOCAB)), 24)) == full[:24]
+        drawn = decode(ModelRunner(model), drafter(kind, ModelRunner(other, VOCAB)), 24, sampling=Sampling(1.0))
         assert max(text(drawn)) < VOCAB
 
 
@@ -147,8 +147,8 @@ def test_ends_are_kept_inside_accepted_paths_and_paddings_do_not_matter(kind):
 def test_greedy_text_is_the_oracles_and_the_target_itself_drafts_a_full_path(kind):
     model, other = build("llama", 0), build("llama", 1)
     expected = text(decode(StatelessRunner(model), NoDraft(), 60))
-    assert text(decode(ModelRunner(model), drafter(kind, ModelRunner(other), GREEDY), 60)) == expected
-    steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model), GREEDY), 60)
+    assert text(decode(ModelRunner(model), drafter(kind, ModelRunner(other)), 60)) == expected
+    steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model)), 60)
     assert text(steps) == expected and any(not step.is_chain for step in steps)
     assert all(step.accepted and step.origins[-1] == "bonus" for step in steps[1:-1])  # the path goes down to a leaf
     assert acceptance_figures([{"rounds": [step.counts for step in steps[1:-1]]}])["alpha"] == 1.0
@@ -188,10 +188,10 @@ def test_a_staged_tree_is_the_drafts_own_with_fewer_passes(seed, max_nodes, dept
     rng = random.Random(seed)
     runners = [TabularRunner(seed, vocab=6, scale=3.0) for _ in range(2)]
     plain = GrownTreeDrafter(runners[0], BestFirst(3, depth), max_nodes)
-    staged = StagedTreeDrafter(runners[1], BestFirst(3, depth), max_nodes, Sampling(1.0), trigram(6, seed), Words(6), guesses)
+    staged = StagedTreeDrafter(runners[1], BestFirst(3, depth), max_nodes, trigram(6, seed), Words(6), guesses)
     for _ in range(3):
         context = Context([rng.randrange(6) for _ in range(5)])
-        one, other = (drafter.propose(context, depth, Chance(0)) for drafter in (plain, staged))
+        one, other = (drafter.propose(context, depth, Draws(Sampling(1.0))) for drafter in (plain, staged))
         assert sorted(one.path(n) and tuple(one.ids[i] for i in one.path(n)) for n in range(len(one))) == sorted(
             tuple(other.ids[i] for i in other.path(n)) for n in range(len(other))
         )
@@ -206,8 +206,8 @@ def test_guesses_that_come_true_spare_passes():
     counts = NgramCounts(6)
     counts.read([[i % 6 for i in range(200)]])
     runner = Certain(0, vocab=6)
-    staged = StagedTreeDrafter(runner, BestFirst(1, 6), 6, GREEDY, katz(counts, "toy"), Words(6), guesses=6, guess_branching=1)
-    draft = staged.propose(Context([0, 1, 2]), 6, Chance(0))
+    staged = StagedTreeDrafter(runner, BestFirst(1, 6), 6, katz(counts, "toy"), Words(6), guesses=6, guess_branching=1)
+    draft = staged.propose(Context([0, 1, 2]), 6, Draws())
     assert draft.ids == (3, 4, 5, 0, 1, 2) and runner.forwards == 1
 
 
@@ -260,7 +260,7 @@ NO_TREES = {
     "base_depth=9 must not exceed": lambda: Adaptive(base_depth=9, max_depth=8),
     "max_nodes=4, max_depth=0, max_branching=8 make no tree": lambda: SequoiaShape(4, max_depth=0),
     r"acceptance=\[0.6, 0.5\] are no rates": lambda: SequoiaShape(4, acceptance=[0.6, 0.5]),
-    "guesses=-1 with guess_branching=2 do not fit": lambda: StagedTreeDrafter(TabularRunner(0), BestFirst(2, 3), 5, GREEDY, trigram(3), Words(3), guesses=-1),
+    "guesses=-1 with guess_branching=2 do not fit": lambda: StagedTreeDrafter(TabularRunner(0), BestFirst(2, 3), 5, trigram(3), Words(3), guesses=-1),
 }
 
 
@@ -341,13 +341,13 @@ def best_first_by_hand(runner, context, branching, depth, max_nodes):
 @pytest.mark.parametrize("max_nodes", [1, 3, 7, 12])
 def test_best_first_is_best_first(max_nodes):
     runner = TabularRunner(5, vocab=4)
-    draft = GrownTreeDrafter(runner, BestFirst(3, 4), max_nodes).propose(Context([0, 1, 2]), 4, Chance(0))
+    draft = GrownTreeDrafter(runner, BestFirst(3, 4), max_nodes).propose(Context([0, 1, 2]), 4, Draws())
     assert sorted(tuple(draft.ids[i] for i in draft.path(n)) for n in range(len(draft))) == best_first_by_hand(runner, [0, 1, 2], 3, 4, max_nodes)
 
 
 def test_a_threshold_tree_goes_deeper_only_where_paths_are_likely():
     runner, context = TabularRunner(6, vocab=4), Context([0, 1, 2])
-    draft = GrownTreeDrafter(runner, Threshold(2, 4, 0.25), 100).propose(context, 4, Chance(0))
+    draft = GrownTreeDrafter(runner, Threshold(2, 4, 0.25), 100).propose(context, 4, Draws())
     for node in range(len(draft)):
         p, ids = 1.0, list(context.ids)
         for i in draft.path(node):

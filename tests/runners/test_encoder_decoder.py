@@ -15,7 +15,7 @@ from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import ROOT, Draft, empty_draft
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import GREEDY, Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.copying import PromptLookupDrafter
 from specexp.drafters.fixed_trees import DrawnTreeDrafter, FixedShape
@@ -29,7 +29,6 @@ from specexp.runners.calls import context_length
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.text.stopping import Stopping
 
-GREEDY = Sampling(0.0)
 SOURCE = [5, 17, 33, 17, 60, 5, 17, 1]
 SHIPPED = asset_path("asset:tiny_t5")
 
@@ -91,7 +90,7 @@ def test_rollout_equals_stateless_rollout(sampling):
     context = Context(runner.start(SOURCE))
     oracle.start(SOURCE)
     for index in range(6):
-        fast, slow = runner.rollout(context, 4, sampling, Chance(index)), oracle.rollout(context, 4, sampling, Chance(index))
+        fast, slow = (each.rollout(context, 4, Draws(sampling, (index,))) for each in (runner, oracle))
         assert fast.ids == slow.ids
         context.append([*fast.ids[: index % 5], index])
 
@@ -146,7 +145,7 @@ def test_prompt_lookup_copies_from_the_source():
     source = [*SOURCE[:-1], *copied, 1]
     follows = PromptLookupDrafter(FixedLength(3))
     follows.start(source, 20)
-    assert follows.propose(Context([0, *copied[:3]]), 9, Chance(0)).ids == tuple(copied[3:6])
+    assert follows.propose(Context([0, *copied[:3]]), 9, Draws()).ids == tuple(copied[3:6])
     expected = generated(model, 30, source)
     assert text(decode(ModelRunner(model), follows, 30, prompt=source)) == expected
 
@@ -167,7 +166,7 @@ def test_sampling_follows_the_targets_law():
     oracle, count, seen = StatelessRunner(model), 1200, Counter()
     decoder = Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(2)), RejectionVerifier(), False)
     for seed in range(count):
-        steps = decoder.generate(SOURCE, 2, never, Chance(seed))
+        steps = decoder.generate(SOURCE, 2, never, Draws(sampling, (seed,)))
         seen[tuple(token for step in steps for token in step.tokens)] += 1
     start = oracle.start(SOURCE)
     first = sampling(oracle.logits(Context(start), empty_draft(), 1))[0]
@@ -207,7 +206,7 @@ def test_text_behind_a_start_token_is_the_whole_text():
 def test_token_trees_are_refused():
     runner = ModelRunner(build_encoder_decoder("relu_tied"))
     runner.start(SOURCE)
-    assert not runner.trees
+    assert not runner.facts.trees
     with pytest.raises(ValueError, match="a t5 model .* cannot score token trees"):
         runner.logits(Context([0]), Draft(torch.tensor([4, 5]), (ROOT, ROOT)), 3)
     with pytest.raises(ValueError, match="a t5 model .* cannot grow token trees; choose a method that drafts chains"):

@@ -10,7 +10,7 @@ from tiny_models import CONFIGS, TREES, VOCAB, build
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import ROOT, Draft, empty_draft
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.fixed_trees import DrawnTreeDrafter, FixedShape
 from specexp.runners.masks import ChainMasks
@@ -105,8 +105,8 @@ def test_rollout_equals_stateless_rollout(sampling):
     runner, oracle = ModelRunner(model), StatelessRunner(model)
     context = Context(list(range(12)))
     for round_index in range(6):
-        fast = runner.rollout(context, 4, sampling, Chance(round_index))
-        slow = oracle.rollout(context, 4, sampling, Chance(round_index))
+        fast = runner.rollout(context, 4, Draws(sampling, (round_index,)))
+        slow = oracle.rollout(context, 4, Draws(sampling, (round_index,)))
         assert fast.ids == slow.ids
         if fast.q is not None:
             torch.testing.assert_close(fast.q, slow.q)
@@ -175,12 +175,14 @@ def test_a_request_too_large_for_the_machine_leaves_the_runner_whole():
     torch.testing.assert_close(runner.logits(context, empty_draft(), 1), expected)
 
 
-class TorchsGreedy:
-    """Greedy sampling of another kind than the one that the rollout on the CPU knows."""
+class GreedyOnTheDevice(Draws):
+    """Greedy draws that the shortcut for greedy rollouts on the CPU does not know as such."""
 
-    is_greedy = True
+    def __init__(self):
+        super().__init__()
+        self.is_greedy = False
 
-    def propose(self, logits, chance):
+    def token(self, logits):
         return logits.argmax(-1), None
 
 
@@ -188,10 +190,10 @@ class TorchsGreedy:
 def test_a_greedy_rollout_on_the_host_is_the_one_on_the_device(length):
     model, context = build("llama"), Context([5, 6, 7, 8])
     drafts = []
-    for sampling in (Sampling(), TorchsGreedy()):
+    for draws in (Draws(), GreedyOnTheDevice()):
         runner = ModelRunner(model)
         runner.start(context.ids)
-        drafts.append(runner.rollout(context, length, sampling, Chance(0)))
+        drafts.append(runner.rollout(context, length, draws))
     on_host, on_device = drafts
     assert on_host.ids == on_device.ids == tuple(on_device.tokens.tolist()) == tuple(on_host.tokens.tolist())
     assert on_host.q is on_device.q is None and on_host.is_chain and on_device.is_chain

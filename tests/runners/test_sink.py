@@ -17,8 +17,8 @@ from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Chance, Sampling
-from specexp.decoding.verifiers import LenientVerifier, RejectionVerifier
+from specexp.decoding.sampling import Draws, Sampling
+from specexp.decoding.verifiers import LenientArgmax, RejectionVerifier
 from specexp.drafters.copying import PromptLookupDrafter
 from specexp.drafters.fixed_trees import DrawnTreeDrafter, FixedShape
 from specexp.drafters.grown_trees import BestFirst, GrownTreeDrafter
@@ -31,20 +31,6 @@ from specexp.runners.sink import EvictionSchedule, KeyRotation, SinkRunner
 MPT = transformers.MptConfig(vocab_size=VOCAB, d_model=32, n_layers=1, n_heads=4, max_seq_len=512, expansion_ratio=2)
 TURNED = ("llama", "gpt_neox", "qwen2", "qwen3", "mistral", "phi", "gptj")
 COUNTED = ("bloom", "mpt", "relu_tied", "mt5")
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def close(got, expected):
@@ -147,7 +133,7 @@ def test_a_growing_tree_and_a_rollout_work_behind_evictions():
     context = Context(random_ids(rng, 150))
     runner.start(context.ids)
     for _ in range(12):
-        rolled = runner.rollout(context, min(4, runner.room(context)), Sampling(0.0), Chance(0))
+        rolled = runner.rollout(context, min(4, runner.room(context)), Draws())
         expected = list(context.ids)
         for token in rolled.ids:
             assert token == int(oracle(model, expected, 68, 4, 32)[-1].argmax())
@@ -181,7 +167,7 @@ def test_a_draft_across_an_eviction_is_refused():
     with pytest.raises(ValueError, match="3 deep reaches across the next eviction, which is 2 tokens away"):
         runner.logits(context, Draft.of_ids([1, 2, 3]), 4)
     with pytest.raises(ValueError, match="next eviction"):
-        runner.rollout(context, 4, GREEDY, Chance(0))
+        runner.rollout(context, 4, Draws())
 
 
 def drafters(model, near, settings):
@@ -195,7 +181,7 @@ def drafters(model, near, settings):
         "tree": DrawnTreeDrafter(sink(near), FixedShape([3, 2, 1, 1])),
         "grown tree": GrownTreeDrafter(sink(near), BestFirst(3, 6), 12),
         "prompt_lookup": PromptLookupDrafter(FixedLength(6)),
-        "csd": csd({"near": sink(near), "small": sink(small)}, [[2, 3, 4], [0, 3, 2], [0, 0, 4]], LenientVerifier(2.0)),
+        "csd": csd({"near": sink(near), "small": sink(small)}, [[2, 3, 4], [0, 3, 2], [0, 0, 4]], LenientArgmax(2.0)),
     }
 
 
@@ -243,7 +229,7 @@ def test_no_draft_is_lost_in_a_cascade():
     """Evictions are of committed tokens only, so what is taken back never needs the whole text again."""
     model, near = build("llama", 0), build("llama", 5)
     runners = {"near": SinkRunner(near, None, 4, 68, 32)}
-    drafter = csd(runners, [[3, 4], [0, 4]], LenientVerifier(2.0))
+    drafter = csd(runners, [[3, 4], [0, 4]], LenientArgmax(2.0))
     target = SinkRunner(model, None, 4, 68, 32)
     decode(target, drafter, 300)
     assert runners["near"].tokens_evicted <= target.tokens_evicted == EvictionSchedule(4, 68, 32).evicted(len([5] * 7) + 300 - 2)
@@ -262,12 +248,12 @@ def test_memory_does_not_grow_and_evictions_are_counted():
     model, sizes = build("llama"), set()
     for tokens in (200, 400, 800):
         decoder = Decoder(SinkRunner(model, None, 4, 68, 32), NoDraft(), RejectionVerifier())
-        record = generate(decoder, [3, 4, 5], tokens, lambda ids, since: None, (0,)).record()
+        record = generate(decoder, [3, 4, 5], tokens, lambda ids, since: None, GREEDY, (0,)).record()
         sizes.add(record["kv_bytes_target"])
         rounds = len({EvictionSchedule(4, 68, 32).evicted(t) for t in range(tokens + 2)} - {0})
         assert (record["compression_count"], record["tokens_evicted"]) == (rounds, 32 * rounds)
     assert len(sizes) == 1
-    full = generate(Decoder(ModelRunner(model), NoDraft(), RejectionVerifier()), [3, 4, 5], 200, lambda ids, since: None, (0,)).record()
+    full = generate(Decoder(ModelRunner(model), NoDraft(), RejectionVerifier()), [3, 4, 5], 200, lambda ids, since: None, GREEDY, (0,)).record()
     assert full["compression_count"] == full["tokens_evicted"] == 0 and full["kv_bytes_target"] > 2 * sizes.pop()
 
 

@@ -1,6 +1,7 @@
 """Passes of fixed shape say what passes of any shape say, and after warming up no program is made."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,15 +13,13 @@ from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import empty_draft
 from specexp.decoding.length_rules import ConfidenceThreshold, FixedLength
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import GREEDY, Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import ModelDrafter, NoDraft
 from specexp.errors import UserError
 from specexp.experiment.job import _joins_captured
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.static import StaticCache, StaticRunner
-
-GREEDY = Sampling(0.0)
 
 
 @pytest.mark.parametrize("kind", TREES)
@@ -49,7 +48,7 @@ def test_drafts_are_those_of_a_stateless_rollout(sampling):
     runner.start(context.ids, 100)
     for turn in range(12):
         length = (4, 4, 2, 6, 1, 5)[turn % 6]
-        fast, slow = runner.rollout(context, length, sampling, Chance(turn)), oracle.rollout(context, length, sampling, Chance(turn))
+        fast, slow = (each.rollout(context, length, Draws(sampling, (turn,))) for each in (runner, oracle))
         assert fast.ids == slow.ids
         context.append([*fast.ids[: turn % 5], turn])
 
@@ -76,7 +75,7 @@ def test_no_program_is_made_twice_nor_after_warming_up():
     prompts = [list(range(2, 2 + length)) for length in (30, 12, 25)]
     made = []
     for prompt in [*prompts, *prompts]:
-        list(decoder.generate(prompt, 60, lambda ids, since: None, Chance(0)))
+        list(decoder.generate(prompt, 60, lambda ids, since: None, Draws()))
         made.append([runner.capture.made for runner in runners])
     assert made[0] == made[-1] and min(made[0]) > 0
 
@@ -87,9 +86,9 @@ def test_a_longer_text_gets_larger_buffers_and_new_programs():
         context = Context(list(range(length)) if length < VOCAB else [i % VOCAB for i in range(length)])
         for each in (runner, oracle):
             each.start(context.ids, 40)
-        assert runner.rollout(context, 6, GREEDY, Chance(0)).ids == oracle.rollout(context, 6, GREEDY, Chance(0)).ids
+        assert runner.rollout(context, 6, Draws()).ids == oracle.rollout(context, 6, Draws()).ids
         context.append([7])
-        assert runner.rollout(context, 6, GREEDY, Chance(0)).ids == oracle.rollout(context, 6, GREEDY, Chance(0)).ids
+        assert runner.rollout(context, 6, Draws()).ids == oracle.rollout(context, 6, Draws()).ids
 
 
 def test_memory_is_what_is_reserved():
@@ -126,20 +125,20 @@ def test_refuses_settings_and_methods_that_do_not_fit():
         StaticRunner(model, capture="graphs")
     with pytest.raises(UserError, match="cache.block=0 does not fit"):
         StaticRunner.longest_text(model.config, "m", block=0)
-    with pytest.raises(UserError, match="does not keep hidden states"):
-        StaticRunner(model).keep_hidden()
+    with pytest.raises(UserError, match="cache=static keeps no states"):
+        StaticRunner(model).keep_states()
 
 
 @pytest.mark.parametrize(("device", "kind", "joins"), [("cpu", "llama", False), ("cuda", "llama", True), ("cuda", "gpt_neo", False)])
 def test_captured_decoding_joins_the_baselines_on_cuda_where_it_is_right(device, kind, joins):
     runner = ModelRunner(build(kind))
-    runner.device = torch.device(device)
+    runner.facts = replace(runner.facts, device=torch.device(device))
     assert _joins_captured({"method": Decoder(runner, NoDraft(), RejectionVerifier())}) is joins
 
 
 def test_captured_decoding_is_no_further_baseline_of_itself():
     runner = StaticRunner(build("llama"))
-    runner.device = torch.device("cuda")
+    runner.facts = replace(runner.facts, device=torch.device("cuda"))
     assert not _joins_captured({"method": Decoder(runner, NoDraft(), RejectionVerifier())})
 
 
@@ -174,7 +173,7 @@ def test_short_drafts_run_no_long_program():
             runner.logits(context, empty_draft(), 1)  # now there are single steps
             continue
         before = runner.forwards
-        assert len(runner.rollout(context, length, GREEDY, Chance(0))) == length
+        assert len(runner.rollout(context, length, Draws())) == length
         assert runner.forwards - before == passes
 
 
