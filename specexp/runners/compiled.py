@@ -84,7 +84,8 @@ class CompiledPass(LlamaPass):
         writes into the cache is written over."""
         self._alone(row, turns, cache)
         self._several(row, turns, row.new_zeros(1, 1, 1, cache.length + 1), cache)
-        self.projected(row)
+        if not self.model.lm_head._forward_pre_hooks:  # else the module itself is called, and this row's states are not the text's
+            self.projected(row)
         self.compiled = True
 
     def _eagerly(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:

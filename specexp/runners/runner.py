@@ -237,9 +237,11 @@ class StatelessRunner(_ExactRunner):
         return self._pass.start(prompt)
 
     def states(self, context: Context) -> Tensor:
-        with self._states.writing(0):
-            self._full(context.span(0, len(context) - 1), rows=len(context) - 1)
-        return self._states.first(len(context) - 1)
+        end = len(context) - 1
+        if end:
+            with self._states.writing(0):
+                self._full(context.span(0, end), rows=end)
+        return self._states.first(end)
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
         """A chain in one pass; a tree as one full pass per node, over the text that this node ends."""

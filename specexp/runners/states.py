@@ -43,6 +43,11 @@ class OutputStates:
         [states], self._caught = self._caught, []
         return states
 
+    def of_no_token(self) -> Tensor:
+        """[0, D]."""
+        weight = self._projection.weight
+        return weight.new_empty(0, weight.shape[1])
+
     def _catch(self, projection: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._caught.append(inputs[0])
 
@@ -74,4 +79,4 @@ class StateMemo:
 
     def first(self, count: int) -> Tensor:
         """[count, D], a view: the next pass may write over what lies behind."""
-        return self._rows[:count]
+        return self._rows[:count] if count else self._caught.of_no_token()
