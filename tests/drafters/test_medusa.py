@@ -1,4 +1,4 @@
-"""Medusa: hidden states are those of a plain forward pass, drafts leave the law alone, trees are the best of their size, files and training."""
+"""Medusa: drafts leave the law alone, trees are the best of their size, files and training. (What the heads read: runners/test_states.py.)"""
 
 import itertools
 import json
@@ -11,18 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from decodes import decode, never, text
-from drafts import random_draft, walk
 from running import composed, run
 from tabular import TabularRunner, completed, law_of, total_variation
 from tiers import tiered
-from tiny_models import CONFIGS, ENCODER_DECODER, TREES, VOCAB, build, build_encoder_decoder
+from tiny_models import ENCODER_DECODER, TREES, VOCAB, build, build_encoder_decoder
 
 from specexp.assets import asset_path
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import ROOT, Draft, empty_draft
-from specexp.decoding.protocols import Scores, Verdict
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.sampling import GREEDY, Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier, TypicalAcceptance
 from specexp.drafters.medusa import MedusaDrafter, assumed_accuracies, medusa_tree, static_tree
 from specexp.drafters.model import NoDraft
@@ -33,72 +31,12 @@ from specexp.models.loading import load_model
 from specexp.models.pair import load_tokenizer, stop_ids
 from specexp.models.spec import ModelSpec
 from specexp.runners.runner import ModelRunner, StatelessRunner
-from specexp.runners.states import OutputStates
+from specexp.runners.sink import SinkRunner
 from specexp.training.heads import NONE, Plan, States, Trainer, accuracies, labelled
 from specexp.training.texts import Text, beginnings, continued, generated
 
-GREEDY = Sampling(0.0)
 SHIPPED = "asset:medusa/tiny"
 TARGET = ModelSpec("asset:tiny/target", dtype="float32")
-
-
-# Hidden states
-
-
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_hidden_states_are_those_of_a_plain_forward_pass(kind):
-    rng, model = random.Random(kind), build(kind, dtype=torch.float64)
-    plain, runner, oracle = ModelRunner(model), ModelRunner(model), StatelessRunner(model)
-    runner.keep_hidden()
-    oracle.keep_hidden()
-    context = Context([rng.randrange(VOCAB) for _ in range(9)])
-    for runner_or_plain in (plain, runner):
-        runner_or_plain.start(context.ids)
-    for step in range(8):
-        draft = random_draft(rng, rng.randrange(0, 7), tree=kind in TREES and rng.random() < 0.7)
-        rows = len(draft) + 1 if step else rng.randrange(1, len(draft) + 2)
-        got = runner.logits(context, draft, rows)
-        for scores in (got, oracle.logits(context, draft, rows)):
-            for row, node in enumerate(range(len(draft) - rows, len(draft))):
-                ids = torch.tensor([context.ids + [draft.ids[n] for n in draft.path(node)]])
-                expected = model.base_model(ids).last_hidden_state[0, -1]
-                torch.testing.assert_close(scores.hidden[row], expected, rtol=1e-5, atol=1e-5)  # GPT-J attends in float32
-        torch.testing.assert_close(got.logits, plain.logits(context, draft, rows), rtol=1e-12, atol=1e-12)  # sums in another order
-        assert not model.get_output_embeddings()._forward_pre_hooks
-        context.append([*walk(rng, draft), rng.randrange(VOCAB)])
-    assert plain.logits(context, empty_draft(), 1).hidden is None
-
-
-@pytest.mark.parametrize("kind", ENCODER_DECODER)
-def test_hidden_states_of_encoder_decoders_are_what_their_projection_reads(kind):
-    model = build_encoder_decoder(kind, dtype=torch.float64)
-    for runner in (ModelRunner(model), StatelessRunner(model)):
-        runner.keep_hidden()
-        context = Context(runner.start([5, 6, 7, 8, 1]))
-        for ids in ([], [9, 10], [11]):
-            draft = Draft.of_ids(ids)
-            scores = runner.logits(context, draft, len(draft) + 1)
-            torch.testing.assert_close(model.lm_head(scores.hidden), scores.logits)
-            context.append([*ids, 12])
-
-
-def test_chunks_of_a_prefill_give_the_last_rows():
-    model = build("llama", dtype=torch.float64)
-    states, ids = OutputStates(model), torch.arange(12)[None]
-    with states:
-        model(ids[:, :5])
-        model(ids[:, :2])
-    assert states.take(4).shape == (4, 32)
-    with states:
-        model(ids)
-    assert torch.equal(states.take(3), model.base_model(ids).last_hidden_state[0, -3:])
-
-
-def test_a_model_without_an_output_projection_is_refused(monkeypatch):
-    model = build("llama")
-    monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
-    with pytest.raises(ValueError, match="has no output projection"):
-        ModelRunner(model).keep_hidden()
 
 
 # The drafter
@@ -114,9 +52,15 @@ class TabularHeads:
     def __len__(self):
         return len(self.tables)
 
-    def __call__(self, hidden):
-        before, last = hidden.long().T
+    def __call__(self, states):
+        assert states.shape == (1, 2)  # of one token, not of the whole text's
+        before, last = states.long().T
         return self.tables[:, before, last]
+
+
+def decode_with(target, heads, tree, tokens=48, **options):
+    """One text, drafted by heads on the target's own states."""
+    return decode(target, MedusaDrafter(target, heads, tree), tokens, **options)
 
 
 LENGTH = 4  # the prefill's token and one round of drafts, or more rounds
@@ -134,48 +78,51 @@ SAMPLINGS = {"greedy": GREEDY, "multinomial": Sampling(1.0), "nucleus": Sampling
 @pytest.mark.parametrize("tree", tiered({name: PAIRS[name] for name in SMALL}, ["wide"]))
 def test_whole_texts_have_the_targets_law(tree, sampling):
     target = TabularRunner(1)
-    drafter = MedusaDrafter(TabularHeads(2, 3), tree)
-    decoder = Decoder(target, drafter, RejectionVerifier())
-    assert target.hidden
+    decoder = Decoder(target, MedusaDrafter(target, TabularHeads(2, 3), tree), RejectionVerifier())
+    assert target.keeps_states
     drafted = []
 
-    def whole(chance):
-        steps = list(decoder.generate([0, 1, 2], LENGTH, never, chance))
+    def whole(draws):
+        steps = list(decoder.generate([0, 1, 2], LENGTH, never, draws))
         drafted.append(max(step.drafted for step in steps))
         return tuple(token for step in steps for token in step.tokens)
 
-    law = law_of(whole)
+    law = law_of(whole, sampling)
     assert total_variation(law, completed({(): 1.0}, target, sampling, [0, 1, 2], LENGTH)) < 1e-12
     assert max(drafted) == sum(len(path) < LENGTH - 1 for path in tree)
 
 
 def test_shape_follows_the_tree_and_the_limit():
-    heads = TabularHeads(2, 3)
-    drafter = MedusaDrafter(heads, [(0, 0, 2), (1, 0), (0,), (0, 1), (1,), (0, 0)])
-    assert drafter.needs_trees and drafter.needs_hidden and not drafter.models
-    assert not MedusaDrafter(heads, PAIRS["chain"]).needs_trees
-    hidden, context = torch.tensor([[2.0, 1.0]], dtype=torch.float64), Context([2, 1, 0])
-    best = heads(hidden)[:, 0].argsort(-1, descending=True)
+    target, heads = TabularRunner(1), TabularHeads(2, 3)
+    drafter = MedusaDrafter(target, heads, [(0, 0, 2), (1, 0), (0,), (0, 1), (1,), (0, 0)])
+    assert drafter.needs_trees and not drafter.models  # the heads are no model of their own
+    assert not MedusaDrafter(target, heads, PAIRS["chain"]).needs_trees
+
+    def guesses(before, last):
+        """Behind the state of the text's last token but one, the heads' ids by rank."""
+        best = heads(torch.tensor([[before, last]], dtype=torch.float64))[:, 0].argsort(-1, descending=True)
+        return [int(token) for token in (best[0, 0], best[0, 1], best[1, 0], best[1, 1], best[1, 0], best[2, 2])]
+
+    context = Context([2, 1, 0])
     for limit, parents in {1: (ROOT, ROOT), 2: (ROOT, ROOT, 0, 0, 1), 3: (ROOT, ROOT, 0, 0, 1, 2), 9: (ROOT, ROOT, 0, 0, 1, 2)}.items():
         drafter.start([2, 1], 9)
-        assert len(drafter.propose(Context([2, 1]), 5, Chance(0))) == 0  # nothing to read yet
-        drafter.observe(empty_draft(), Verdict((), 0), Scores(torch.zeros(1, 3), hidden))
-        draft = drafter.propose(context, limit, Chance(0))
-        wanted = [best[0, 0], best[0, 1], best[1, 0], best[1, 1], best[1, 0], best[2, 2]]
-        assert draft.parents == parents and list(draft.ids) == [int(token) for token in wanted[: len(parents)]] and draft.q is None
-    drafter.observe(draft, Verdict((0, 2), 1), Scores(torch.zeros(7, 3), torch.arange(14.0).view(7, 2)))
-    assert drafter._hidden.tolist() == [[6.0, 7.0]] and drafter._hidden.untyped_storage().nbytes() == 8  # not the whole round's
-    assert len(drafter.propose(Context([2, 1, 0, 5, 5]), 5, Chance(0))) == 0  # the text went on by other means
-    drafter.observe(empty_draft(), Verdict((), 0), Scores(torch.zeros(1, 3), hidden))
-    assert len(drafter.propose(Context([2, 1, 0, 5, 5, 0]), 0, Chance(0))) == 0
+        assert len(drafter.propose(Context([2]), 5, Draws())) == 0  # nothing to read yet
+        draft = drafter.propose(context, limit, Draws())
+        assert draft.parents == parents and list(draft.ids) == guesses(2, 1)[: len(parents)] and draft.q is None
+    drafted = {}
+    for ids in ([2, 1, 0, 2, 2], [2, 1, 0, 2, 2, 0], [1, 0]):  # the text went on by other means, or is another one
+        drafted[tuple(ids)] = drafter.propose(Context(ids), 5, Draws()).ids
+        assert drafted[tuple(ids)] == tuple(guesses(*[target.vocab, *ids][-3:-1]))
+    assert len(set(drafted.values())) == 3
+    assert len(drafter.propose(Context([2, 1, 0, 2, 2, 0]), 0, Draws())) == 0
 
 
 @pytest.mark.parametrize("tree", [[(0, 0)], [(0,), (1, 0)], [(0,), (0,)], [()]])
 def test_what_is_no_tree_is_refused(tree):
     with pytest.raises(ValueError, match="fits into no tree"):
-        MedusaDrafter(TabularHeads(2, 3), tree)
+        MedusaDrafter(TabularRunner(1), TabularHeads(2, 3), tree)
     with pytest.raises(ValueError, match="2 deep, but there are 1 Medusa heads"):
-        MedusaDrafter(TabularHeads(2, 1), [(0,), (0, 0)])
+        MedusaDrafter(TabularRunner(1), TabularHeads(2, 1), [(0,), (0, 0)])
 
 
 class Clairvoyant:
@@ -201,7 +148,7 @@ def test_heads_that_are_right_are_kept_to_the_full_depth(tree, rank):
     model, prompt = build("llama"), [5, 17, 33, 17]
     expected = text(decode(StatelessRunner(model), NoDraft(), 60, prompt))
     heads = Clairvoyant(model, prompt + expected, 3, rank)
-    steps = decode(ModelRunner(model), MedusaDrafter(heads, tree), 41, prompt)
+    steps = decode_with(ModelRunner(model), heads, tree, 41, prompt=prompt)
     assert text(steps) == expected[:41]
     assert [step.accepted for step in steps] == [0] + [3] * 10
     assert all(step.drafted == len(tree) for step in steps[1:-1])
@@ -214,15 +161,31 @@ def test_useless_heads_change_no_text(kind):
     heads = MedusaHeads.beginning(torch.randn(VOCAB, 32), 3, 2).requires_grad_(False)
     expected = text(decode(StatelessRunner(model), NoDraft(), 40))
     for tree in PAIRS.values():
-        assert text(decode(ModelRunner(model), MedusaDrafter(heads, tree), 40)) == expected
+        assert text(decode_with(ModelRunner(model), heads, tree, 40)) == expected
+    assert text(decode_with(StatelessRunner(model), heads, PAIRS["bush"], 40)) == expected
+
+
+@pytest.mark.parametrize("tree", PAIRS)
+def test_useless_heads_change_no_text_of_a_streaming_cache(tree):
+    model, sink = build("llama"), lambda model: SinkRunner(model, None, 4, 68, 32)
+    heads = MedusaHeads.beginning(torch.randn(VOCAB, 32), 3, 1).requires_grad_(False)
+    assert text(decode_with(sink(model), heads, PAIRS[tree], 150)) == text(decode(sink(model), NoDraft(), 150))
+
+
+@pytest.mark.parametrize("kind", ENCODER_DECODER)
+def test_useless_heads_change_no_text_of_an_encoder_decoder_model(kind):
+    model, heads = build_encoder_decoder(kind), MedusaHeads.beginning(torch.randn(VOCAB, 32), 3, 1).requires_grad_(False)
+    expected = text(decode(StatelessRunner(model), NoDraft(), 30, [5, 6, 7, 8, 1]))
+    for runner in (ModelRunner(model), StatelessRunner(model)):
+        assert text(decode_with(runner, heads, PAIRS["chain"], 30, prompt=[5, 6, 7, 8, 1])) == expected
 
 
 def test_models_without_trees_take_chains():
     model, heads = build("bloom"), MedusaHeads.beginning(torch.randn(VOCAB, 32), 3, 1).requires_grad_(False)
     expected = text(decode(StatelessRunner(model), NoDraft(), 30))
-    assert text(decode(ModelRunner(model), MedusaDrafter(heads, PAIRS["chain"]), 30)) == expected
+    assert text(decode_with(ModelRunner(model), heads, PAIRS["chain"], 30)) == expected
     with pytest.raises(ValueError, match="cannot verify token trees"):
-        Decoder(ModelRunner(model), MedusaDrafter(heads, PAIRS["tree"]), RejectionVerifier())
+        decode_with(ModelRunner(model), heads, PAIRS["tree"])
 
 
 # Trees
@@ -285,11 +248,12 @@ def test_the_rule_by_hand():
     assert verifier.thresholds(p).tolist() == pytest.approx(expected)
     draft = Draft(torch.tensor([0, 1, 3, 0, 2]), (ROOT, ROOT, 0, 1, 3))
     logits = torch.stack([p[0], p[1], p[2], p[1], p[2], p[2]]).log()
-    verdict = verifier(draft, logits, Chance(0))
+    draws = Draws(Sampling(1.0))
+    verdict = verifier(draft, logits, draws)
     assert verdict.path == (1, 3)  # 0 (.5) and its 3 (.25): 2 long, .125; 1 (.5) and its 0 (.97): .485; its 2 (.01) is refused
-    assert verifier(Draft.of_ids([2, 0]), torch.stack([p[0], p[1], p[2]]).log(), Chance(0)).path == ()
-    assert verifier(Draft.of_ids([1, 0]), torch.stack([p[0], p[1], p[2]]).log(), Chance(0)).path == (0, 1)
-    assert verifier(empty_draft(), p[2:].log(), Chance(0)).path == ()
+    assert verifier(Draft.of_ids([2, 0]), torch.stack([p[0], p[1], p[2]]).log(), draws).path == ()
+    assert verifier(Draft.of_ids([1, 0]), torch.stack([p[0], p[1], p[2]]).log(), draws).path == (0, 1)
+    assert verifier(empty_draft(), p[2:].log(), draws).path == ()
 
 
 def test_at_temperature_zero_it_is_greedy_matching():
@@ -308,20 +272,21 @@ def test_at_temperature_zero_it_is_greedy_matching():
             if rng.random() < 0.5:
                 logits[parent + 1, tokens[node]] += 9
         draft = Draft(torch.tensor(tokens, dtype=torch.int64), parents)
-        verdict = typical(draft, logits, Chance(0))
-        assert verdict == exact(draft, logits, Chance(0))
+        verdict = typical(draft, logits, Draws())
+        assert verdict == exact(draft, logits, Draws())
         longest = max(longest, len(verdict.path))
     assert longest > 2
     model = build("llama")
     heads = MedusaHeads.beginning(torch.randn(VOCAB, 32), 3, 1).requires_grad_(False)
-    steps = list(Decoder(ModelRunner(model), MedusaDrafter(heads, PAIRS["tree"]), typical).generate([5, 6], 30, never, Chance(0)))
+    target = ModelRunner(model)
+    steps = list(Decoder(target, MedusaDrafter(target, heads, PAIRS["tree"]), typical).generate([5, 6], 30, never, Draws(GREEDY)))
     assert text(steps) == text(decode(StatelessRunner(model), NoDraft(), 30, [5, 6]))
 
 
 def test_typical_acceptance_is_lossy_under_sampling():
     sampling, target = Sampling(1.0), TabularRunner(1)
-    decoder = Decoder(target, MedusaDrafter(TabularHeads(2, 3), PAIRS["tree"]), TypicalAcceptance())
-    law = law_of(lambda chance: tuple(t for step in decoder.generate([0, 1, 2], 3, never, chance) for t in step.tokens))
+    decoder = Decoder(target, MedusaDrafter(target, TabularHeads(2, 3), PAIRS["tree"]), TypicalAcceptance())
+    law = law_of(lambda draws: tuple(t for step in decoder.generate([0, 1, 2], 3, never, draws) for t in step.tokens), sampling)
     assert not decoder.lossless
     assert total_variation(law, completed({(): 1.0}, target, sampling, [0, 1, 2], 3)) > 0.01
 
@@ -627,7 +592,7 @@ def test_shipped_heads_leave_the_greedy_text_alone(nodes):
     prompts = [json.loads(line)["prompt"] for line in asset_path("asset:microeval.jsonl").open()][:2]
     for prompt in prompts:
         ids, runner = tokenizer(prompt)["input_ids"], ModelRunner(model)
-        steps = decode(runner, MedusaDrafter(fitted(file, runner), static_tree(file, nodes)), 32, ids)
+        steps = decode_with(runner, fitted(file, runner), static_tree(file, nodes), 32, prompt=ids)
         assert text(steps) == text(decode(StatelessRunner(model), NoDraft(), 32, ids))
         assert nodes == 1 or len(steps) < 20
 
