@@ -9,7 +9,7 @@ from statistics import median
 from time import perf_counter
 
 import torch
-from peers_time import GREEDY, ours, pair
+from peers_time import ours, pair
 
 from specexp.decoding.length_rules import FixedLength
 from specexp.decoding.sampling import Chance

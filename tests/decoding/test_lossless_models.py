@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from decodes import GREEDY, PROMPT, decode, text
+from decodes import PROMPT, decode, text
 from tiers import tiered
 from tiny_models import CONFIGS, TREES, VOCAB, build
 

@@ -59,7 +59,7 @@ def wander(runners, rng, context, trees, expected, steps=20):
             if rng.random() < 0.6:  # before any pass over this text, too
                 close(runner.states(asked), expected(asked.ids))
         if rng.random() < 0.2:
-            draft = [runner.rollout(asked, 3, Draws()) for runner in runners][0]
+            draft, *_ = [runner.rollout(asked, 3, Draws()) for runner in runners]
         else:
             draft = random_draft(rng, rng.randrange(0, 7), tree=trees and rng.random() < 0.7)
             rows = rng.randrange(1, len(draft) + 2)
