@@ -44,18 +44,18 @@ class CachedBeamRunner:
         self.vocab_size = vocab_size
         self._known_ids = KnownIds(model, vocab_size)
         self.cache = BeamCache()
-        self.forwards = 0
+        self.forwards = self._earlier = 0  # passes: since construction, and of those before the last `start`
         self._peak = 0  # filled slots of all rows
 
     def usage(self) -> Usage:
-        return Usage(self.forwards, self.kv_bytes)
+        return Usage(self.forwards - self._earlier, self.kv_bytes)
 
     @property
     def kv_bytes(self) -> int:
         return self._peak * self.cache.bytes_per_slot
 
     def start(self, prompt: Sequence[int], max_new_tokens: int, num_beams: int) -> Tensor:
-        opening = self._open(prompt)
+        opening, self._earlier = self._open(prompt), self.forwards
         self.cache.reserve(len(opening) + max_new_tokens, num_beams)
         self._peak = 0
         logits = self._forward(torch.tensor([opening], device=self.device))
@@ -123,14 +123,14 @@ class StatelessBeamRunner:
         self.facts = Facts("none", self.device, trees=False, cache_exact=True)
         self.vocab_size = vocab_size
         self._known_ids = KnownIds(model, vocab_size)
-        self.forwards = 0
+        self.forwards = self._earlier = 0  # passes: since construction, and of those before the last `start`
         self._texts = torch.empty(0, 0, dtype=torch.int64)
 
     def usage(self) -> Usage:
-        return Usage(self.forwards)
+        return Usage(self.forwards - self._earlier)
 
     def start(self, prompt: Sequence[int], max_new_tokens: int, num_beams: int) -> Tensor:
-        self._texts = torch.tensor([self._open(prompt)], device=self.device)
+        self._texts, self._earlier = torch.tensor([self._open(prompt)], device=self.device), self.forwards
         return self._forward()
 
     def logits(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:

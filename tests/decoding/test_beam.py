@@ -21,8 +21,8 @@ from specexp.decoding.sampling import GREEDY, Draws
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import NoDraft
 from specexp.errors import UserError
-from specexp.experiment.experiment import claims
 from specexp.experiment.generation import generate
+from specexp.experiment.sides import DecoderSide
 from specexp.figures.speed import summarise_speed
 from specexp.runners.beams import beam_runner
 from specexp.runners.caches import FullCache
@@ -273,18 +273,18 @@ def test_memory_and_passes_of_all_beams_are_told():
     model = build("llama")
     runner = ModelRunner(model)
     decoder = BeamDecoder(beam_runner(runner), PowerRule(4))
-    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record()
-    alone = generate(Decoder(runner, NoDraft(), RejectionVerifier()), [5, 9, 33], 10, never, GREEDY, (0,)).record()
+    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record().to_json()
+    alone = generate(Decoder(runner, NoDraft(), RejectionVerifier()), [5, 9, 33], 10, never, GREEDY, (0,)).record().to_json()
     assert told["target_forwards"] == 10 and told["draft_forwards"] == 0
     assert told["kv_bytes_target"] == 4 * alone["kv_bytes_target"] > 0 == told["kv_bytes_draft"]
     assert told["first_tokens"] == 10 and told["decode_seconds"] == 0 and told["rounds"] == [] and told["origins"] == ["target"] * 10
-    assert claims(decoder) == {"lossless": False, "cache_exact": True}
+    assert DecoderSide(decoder, GREEDY).facts() == {"lossless": False, "cache_exact": True}
 
 
 def test_encoder_decoder_models_count_the_source_once():
     model = t5(0)
     decoder = BeamDecoder(beam_runner(ModelRunner(model)), PowerRule(4))
-    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record()
+    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record().to_json()
     per_slot = 2 * 2 * 32 * 4  # keys and values, layers, heads x width, bytes
     assert told["kv_bytes_target"] == (4 * 10 + 3) * per_slot
 

@@ -272,7 +272,7 @@ def test_entropies_are_recorded_beside_the_rounds():
     records = {}
     for name, policy in (("egag", EGAG(2, 4)), ("fixed", FixedLength(3))):
         decoder = Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), policy), RejectionVerifier())
-        records[name] = generate(decoder, [5, 17, 33], 40, lambda ids, since: None, sampling, (0,)).record()
+        records[name] = generate(decoder, [5, 17, 33], 40, lambda ids, since: None, sampling, (0,)).record().to_json()
     assert records["fixed"]["entropies"] is None
     entropies, rounds = records["egag"]["entropies"], records["egag"]["rounds"]
     assert len(entropies) == len(rounds)

@@ -1,20 +1,25 @@
 """The cached runner is the stateless forward pass, whatever was asked before: prefixes, rollbacks, trees, other texts."""
 
 import random
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
 from drafts import random_draft, walk
-from tiny_models import CONFIGS, TREES, VOCAB, build
+from tiny_models import CONFIGS, TREES, VOCAB, build, build_encoder_decoder
 
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import ROOT, Draft, empty_draft
+from specexp.decoding.protocols import Usage
 from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.fixed_trees import DrawnTreeDrafter, FixedShape
+from specexp.runners.beams import beam_runner
 from specexp.runners.masks import ChainMasks
 from specexp.runners.runner import ModelRunner, StatelessRunner
+from specexp.runners.sink import SinkRunner
+from specexp.runners.static import StaticRunner
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -173,6 +178,48 @@ def test_a_request_too_large_for_the_machine_leaves_the_runner_whole():
     runner.start(context.ids, 4)
     expected = StatelessRunner(model).logits(context, empty_draft(), 1)
     torch.testing.assert_close(runner.logits(context, empty_draft(), 1), expected)
+
+
+@pytest.mark.parametrize("kind", [ModelRunner, StatelessRunner, StaticRunner, lambda model: SinkRunner(model, None, 4, 68, 32)])
+def test_usage_counts_from_the_last_start(kind):
+    runner = kind(build("llama"))
+    assert runner.usage() == Usage(0, runner.kv_bytes, 0)
+    told = []
+    for length in (100, 100, 30):
+        context = Context([i % VOCAB for i in range(length)])
+        runner.start(context.ids, 30)
+        assert (runner.usage().forwards, runner.usage().evicted) == (0, 0)
+        for token in range(3):
+            runner.logits(context, empty_draft(), 1)
+            context.append([token])
+        runner.rollout(context, 2, Draws())
+        told.append(runner.usage())
+    assert told[0] == told[1] and told[2].forwards == 5 and told[2].evicted == 0
+    assert told[2].kv_bytes == runner.kv_bytes and runner.forwards == sum(usage.forwards for usage in told)
+    if isinstance(runner, SinkRunner):
+        assert told[0].evicted == 64 and told[0].forwards == 6  # the prompt was read in two parts
+
+
+@pytest.mark.parametrize("model", [lambda: build("llama"), lambda: build_encoder_decoder("relu_tied")], ids=["llama", "t5"])
+@pytest.mark.parametrize("kind", [ModelRunner, StatelessRunner])
+def test_usage_of_beams_counts_from_the_last_start_too(kind, model):
+    runner, told = beam_runner(kind(model())), []
+    for _ in range(2):
+        runner.start([5, 6, 7], 8, 2)
+        for _ in range(3):
+            runner.logits([1, 2], [0, 0])
+        told.append(runner.usage())
+    assert told[0] == told[1] and told[0].forwards == 4 and bool(told[0].kv_bytes) is (kind is ModelRunner)
+
+
+def test_facts_are_what_a_runner_always_is():
+    model = build("llama")
+    told = {runner.facts.kind: runner.facts for runner in (ModelRunner(model), StatelessRunner(model), StaticRunner(model), SinkRunner(model))}
+    assert [*told] == ["full", "none", "static", "sink"] and all(facts.trees and facts.device == model.device for facts in told.values())
+    assert [kind for kind, facts in told.items() if not facts.cache_exact] == ["sink"]
+    assert not ModelRunner(build("bloom")).facts.trees and StatelessRunner(build("bloom")).facts.trees
+    with pytest.raises(FrozenInstanceError):
+        told["full"].trees = False
 
 
 class GreedyOnTheDevice(Draws):
