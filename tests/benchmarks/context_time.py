@@ -12,7 +12,7 @@ import torch
 from peers_time import ours, pair
 
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Chance
+from specexp.decoding.sampling import Draws
 from specexp.drafters.model import ModelDrafter, NoDraft
 from specexp.runners.caches import FullCache
 from specexp.runners.llama import attended
@@ -43,7 +43,7 @@ def timed(decoder, prompt, *besides):
     """Median milliseconds of a round behind the prompt, and of each of `besides`, which are called in turn between the rounds: the machine's
     speed drifts."""
     width = max(1, getattr(getattr(decoder.drafter, "policy", None), "gamma", 0) + 1)
-    stream = decoder.generate(prompt, 1 + ROUNDS * width, lambda ids, since: None, Chance(0))
+    stream = decoder.generate(prompt, 1 + ROUNDS * width, lambda ids, since: None, Draws())
     next(stream)  # the prefill
     spent = [[] for _ in range(1 + len(besides))]
     finished = False

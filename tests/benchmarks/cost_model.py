@@ -8,22 +8,18 @@ asserted: run it on an idle machine. `--gammas`, `--prompts` and `--threads` mak
 import argparse
 from collections import Counter
 
+import configured
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
+from configured import composed
 from hydra.utils import instantiate
 
-from specexp.cli.messages import conf_directory
+from specexp.decoding.sampling import GREEDY
 from specexp.experiment.generation import generate
 from specexp.figures.intervals import rate_ratio_interval
 from specexp.models.pair import stop_ids
 from specexp.runners.runner import ModelRunner
 from specexp.text.stopping import Stopping
-
-
-def composed(*overrides):
-    with initialize_config_dir(conf_directory(), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
 
 
 def useless(runner):
@@ -34,7 +30,7 @@ def useless(runner):
 
 
 def decoder_of(draft, *overrides):
-    decoder = instantiate(composed(*overrides).method.decoder)
+    decoder = configured.decoder_of(composed(*overrides))
     if draft == "useless":
         decoder.drafter.runner = useless(decoder.drafter.runner)
     return decoder
@@ -52,7 +48,7 @@ class Clock:
         for index, prompt in enumerate([*prompts[:warmup], *prompts]):
             names = list(self.decoders)
             for name in names[index % len(names) :] + names[: index % len(names)]:
-                done = generate(self.decoders[name], prompt, self.tokens, self.stop, ("benchmark", index))
+                done = generate(self.decoders[name], prompt, self.tokens, self.stop, GREEDY, ("benchmark", index))
                 if index >= warmup:
                     self.rows[name].append((len(done.token_ids) - len(done.steps[0].tokens), done.decode_seconds))
                     self.lengths[name].update(step.drafted for step in done.steps[1:])

@@ -7,13 +7,13 @@
 import argparse
 
 import torch
-from hydra import compose, initialize_config_dir
+from configured import composed, decoder_of
 from hydra.utils import instantiate
 from near_ties import first_difference, is_near_tie, noise_bound
 
-from specexp.cli.messages import conf_directory
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
+from specexp.decoding.sampling import GREEDY
 from specexp.experiment.generation import generate
 from specexp.runners.runner import ModelRunner
 
@@ -21,11 +21,10 @@ WIDTH = 5  # rows of the wide pass that tells the noise
 
 
 def sides(overrides):
-    with initialize_config_dir(conf_directory(), version_base="1.3"):
-        config = compose("config", overrides=overrides)
+    config = composed(*overrides)
     tokenizer = instantiate(config.model_pair).load_tokenizer()
     prompts = [tokenizer(example.prompt)["input_ids"] for example in instantiate(config.dataset).examples()]
-    return instantiate(config.method.decoder), instantiate(config.baselines.eager.decoder), prompts
+    return decoder_of(config), decoder_of(config, config.baselines.eager), prompts
 
 
 def row(runner, ids, width):
@@ -46,7 +45,7 @@ def main():
     runner, tokens, parted, differences, gaps = ModelRunner(method.target.model), 0, 0, [], []
     for index in range(-(-options.tokens // options.length)):
         prompt = prompts[index % len(prompts)][: len(prompts[index % len(prompts)]) - index // len(prompts)]
-        ours, theirs = (generate(side, prompt, options.length, lambda ids, since: None, (index,)).token_ids for side in (method, baseline))
+        ours, theirs = (generate(side, prompt, options.length, lambda ids, since: None, GREEDY, (index,)).token_ids for side in (method, baseline))
         tokens += len(ours)
         noise = row(runner, [*prompt, *theirs[:40]], WIDTH) - row(runner, [*prompt, *theirs[:40]], 1)
         differences += noise[noise.isfinite()].tolist()

@@ -9,11 +9,10 @@ from statistics import median
 from time import perf_counter
 
 import torch
-from hydra import compose, initialize_config_dir
+from configured import composed, decoder_of
 from hydra.utils import instantiate
 
-from specexp.cli.messages import conf_directory
-from specexp.decoding.sampling import Chance
+from specexp.decoding.sampling import Draws
 from specexp.models.pair import stop_ids
 from specexp.text.stopping import Stopping
 
@@ -44,7 +43,7 @@ class Forwards:
 
 def rounds(decoder, prompt, tokens, stop, forwards):
     """(seconds of the round, seconds of it inside forwards) for each speculation round."""
-    stream = decoder.generate(prompt, tokens, stop, Chance(0))
+    stream = decoder.generate(prompt, tokens, stop, Draws())
     next(stream)  # the prefill
     while True:
         forwards.seconds()
@@ -65,9 +64,8 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with initialize_config_dir(conf_directory(), version_base="1.3"):
-        config = compose("config", overrides=[f"method.gamma={options.gamma}", f"cache={options.cache}"])
-    pair, dataset, decoder = instantiate(config.model_pair), instantiate(config.dataset), instantiate(config.method.decoder)
+    config = composed(f"method.gamma={options.gamma}", f"cache={options.cache}")
+    pair, dataset, decoder = instantiate(config.model_pair), instantiate(config.dataset), decoder_of(config)
     tokenizer = pair.load_tokenizer()
     stop = Stopping(tokenizer, stop_ids(decoder.target.model, tokenizer), dataset.stop_strings)
     forwards = Forwards(decoder.target, decoder.drafter.runner)

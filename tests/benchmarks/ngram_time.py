@@ -14,8 +14,8 @@ import torch
 
 from specexp.decoding.context import Context
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.protocols import Scores, Verdict
-from specexp.decoding.sampling import Chance, Sampling
+from specexp.decoding.protocols import Verdict
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.drafters.copying import MaxGramDrafter, PromptLookupDrafter
 from specexp.drafters.katz import KatzDrafter, load_katz
 from specexp.drafters.model import NoDraft
@@ -28,7 +28,7 @@ VOCAB, GAMMA = 2048, FixedLength(8)
 
 
 def drafters():
-    vocabulary, greedy = SimpleNamespace(entries=VOCAB, rows=VOCAB), Sampling(0.0)
+    vocabulary = SimpleNamespace(entries=VOCAB, rows=VOCAB)
     pairs, triples = (f"asset:tables/tiny_{kind}.safetensors" for kind in ("bigram", "trigram"))
     return {
         "prompt lookup": PromptLookupDrafter(GAMMA),
@@ -38,8 +38,8 @@ def drafters():
         "nasd, onelevel, order 4": NasdDrafter(OneLevelStorage(4), GAMMA),
         "nasd, top_k_filler 3": NasdDrafter(BasicStorage(4), GAMMA, top_k_filler=3),
         "bigram": BigramDrafter(load_bigrams(pairs), GAMMA, vocabulary),
-        "katz, greedy": KatzDrafter(load_katz(triples), GAMMA, greedy, vocabulary),
-        "katz, sampling": KatzDrafter(load_katz(triples), GAMMA, Sampling(1.0), vocabulary),
+        "katz, greedy": KatzDrafter(load_katz(triples), GAMMA, vocabulary),
+        "katz, sampling": KatzDrafter(load_katz(triples), GAMMA, vocabulary),
     }
 
 
@@ -59,23 +59,23 @@ def text(length, rng):
     return ids[:length]
 
 
-def seconds(drafter, length, rounds, forks):
+def seconds(drafter, length, rounds, forks, sampling):
     """Median time of a round behind a context of `length` ids."""
-    rng, chance, times = random.Random(0), Chance(0), []
-    ids, scores = text(length + 4 * (rounds + 1), rng), Scores(torch.randn(GAMMA.gamma + 1, VOCAB))
+    rng, draws, times = random.Random(0), Draws(sampling), []
+    ids, logits = text(length + 4 * (rounds + 1), rng), torch.randn(GAMMA.gamma + 1, VOCAB)
     context = Context(ids[:length])
     drafter.start(ids[:length], length)
-    drafter.propose(context, 0, chance)  # the prompt is read once, in the prefill's round
+    drafter.propose(context, 0, draws)  # the prompt is read once, in the prefill's round
     for _ in range(rounds):
         started = perf_counter()
-        draft = drafter.propose(context, GAMMA.gamma, chance)
+        draft = drafter.propose(context, GAMMA.gamma, draws)
         coming = ids[len(context) : len(context) + 4]
         kept = next((i for i, token in enumerate(draft.ids[:3]) if token != coming[i]), min(len(draft), 3))
-        drafter.observe(draft, Verdict(draft.path(kept - 1), coming[kept]), scores)
+        drafter.observe(draft, Verdict(draft.path(kept - 1), coming[kept]), logits)
         for _ in range(3 if forks else 0):
             fork = context.fork()
             fork.append(ids[:6])
-            drafter.propose(fork, GAMMA.gamma, chance)
+            drafter.propose(fork, GAMMA.gamma, draws)
         times.append(perf_counter() - started)
         context.append(coming)
     return median(times)
@@ -93,7 +93,8 @@ def main():
     torch.set_num_threads(1)
     print(f"{'microseconds a round at a context of':<38}" + "".join(f"{length:>8}" for length in LENGTHS))
     for name, drafter in drafters().items():
-        print(f"{name:<38}" + "".join(f"{1e6 * seconds(drafter, length, options.rounds, options.forks):8.0f}" for length in LENGTHS))
+        sampling = Sampling(1.0 if name.endswith("sampling") else 0.0)
+        print(f"{name:<38}" + "".join(f"{1e6 * seconds(drafter, length, options.rounds, options.forks, sampling):8.0f}" for length in LENGTHS))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.sampling import GREEDY
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import ModelDrafter, NoDraft
 from specexp.experiment.generation import generate
@@ -24,8 +24,6 @@ from specexp.peers.ort import DraftModel, OrtGenerate, OrtSettings, Width, missi
 from specexp.peers.request import SharedModel
 from specexp.runners.compiled import CompiledRunner
 from specexp.runners.runner import ModelRunner
-
-GREEDY = Sampling(0.0)
 
 
 def pair(layers, width, positions=2048):
@@ -50,20 +48,20 @@ def sides(target, draft, gammas):
     found = {
         "AR, ours": ours(ModelRunner(target), NoDraft()),
         "AR, compiled": ours(CompiledRunner(target), NoDraft()),
-        "hf_generate": TransformersGenerate(SharedModel(target), GREEDY),
-        "hf_generate, static": TransformersGenerate(SharedModel(target), GREEDY, OwnCache("static")),
+        "hf_generate": TransformersGenerate(SharedModel(target)),
+        "hf_generate, static": TransformersGenerate(SharedModel(target), OwnCache("static")),
     }
     for gamma in gammas:
         knobs = AssistantKnobs(gamma, "constant", 0.0)
         for name, runner in (("ours", ModelRunner), ("compiled", CompiledRunner)):
             found[f"speculative, {name}, gamma={gamma}"] = ours(runner(target), ModelDrafter(runner(draft), FixedLength(gamma)))
-        found[f"hf_assisted, gamma={gamma}"] = AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft), knobs))
-    return found | {"hf_assisted, default": AssistedGenerate(SharedModel(target), GREEDY, Assistant(SharedModel(draft)))}
+        found[f"hf_assisted, gamma={gamma}"] = AssistedGenerate(SharedModel(target), Assistant(SharedModel(draft), knobs))
+    return found | {"hf_assisted, default": AssistedGenerate(SharedModel(target), Assistant(SharedModel(draft)))}
 
 
 def engine_sides(target, draft, gammas, place):
     """onnxruntime-genai's, their weights converted into the directory `place`."""
-    settings = OrtSettings(GREEDY, place)
+    settings = OrtSettings(place)
     found = {"ort_generate": OrtGenerate(SharedModel(target), settings)}
     for gamma in gammas:
         found[f"ort, gamma={gamma}"] = OrtGenerate(SharedModel(target), settings, DraftModel(SharedModel(draft), Width(gamma)))
@@ -90,7 +88,7 @@ def main():
     for repeat in range(options.repeats + 1):  # the first warms up
         for name, decoder in decoders.items():
             began = perf_counter()
-            results[name] = generate(decoder, prompt, options.tokens, lambda ids, since: None, (0,))
+            results[name] = generate(decoder, prompt, options.tokens, lambda ids, since: None, GREEDY, (0,))
             best[name] = min(best[name], perf_counter() - began) if repeat else best[name]
             if not repeat and "compiled" in name:
                 print(f"{name}: first call {perf_counter() - began:.1f} s")

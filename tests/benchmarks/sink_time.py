@@ -10,31 +10,27 @@ from statistics import median
 from time import perf_counter
 
 import torch
-from hydra import compose, initialize_config_dir
+from configured import composed, decoder_of
 from hydra.utils import instantiate
 
-from specexp.cli.messages import conf_directory
-from specexp.decoding.sampling import Chance
+from specexp.decoding.sampling import Draws
 from specexp.text.stopping import Stopping
 
 
 def decoder(method, *overrides):
     """That method on the shipped pair, and its tokenizer."""
-    with initialize_config_dir(conf_directory(), version_base="1.3"):
-        config = compose("config", overrides=[f"method={method}", *overrides])
-    return instantiate(config.method.decoder), instantiate(config.model_pair).load_tokenizer()
+    config = composed(f"method={method}", *overrides)
+    return decoder_of(config), instantiate(config.model_pair).load_tokenizer()
 
 
 def prompt(tokenizer, index=0):
-    with initialize_config_dir(conf_directory(), version_base="1.3"):
-        config = compose("config")
-    return tokenizer(instantiate(config.dataset).examples()[index].prompt)["input_ids"]
+    return tokenizer(instantiate(composed().dataset).examples()[index].prompt)["input_ids"]
 
 
 def decoded(decoder, ids, tokens, stop):
     """For each emitted token (seconds since the prefill), the KV bytes of target and drafts at each emission, and the number of rounds."""
     times, sizes, rounds, started = [], [], 0, None
-    for step in decoder.generate(ids, tokens, stop, Chance(0)):
+    for step in decoder.generate(ids, tokens, stop, Draws()):
         now = perf_counter()
         started = now if started is None else started
         times += [now - started] * len(step.tokens)
@@ -44,14 +40,14 @@ def decoded(decoder, ids, tokens, stop):
 
 
 def kv_bytes(decoder):
-    return decoder.target.kv_bytes + sum(runner.kv_bytes for runner in decoder.drafter.models.values())
+    return decoder.target.usage().kv_bytes + sum(runner.usage().kv_bytes for runner in decoder.drafter.models.values())
 
 
 class Text:
     """One generation that goes on when it is asked to; times and counts only what came in timed calls."""
 
     def __init__(self, decoder, ids, tokens, stop):
-        self.stream, self.decoder = decoder.generate(ids, tokens, stop, Chance(0)), decoder
+        self.stream, self.decoder = decoder.generate(ids, tokens, stop, Draws()), decoder
         self.seconds, self.tokens, self.rounds, self.sizes, self.length = 0.0, 0, 0, [], 0
 
     def advance(self, length):
@@ -83,7 +79,7 @@ def long_text(method, options):
     for name, of in (("token", "tokens"), ("round", "rounds")):
         second, last = (1000 * text.seconds / getattr(text, of) for text in (early, late))
         print(f"  ms per {name}: second {part} {second:.3f}, last {part} {last:.3f}, ratio {last / second:.3f}")
-    print(f"  evicted by the target: {other.target.tokens_evicted} tokens")
+    print(f"  evicted by the target: {other.target.usage().evicted} tokens")
 
 
 def against_full(method, options):
