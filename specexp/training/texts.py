@@ -92,7 +92,7 @@ def written(model: torch.nn.Module, begun: Sequence[Text], max_new_tokens: int, 
         ids = torch.tensor([[settings["pad_token_id"]] * pad + list(text.ids) for pad, text in zip(padding, part, strict=True)])
         mask = (torch.arange(longest) >= torch.tensor(padding)[:, None]).long()
         rows = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), **settings).tolist()
-        yield from (Text(_to_its_end(row[pad:], longest - pad, ends), longest - pad) for row, pad in zip(rows, padding, strict=True))
+        yield from (Text(tuple(_to_its_end(row[pad:], ends, longest - pad)), longest - pad) for row, pad in zip(rows, padding, strict=True))
 
 
 def batched(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
@@ -114,9 +114,9 @@ def _kept(file: Path, begun: Sequence[Text]) -> list[Text]:
     return kept
 
 
-def _to_its_end(ids: list[int], start: int, ends: Sequence[int]) -> tuple[int, ...]:
-    last = next((place for place in range(start, len(ids)) if ids[place] in ends), len(ids) - 1)
-    return tuple(ids[: last + 1])
+def _to_its_end(ids: list[int], ends: Collection[int], start: int = 0) -> list[int]:
+    """Up to and with the first end from `start` on."""
+    return ids[: next((place + 1 for place in range(start, len(ids)) if ids[place] in ends), len(ids))]
 
 
 def _end(tokenizer) -> list[int]:
@@ -163,7 +163,3 @@ def _batch(model, first: int, settings: dict[str, object]) -> list[list[int]]:
     with torch.inference_mode():
         ids = model.generate(start, attention_mask=torch.ones_like(start), **settings)
     return [_to_its_end(row, settings["eos_token_id"] or ()) for row in ids[:, 1:].tolist()]
-
-
-def _to_its_end(ids: list[int], ends: Collection[int]) -> list[int]:
-    return ids[: next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))]
