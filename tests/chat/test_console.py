@@ -25,6 +25,7 @@ from specexp.chat.terminal import CommandCompleter, converse, handles_of, perfor
 from specexp.chat.view import RichView, grouped
 from specexp.cli import main as command
 from specexp.cli.messages import conf_directory
+from specexp.decoding.sampling import GREEDY
 from specexp.errors import UserError
 from specexp.experiment.generation import generate
 from specexp.report.papers import COLUMNS
@@ -87,7 +88,7 @@ COMMAND_EFFECTS = [
     ("/cache sink", lambda s: all(not side.decoder.target.cache_exact for side in s.sides)),
     ("/length 7", lambda s: s.settings.length == 7),
     ("/gamma 7", lambda s: side(s, "speculative").handles["gamma"] == 7),
-    ("/processor topknucleus 0.7 5 0.8", lambda s: str(side(s, "speculative").decoder.verifier.sampling) == "Sampling(temperature=0.7, top_k=5, top_p=0.8)"),
+    ("/processor topknucleus 0.7 5 0.8", lambda s: str(side(s, "speculative").sampling) == "Sampling(temperature=0.7, top_k=5, top_p=0.8)"),
     ("/seed 5", lambda s: s.settings.seed == 5),
     ("/method prompt_lookup gamma=3 max_ngram=2", lambda s: side(s, "prompt_lookup").handles["gamma"] == 3 and side(s, "prompt_lookup").handles["max_ngram"] == 2),
     ("/egag", lambda s: s.settings.enabled == ("target", "egag")),
@@ -170,7 +171,7 @@ def test_every_side_gives_the_text_of_the_experiment(session, view):
     obey(session, "/method csd")
     runs = session.decode(PROMPT, view, NEVER)
     engine = session.sides[0].engine
-    offline = generate(side(session, "target").decoder, engine.ids(PROMPT), 12, Stopping(engine.tokenizer, engine.stop_ids), (0,)).token_ids
+    offline = generate(side(session, "target").decoder, engine.ids(PROMPT), 12, Stopping(engine.tokenizer, engine.stop_ids), GREEDY, (0,)).token_ids
     assert [run.name for run in runs] == ["target", "speculative", "csd"]
     assert all(run.side["token_ids"] == offline for run in runs)
     assert all(run.side["text"] in told(view) for run in runs)

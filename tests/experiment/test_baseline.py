@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from specexp.decoding.decoder import Decoder
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.sampling import GREEDY
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import NoDraft
 from specexp.experiment.generation import generate
@@ -20,12 +20,12 @@ PROMPT, TOKENS, ROUNDS = list(range(5, 45)), 48, 3
 @pytest.mark.parametrize("pair", ["tiny", "tiny_t5"])
 def test_autoregressive_baseline_gives_generates_tokens_and_is_not_slower(pair):
     model = load_model(ModelSpec(f"asset:{pair}/target", dtype="float32", device="cpu"))
-    decoder = Decoder(ModelRunner(model), NoDraft(), RejectionVerifier(Sampling(0.0)))
+    decoder = Decoder(ModelRunner(model), NoDraft(), RejectionVerifier())
     inputs = torch.tensor([PROMPT])
     ours, theirs = [], []
     for _ in range(ROUNDS):
         started = perf_counter()
-        tokens = generate(decoder, PROMPT, TOKENS, lambda ids, since: None, (0,)).token_ids
+        tokens = generate(decoder, PROMPT, TOKENS, lambda ids, since: None, GREEDY, (0,)).token_ids
         ours.append(perf_counter() - started)
         started = perf_counter()
         expected = model.generate(

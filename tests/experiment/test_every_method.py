@@ -22,8 +22,9 @@ METHODS = sorted(file.stem for file in (Path(conf_directory()) / "method").glob(
 
 
 def drafts_trees(method):
-    decoder = composed(f"method={method}").method.decoder
-    return "drafter" in decoder and getattr(get_object(decoder.drafter["_target_"]), "needs_trees", False)
+    """Whether the method's function names a drafter that proposes trees. It is read and not called, as not every pair has what it needs."""
+    function = get_object(composed(f"method={method}").method["_target_"])
+    return any(getattr(function.__globals__.get(name), "needs_trees", False) for name in function.__code__.co_names)
 
 
 ENGINE = [method for method in METHODS if method.startswith("ort")]  # not installed everywhere, knows no T5, compared greedily

@@ -53,11 +53,11 @@ EXAMPLES = [Prompt(str(i), f"{i % VOCAB} 3 {(7 * i) % VOCAB}") for i in range(8)
 def experiment(sampling=Sampling(0.0), verifier=RejectionVerifier, **options):
     model, draft = build("llama"), build("llama", 1)
     sides = {
-        "baseline": Decoder(ModelRunner(model), NoDraft(), RejectionVerifier(sampling)),
-        "method": Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(3), sampling), verifier(sampling)),
+        "baseline": Decoder(ModelRunner(model), NoDraft(), RejectionVerifier()),
+        "method": Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(3)), verifier()),
     }
     tokenizer = Numbers()
-    settings = {"max_new_tokens": 9} | options
+    settings = {"max_new_tokens": 9, "sampling": sampling} | options
     return Experiment(sides=sides, dataset=Lengths(), tokenizer=tokenizer, stopping=Stopping(tokenizer), **settings)
 
 
@@ -129,7 +129,7 @@ def test_warming_up_makes_buffers_and_programs_for_whole_texts():
     """What is made later is timed."""
     model = build("llama")
     target, draft = StaticRunner(model, block=16), StaticRunner(model, block=16)
-    decoder = Decoder(target, ModelDrafter(draft, FixedLength(3), Sampling(0.0)), RejectionVerifier(Sampling(0.0)))
+    decoder = Decoder(target, ModelDrafter(draft, FixedLength(3)), RejectionVerifier())
     prompts = {"a": list(range(9)), "b": list(range(40))}
     warmed = replace(experiment(max_new_tokens=200), sides={"method": decoder})
     warmed.warm_up(list(prompts.values()))

@@ -9,7 +9,7 @@ from tiny_models import CONFIGS, build, build_encoder_decoder
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.length_rules import FixedLength
-from specexp.decoding.sampling import Sampling
+from specexp.decoding.sampling import GREEDY
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import ModelDrafter, NoDraft
 from specexp.errors import UserError
@@ -21,7 +21,6 @@ from specexp.runners.sink import SinkRunner
 from specexp.runners.static import StaticRunner
 from specexp.tracking.records import read_records
 
-GREEDY = Sampling(0.0)
 PROMPT = [5, 17, 33, 17, 60, 5, 17]
 
 
@@ -36,8 +35,8 @@ def few_repeats(monkeypatch):
 
 def sides(kind=ModelRunner, model=None, draft=None, **settings):
     model, draft = model or build("llama"), draft or build("llama", 1)
-    method = Decoder(kind(model, **settings), ModelDrafter(kind(draft, **settings), FixedLength(3), GREEDY), RejectionVerifier(GREEDY))
-    return {"method": method, "baseline": Decoder(kind(model, **settings), NoDraft(), RejectionVerifier(GREEDY))}
+    method = Decoder(kind(model, **settings), ModelDrafter(kind(draft, **settings), FixedLength(3)), RejectionVerifier())
+    return {"method": method, "baseline": Decoder(kind(model, **settings), NoDraft(), RejectionVerifier())}
 
 
 class Watched(ModelRunner):
@@ -66,7 +65,7 @@ def test_what_follows_is_as_if_nothing_had_been_measured(kind):
     counts = ("token_ids", "rounds", "target_forwards", "draft_forwards", "kv_bytes_target", "kv_bytes_draft", "tokens_evicted")
     untouched, measured = sides(kind, **settings), sides(kind, **settings)
     assert measured_curve(measured, [long], 40, GREEDY) is not None
-    texts = [generate(decoders["method"], long, 40, never, ("same",)).record() for decoders in (untouched, measured)]
+    texts = [generate(decoders["method"], long, 40, never, GREEDY, ("same",)).record() for decoders in (untouched, measured)]
     assert [{key: text[key] for key in counts} for text in texts[:1]] == [{key: text[key] for key in counts} for text in texts[1:]]
 
 
@@ -116,7 +115,7 @@ def test_fixed_shapes_are_measured_at_the_widths_that_they_have():
     """Others would be those of a wider program, and a draft's program may make more passes than a curve asks for."""
     decoders = sides(StaticRunner, block=64)
     for decoder in decoders.values():
-        generate(decoder, PROMPT, 40, never, ("warm",))
+        generate(decoder, PROMPT, 40, never, GREEDY, ("warm",))
     runners = [*(decoder.target for decoder in decoders.values()), decoders["method"].drafter.runner]
     made = [runner.capture.made for runner in runners]
     curve = measured_curve(decoders, [PROMPT], 40, GREEDY)

@@ -86,13 +86,13 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 9}}
 
 def endpoint(answer, **settings):
     """One that talks to `answer(request)`."""
-    found = Endpoint("http://there/v1", Sampling(), model="m", **settings)
+    found = Endpoint("http://there/v1", model="m", **settings)
     found.__dict__["_client"] = httpx.Client(transport=httpx.MockTransport(answer), base_url=found.url)
     return found
 
 
 def completed(answer, **settings):
-    return endpoint(answer, **settings).complete("p", 9, (), False, 0)
+    return endpoint(answer, **settings).complete("p", 9, (), False, Sampling(), 0)
 
 
 def streaming(*chunks, pause=0.0):
@@ -154,11 +154,9 @@ def test_a_request_says_what_is_known_and_nothing_else():
         bodies.append((request.url.path, json.loads(request.content)))
         return httpx.Response(200, content=events({"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}, USAGE))
 
-    endpoint(answer).complete("p", 9, (), False, 5)
-    endpoint(answer, api="chat").complete("p", 9, ("s",), True, 5)
-    soft = endpoint(answer)
-    soft.sampling = Sampling(0.7, 5, 0.9)
-    soft.complete("p", 9, (), False, 5)
+    endpoint(answer).complete("p", 9, (), False, Sampling(), 5)
+    endpoint(answer, api="chat").complete("p", 9, ("s",), True, Sampling(), 5)
+    endpoint(answer).complete("p", 9, (), False, Sampling(0.7, 5, 0.9), 5)
     usual = {"model": "m", "max_tokens": 9, "stream": True, "stream_options": {"include_usage": True}}
     assert bodies == [
         ("/v1/completions", usual | {"prompt": "p", "temperature": 0.0}),
@@ -274,7 +272,7 @@ def test_the_key_is_sent_and_nowhere_written(place, tmp_path, monkeypatch, caplo
     remote(tmp_path / "run", place, "dataset=prompts", f"dataset.path={tmp_path}/one.txt", "max_new_tokens=4")
     written = "".join(file.read_text() for file in (tmp_path / "run").rglob("*") if file.is_file())
     assert "very-secret" not in written + caplog.text and place.url in written
-    sent = Endpoint(place.url, Sampling())._client.headers
+    sent = Endpoint(place.url)._client.headers
     assert sent["authorization"] == "Bearer sk-very-secret"
 
 

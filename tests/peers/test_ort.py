@@ -8,7 +8,7 @@ from time import perf_counter
 
 import pytest
 import torch
-from beside_peers import GREEDY, PROMPT, at_end, near, ours, state, steps_of, text
+from beside_peers import PROMPT, at_end, near, ours, state, steps_of, text
 from running import composed, run
 from tiny_models import build as build_tiny
 from tiny_models import build_encoder_decoder
@@ -43,7 +43,7 @@ def kept(tmp_path_factory):
 @pytest.fixture(scope="module")
 def engine(kept):
     """(model, drafter) -> decoder."""
-    return lambda model, drafter=Alone(): OrtGenerate(SharedModel(model), OrtSettings(GREEDY, str(kept)), drafter)
+    return lambda model, drafter=Alone(): OrtGenerate(SharedModel(model), OrtSettings(str(kept)), drafter)
 
 
 def drafting(model, gamma=3):
@@ -119,7 +119,7 @@ def test_passes_are_the_runs_in_onnx_runtimes_profile(ends, kept, tmp_path, monk
     for drafter in (*ways(model).values(), drafting(near(model), 1), *lookups):
         for tokens in (2, 40):
             onnx_session.session.cache_clear()
-            decoder = OrtGenerate(SharedModel(model), OrtSettings(GREEDY, str(kept)), drafter)
+            decoder = OrtGenerate(SharedModel(model), OrtSettings(str(kept)), drafter)
             for draft in drafter.models.values():
                 draft.forwards = 0
             steps_of(decoder, tokens, prompt=PROMPT * 3)
@@ -150,7 +150,7 @@ def test_rounds_are_timed_when_they_happen(engine):
 @installed
 def test_a_model_is_converted_once_and_by_its_weights(tmp_path, caplog, capfd):
     """Also one whose weights our own passes have moved together, which stays as it is."""
-    model, settings = build("llama"), OrtSettings(GREEDY, str(tmp_path))
+    model, settings = build("llama"), OrtSettings(str(tmp_path))
     runner = ModelRunner(model)
     assert LlamaPass.runs(model) and runner.model is model
     weights, others = {key: value.clone() for key, value in model.state_dict().items()}, state(model)
@@ -167,7 +167,7 @@ def test_a_model_is_converted_once_and_by_its_weights(tmp_path, caplog, capfd):
 
 @installed
 def test_what_cannot_be_converted_is_refused(tmp_path):
-    settings = OrtSettings(GREEDY, str(tmp_path))
+    settings = OrtSettings(str(tmp_path))
     with pytest.raises(UserError, match="builder does not know GPT2LMHeadModel; choose another pair"):
         OrtGenerate(SharedModel(build_tiny("gpt2")), settings)
     with pytest.raises(UserError, match="cannot run this llama model .head_size shall be a multiple of 16.*; choose another pair"):
@@ -178,7 +178,7 @@ def test_what_cannot_be_converted_is_refused(tmp_path):
     assert [*tmp_path.glob("*/*")] == []
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="no converted model can be kept in .*method.directory=DIR"):
-        OrtGenerate(SharedModel(build("llama")), OrtSettings(GREEDY, str(tmp_path / "file")))
+        OrtGenerate(SharedModel(build("llama")), OrtSettings(str(tmp_path / "file")))
 
 
 @installed
@@ -192,15 +192,15 @@ def test_what_would_be_no_fair_comparison_is_refused(engine):
 
 
 @installed
-def test_sampling_is_refused():
+def test_sampling_is_refused(engine):
     with pytest.raises(UserError, match="greedily only, and temperature=0.8 samples; choose sampling=greedy"):
-        OrtSettings(Sampling(0.8))
+        engine(build("llama")).check(Sampling(0.8))
 
 
 def test_a_missing_package_is_told_with_the_way_out(monkeypatch):
     monkeypatch.setattr(ort, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs onnxruntime_genai, which is not installed: pip install 'specexp\[peers\]'"):
-        OrtSettings(GREEDY)
+        OrtSettings()
 
 
 @pytest.mark.parametrize(

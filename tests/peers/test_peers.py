@@ -37,39 +37,39 @@ EARLY = ("llama", "qwen2", "qwen3", "mistral", "phi", "mistral_sliding")  # heed
 
 
 
-def plain(model, sampling=GREEDY, kind="dynamic"):
-    return TransformersGenerate(SharedModel(model), sampling, OwnCache(kind))
+def plain(model, kind="dynamic"):
+    return TransformersGenerate(SharedModel(model), OwnCache(kind))
 
 
-def assisted(model, draft, sampling=GREEDY, gamma=3, schedule="constant", threshold=0.0):
-    return AssistedGenerate(SharedModel(model), sampling, Assistant(SharedModel(draft), AssistantKnobs(gamma, schedule, threshold)))
+def assisted(model, draft, gamma=3, schedule="constant", threshold=0.0):
+    return AssistedGenerate(SharedModel(model), Assistant(SharedModel(draft), AssistantKnobs(gamma, schedule, threshold)))
 
 
-def lookup(model, sampling=GREEDY, gamma=10, max_ngram=2):
-    return AssistedGenerate(SharedModel(model), sampling, PromptLookup(gamma, max_ngram))
+def lookup(model, gamma=10, max_ngram=2):
+    return AssistedGenerate(SharedModel(model), PromptLookup(gamma, max_ngram))
 
 
-def early(model, sampling=GREEDY, **knobs):
+def early(model, **knobs):
     target = SharedModel(model)
-    return AssistedGenerate(target, sampling, EarlyExit(target, ExitKnobs(**knobs)))
+    return AssistedGenerate(target, EarlyExit(target, ExitKnobs(**knobs)))
 
 
 def can_exit(config):
     return config.model_type in EARLY and not (is_old() and getattr(config, "layer_types", None))
 
 
-def peers(model, sampling=GREEDY):
+def peers(model):
     """Every way that is possible, by name; the draft models agree with the target now and then."""
     if is_old() and (model.config.is_encoder_decoder or slides(model.config)):
-        return {"generate": plain(model, sampling)}
+        return {"generate": plain(model)}
     found = {
-        "generate": plain(model, sampling),
-        "assisted": assisted(model, near(model), sampling),
-        "assisted, default": AssistedGenerate(SharedModel(model), sampling, Assistant(SharedModel(near(model)))),
-        "assisted, heuristic": assisted(model, near(model), sampling, schedule="heuristic"),
-        "lookup": lookup(model, sampling),
+        "generate": plain(model),
+        "assisted": assisted(model, near(model)),
+        "assisted, default": AssistedGenerate(SharedModel(model), Assistant(SharedModel(near(model)))),
+        "assisted, heuristic": assisted(model, near(model), schedule="heuristic"),
+        "lookup": lookup(model),
     }
-    return found | ({"early exit": early(model, sampling)} if can_exit(model.config) else {})
+    return found | ({"early exit": early(model)} if can_exit(model.config) else {})
 
 
 
@@ -198,10 +198,10 @@ def test_nothing_is_left_behind(sampling, recwarn, caplog, capfd):
     model = build("llama")
     model.generation_config.update(repetition_penalty=3.0, top_k=2, temperature=0.2, do_sample=True)  # as a checkpoint may have it
     draft = near(model)
-    for decoder in (*peers(model, sampling).values(), assisted(model, draft, sampling), plain(model, sampling, "static")):
+    for decoder in (*peers(model).values(), assisted(model, draft), plain(model, "static")):
         transformers.utils.logging.warning_once.cache_clear()
         before, random = (state(model), state(draft)), torch.get_rng_state()
-        steps_of(decoder)
+        steps_of(decoder, sampling=sampling)
         assert (state(model), state(draft)) == before and torch.equal(torch.get_rng_state(), random)
     assert not recwarn.list and not caplog.records and "".join(capfd.readouterr()) == ""
 
@@ -238,8 +238,8 @@ def test_models_are_restored_when_a_request_fails():
 
 @pytest.mark.parametrize("name", ["generate", "assisted", "lookup", "early exit"])
 def test_sampling_is_repeated_by_its_seed(name):
-    decoder = peers(build("llama"), SOFT)[name]
-    texts = [tuple(text(steps_of(decoder, seed=seed))) for seed in (1, 1, 2)]
+    decoder = peers(build("llama"))[name]
+    texts = [tuple(text(steps_of(decoder, seed=seed, sampling=SOFT))) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -357,13 +357,13 @@ def law(model, sampling, prompt, length):
 def test_sampled_texts_have_the_targets_law(name, sampling):
     """Whole texts of 3 tokens, so that drafts of two are verified. 600 of them find a gross bias only."""
     model, prompt, length, samples = small_model(0), [3, 1, 3, 1, 2, 3], 3, 600
-    decoder = peers(model, sampling)[name]
+    decoder = peers(model)[name]
     if name == "assisted":
-        decoder = assisted(model, small_model(1), sampling)
+        decoder = assisted(model, small_model(1))
     wanted = law(model, sampling, prompt, length)
     counts = dict.fromkeys(wanted, 0)
     for seed in range(samples):
-        counts[tuple(text(steps_of(decoder, length, seed=seed, prompt=prompt)))] += 1
+        counts[tuple(text(steps_of(decoder, length, seed=seed, prompt=prompt, sampling=sampling)))] += 1
     pairs = [(counts[ids], p * samples) for ids, p in wanted.items()]
     common, rare = [pair for pair in pairs if pair[1] >= 5], [pair for pair in pairs if pair[1] < 5]
     observed, expected = zip(*common, *([tuple(map(sum, zip(*rare, strict=True)))] if rare else []), strict=True)

@@ -52,7 +52,7 @@ def client(place):
 def offline(service, ids, tokens, sampling=Sampling(), seed=(0,), stops=()):
     """The same method and seed through the experiment's own door."""
     stopping = Stopping(service.engine.tokenizer, service.engine.stop_ids, stops)
-    ids_out = generate(service.decoders(sampling), ids, tokens, stopping, seed).token_ids
+    ids_out = generate(service.decoder, ids, tokens, stopping, sampling, seed).token_ids
     return stopping.text(ids, ids_out), ids_out
 
 
