@@ -34,7 +34,7 @@ from specexp.drafters.synthetic import Foresight, PlantedDrafter, Spoiling, Synt
 from specexp.models.heads import HeadsFile, fitted
 from specexp.models.pair import ModelPair, Vocabulary
 from specexp.peers.endpoint import Endpoint
-from specexp.peers.loops import PeerLoop
+from specexp.peers.loops import GreedyLoop, PeerLoop
 from specexp.runners.beams import beam_runner
 
 LOSSLESS = RejectionVerifier()
@@ -446,7 +446,7 @@ def hf_early_exit(target: Runner, layers: int | None = None, gamma: int = 20, co
     return AssistedGenerate(shared_model(target), EarlyExit(shared_model(target), knobs))
 
 
-def ort_generate(target: Runner, directory: str | None = None) -> PeerLoop:
+def ort_generate(target: Runner, directory: str | None = None) -> GreedyLoop:
     """onnxruntime-genai's autoregressive decoding of the same weights: float32 on the CPU, greedy."""
     from specexp.peers.ort import Alone, OrtGenerate, OrtSettings
     from specexp.peers.request import shared_model
@@ -455,7 +455,7 @@ def ort_generate(target: Runner, directory: str | None = None) -> PeerLoop:
     return OrtGenerate(shared_model(target), settings, Alone())
 
 
-def ort(target: Runner, draft: Runner, gamma: int = 5, directory: str | None = None) -> PeerLoop:
+def ort(target: Runner, draft: Runner, gamma: int = 5, directory: str | None = None) -> GreedyLoop:
     """onnxruntime-genai speculating with the pair's draft model: float32 on the CPU, greedy."""
     from specexp.peers.ort import DraftModel, OrtGenerate, OrtSettings, Width
     from specexp.peers.request import shared_model
@@ -464,7 +464,7 @@ def ort(target: Runner, draft: Runner, gamma: int = 5, directory: str | None = N
     return OrtGenerate(shared_model(target), settings, DraftModel(shared_model(draft), width))
 
 
-def ort_prompt_lookup(target: Runner, gamma: int = 8, ngram: int = 3, directory: str | None = None) -> PeerLoop:
+def ort_prompt_lookup(target: Runner, gamma: int = 8, ngram: int = 3, directory: str | None = None) -> GreedyLoop:
     """onnxruntime-genai speculating with n-grams of the text itself: float32 on the CPU, greedy."""
     from specexp.peers.ort import NgramLookup, OrtGenerate, OrtSettings, Width
     from specexp.peers.request import shared_model

@@ -28,7 +28,11 @@ def run(config, directory):
 
 
 def timeless(directory):
-    return [
-        {key: {k: v for k, v in value.items() if k not in TIMES} if isinstance(value, dict) else value for key, value in record.items()}
-        for record in read_records(directory)
-    ]
+    return [_without_times(record) for record in read_records(directory)]
+
+
+def _without_times(content):
+    """A record, a side of it or a repeat of that, at any depth."""
+    if isinstance(content, dict):
+        return {key: _without_times(value) for key, value in content.items() if key not in TIMES}
+    return [_without_times(value) for value in content] if isinstance(content, list) else content

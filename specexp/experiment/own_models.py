@@ -102,9 +102,10 @@ class OwnModels:
         return named | ({"captured": self.config.captured[LABEL]} if joined else {})
 
     def _peers(self) -> dict[str, dict]:
-        """The settings of each side that is another maker's loop, by side."""
-        peers = {side: node for side, node in methods_of(self.config).items() if isinstance(self.decoders[side], PeerLoop)}
-        return {side: {key: value for key, value in node.items() if key not in ("_target_", LABEL)} for side, node in peers.items()}
+        """The settings of each side that is another maker's loop, by the names that the configuration gives to them."""
+        named = zip(("method", *self.config.baselines), methods_of(self.config).items(), strict=True)
+        peers = {name: node for name, (side, node) in named if isinstance(self.decoders[side], PeerLoop)}
+        return {name: {key: value for key, value in node.items() if key not in ("_target_", LABEL)} for name, node in peers.items()}
 
 
 def _joins_captured(decoders: dict) -> bool:

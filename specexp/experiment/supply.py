@@ -22,6 +22,7 @@ from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.experiment.experiment import QUICK_EXAMPLES
 from specexp.models.pair import ModelPair, draft_runners, runner
+from specexp.peers.loops import PeerLoop
 
 MODELS = frozenset({"target", "draft", "drafts", "captured", "oracle"})  # runners that a method can ask for
 SUPPLIED = MODELS | {"pair"}
@@ -109,7 +110,9 @@ def rehearse(method: partial, pair: ModelPair | None, sampling: Sampling) -> Non
     try:
         built = supplied(method, supply)
     except NotLoaded:
-        return
+        built = signature(method.func, eval_str=True).return_annotation
+        if not issubclass(built, PeerLoop):  # whose class alone says which sampling it has
+            return
     built.check(sampling)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from specexp.decoding.sampling import Sampling
+from specexp.errors import UserError
 
 
 class PeerLoop:
@@ -15,8 +16,19 @@ class PeerLoop:
     lossless: ClassVar[bool] = True
     draws: ClassVar[bool] = True
 
-    def check(self, sampling: Sampling) -> None:
-        """UserError for a sampling rule that the peer does not have."""
+    @classmethod
+    def check(cls, sampling: Sampling) -> None:
+        """UserError for a sampling rule that the peer does not have. Asked of the class, since a peer cannot be built without weights."""
 
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         """What is not to be timed."""
+
+
+class GreedyLoop(PeerLoop):
+    """onnxruntime-genai: its sampling is not compared."""
+
+    @classmethod
+    def check(cls, sampling: Sampling) -> None:
+        if not sampling.is_greedy:
+            asked = f"temperature={sampling.temperature}"
+            raise UserError(f"onnxruntime-genai is compared greedily only, and {asked} samples; choose sampling=greedy.")

@@ -18,9 +18,9 @@ import torch
 from specexp.decoding.decoder import Step
 from specexp.decoding.draft import chain_parents
 from specexp.decoding.protocols import Stop
-from specexp.decoding.sampling import Draws, Sampling
+from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
-from specexp.peers.loops import PeerLoop
+from specexp.peers.loops import GreedyLoop
 from specexp.peers.request import SharedModel
 
 WIDEST = 16  # the engine's own limits
@@ -110,7 +110,7 @@ def missing() -> str | None:
 
 
 @dataclass
-class OrtGenerate(PeerLoop):
+class OrtGenerate(GreedyLoop):
     """method=ort, ort_generate, ort_prompt_lookup. UserError for models that the engine, or a fair comparison with it, cannot have.
 
     As many threads as torch has when it is built.
@@ -128,11 +128,6 @@ class OrtGenerate(PeerLoop):
         directory = default_directory() if self.settings.directory is None else Path(self.settings.directory)
         self._converted = {name: converted(model, directory) for name, model in {"target": self.target, **self.drafter.models}.items()}
         self._session = session(self._converted["target"], self._converted.get("draft"), torch.get_num_threads())
-
-    def check(self, sampling: Sampling) -> None:
-        if not sampling.is_greedy:
-            asked = f"temperature={sampling.temperature}"
-            raise UserError(f"onnxruntime-genai is compared greedily only, and {asked} samples; choose sampling=greedy.")
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
         """The engine's rounds, each as it ends; the first holds the prefill, and what was drafted behind it."""

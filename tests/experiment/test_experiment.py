@@ -12,8 +12,11 @@ from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
 from specexp.drafters.model import ModelDrafter, NoDraft
 from specexp.errors import UserError
-from specexp.experiment.experiment import Experiment, claims, quality_figures
+from specexp.experiment.experiment import Experiment, quality_figures
 from specexp.experiment.generation import continuation_nll
+from specexp.experiment.readers import OwnTexts
+from specexp.experiment.sides import DecoderSide
+from specexp.figures.record import Record
 from specexp.runners.runner import ModelRunner
 from specexp.runners.static import StaticRunner
 from specexp.text.stopping import Stopping
@@ -50,19 +53,20 @@ class Lengths:
 EXAMPLES = [Prompt(str(i), f"{i % VOCAB} 3 {(7 * i) % VOCAB}") for i in range(8)]
 
 
-def experiment(sampling=Sampling(0.0), verifier=RejectionVerifier, **options):
+def experiment(sampling=Sampling(0.0), verifier=RejectionVerifier, max_new_tokens=9, context_length=None, **options):
     model, draft = build("llama"), build("llama", 1)
-    sides = {
+    decoders = {
         "baseline": Decoder(ModelRunner(model), NoDraft(), RejectionVerifier()),
         "method": Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(3)), verifier()),
     }
     tokenizer = Numbers()
-    settings = {"max_new_tokens": 9, "sampling": sampling} | options
-    return Experiment(sides=sides, dataset=Lengths(), tokenizer=tokenizer, stopping=Stopping(tokenizer), **settings)
+    reader = OwnTexts(Lengths(), tokenizer, Stopping(tokenizer), max_new_tokens, context_length, {"target": model})
+    return Experiment({name: DecoderSide(decoder, sampling) for name, decoder in decoders.items()}, reader, max_new_tokens, **options)
 
 
 def recorded(run, done=frozenset()):
-    return list(run.records(EXAMPLES, run.prompts(EXAMPLES), set(done)))
+    """As they stand on disk."""
+    return [record.to_json() for record in run.records(EXAMPLES, run.reader.prompts(EXAMPLES), set(done))]
 
 
 def test_both_sides_go_first_and_a_resumed_run_keeps_the_order():
@@ -111,17 +115,17 @@ def test_samples_differ_and_repeats_do_not_change_them():
 
 def test_prompts_that_do_not_fit_are_refused_before_anything_is_decoded():
     with pytest.raises(UserError, match="3 prompt tokens and max_new_tokens=9 more do not fit the models' context of 11"):
-        experiment(context_length=11).prompts(EXAMPLES)
-    assert experiment(context_length=12).prompts(EXAMPLES)
+        experiment(context_length=11).reader.prompts(EXAMPLES)
+    assert experiment(context_length=12).reader.prompts(EXAMPLES)
     with pytest.raises(UserError, match="prompt of empty is empty"):
-        experiment().prompts([Prompt("empty", "")])
+        experiment().reader.prompts([Prompt("empty", "")])
 
 
 def test_quality_is_told_for_every_side_and_losses_are_marked():
     run = experiment()
-    assert quality_figures(run.dataset, recorded(run)) == {"words": 9.0, "baseline_words": 9.0}
-    assert claims(run.sides["method"]) == {"lossless": True, "cache_exact": True}
-    assert claims(experiment(verifier=SkipSampleAdjustment).sides["method"])["lossless"] is False
+    assert quality_figures(run.reader.dataset, [Record.from_json(record) for record in recorded(run)]) == {"words": 9.0, "baseline_words": 9.0}
+    assert run.sides["method"].facts() == {"lossless": True, "cache_exact": True}
+    assert experiment(verifier=SkipSampleAdjustment).sides["method"].facts()["lossless"] is False
 
 
 @torch.inference_mode()
@@ -131,7 +135,7 @@ def test_warming_up_makes_buffers_and_programs_for_whole_texts():
     target, draft = StaticRunner(model, block=16), StaticRunner(model, block=16)
     decoder = Decoder(target, ModelDrafter(draft, FixedLength(3)), RejectionVerifier())
     prompts = {"a": list(range(9)), "b": list(range(40))}
-    warmed = replace(experiment(max_new_tokens=200), sides={"method": decoder})
+    warmed = replace(experiment(max_new_tokens=200), sides={"method": DecoderSide(decoder, Sampling(0.0))})
     warmed.warm_up(list(prompts.values()))
     made = target.capture.made, draft.capture.made
     assert len(list(warmed.records([Prompt(name, "") for name in prompts], prompts, set()))) == 2

@@ -65,7 +65,7 @@ def test_what_follows_is_as_if_nothing_had_been_measured(kind):
     counts = ("token_ids", "rounds", "target_forwards", "draft_forwards", "kv_bytes_target", "kv_bytes_draft", "tokens_evicted")
     untouched, measured = sides(kind, **settings), sides(kind, **settings)
     assert measured_curve(measured, [long], 40, GREEDY) is not None
-    texts = [generate(decoders["method"], long, 40, never, GREEDY, ("same",)).record() for decoders in (untouched, measured)]
+    texts = [generate(decoders["method"], long, 40, never, GREEDY, ("same",)).record().to_json() for decoders in (untouched, measured)]
     assert [{key: text[key] for key in counts} for text in texts[:1]] == [{key: text[key] for key in counts} for text in texts[1:]]
 
 

@@ -20,7 +20,7 @@ from specexp.tracking.records import RunDirectory, read_records
 SIDE = TIMES | {
     "token_ids", "text", "ends", "score", "finish", "first_tokens", "rounds", "entropies", "tree", "origins", "nll_sum", "nll_count",
     "lossless", "cache_exact", "repeats_agree", "target_forwards", "draft_forwards", "draft_forwards_by_model", "kv_bytes_target", "kv_bytes_draft", "peak_memory_bytes",
-    "compression_count", "tokens_evicted",
+    "compression_count", "tokens_evicted", "repeats", "first_rounds", "num_tokens", "prompt_tokens", "chunks", "began", "attempts", "speculation",
 }  # fmt: skip
 SUMMARY = {
     "model_pair", "method", "dataset", "num_examples", "num_samples", "num_tokens", "lossless", "cache_exact", "equal_texts",
@@ -99,7 +99,7 @@ def test_record_that_was_cut_short_is_dropped_and_made_again(config, whole, stop
 def test_run_stopped_after_its_last_record_is_only_summed_up(config, whole, tmp_path, monkeypatch):
     for name in ("records.jsonl", "config.yaml"):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
-    monkeypatch.setattr("specexp.experiment.experiment.generate", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("specexp.experiment.sides.generate", lambda *_: pytest.fail("decoded again"))
     run(config, tmp_path)
     ours, theirs = (json.loads((place / "summary.json").read_text()) for place in (tmp_path, whole))
     assert ours == theirs

@@ -20,8 +20,11 @@ from specexp.datasets.example import Example
 from specexp.datasets.prompts import LoadPrompts
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
-from specexp.experiment import job
-from specexp.experiment.remote import Failure, RemoteExperiment, Task, side
+from specexp.experiment.experiment import Experiment, no_answer
+from specexp.experiment.readers import ServedTexts
+from specexp.experiment.served import Served
+from specexp.experiment.sides import Failure, ServedSide
+from specexp.experiment.supply import read_inputs
 from specexp.figures.speed import summarise_speed
 from specexp.peers.endpoint import Endpoint, Refused
 from specexp.report import llmperf
@@ -104,7 +107,7 @@ def test_times_and_counts_are_the_fields():
     reply = completed(streaming({"choices": [{"delta": {"role": "assistant", "content": ""}}]}, text("a"), text("b"), text("c"), text("", "stop"), USAGE, "[DONE]", pause=0.05))
     assert (reply.text, reply.finish, reply.chunks, reply.completion_tokens) == ("abc", "stop", 3, 9)
     assert 0.09 < reply.ttft_seconds < 0.2 and 0.14 < reply.decode_seconds < 0.3  # the second event to the fifth
-    figures = summarise_speed([{"id": "x", "method": side([reply])}]).figures
+    figures = summarise_speed([{"id": "x", "method": reply.record().to_json()}]).figures
     assert figures["tpot"] == reply.decode_seconds / 8 and figures["itl"] == reply.decode_seconds / 2
     assert figures["e2e_latency"] == pytest.approx(reply.times[-1]) and figures["num_tokens"] == 9 and figures["tokens_per_emission"] == 4
     assert figures["mean_gamma"] is None and figures["num_spec_steps"] == 0 and figures["draft_acceptance_rate"] is None
@@ -196,15 +199,15 @@ def test_a_server_that_does_not_fit_is_told_at_once(model, answer, words):
         there.connect()
 
 
-def test_a_remote_run_refuses_empty_prompts_and_ends_where_no_request_is_answered(tmp_path):
+def test_a_remote_run_refuses_empty_prompts_and_ends_where_no_request_is_answered():
     there = endpoint(lambda request: httpx.Response(500, content=b"broken."))
-    experiment = RemoteExperiment({"method": there}, LoadPrompts(), 4, failures=[Failure("method", "a", 500, "broken.")])
+    experiment = Experiment({"method": ServedSide(there, Sampling())}, ServedTexts(LoadPrompts()), 4)
     with pytest.raises(UserError, match="the prompt of a is empty"):
-        experiment.prompts([Example("a", "")])
+        experiment.reader.prompts([Example("a", "")])
     with pytest.raises(UserError, match=r"http://there/v1 answered with 500 \(broken\)"):
         experiment.warm_up(["one"])
     with pytest.raises(UserError, match=r"no prompt was answered: 1 requests failed, the first, to http://there/v1, with 500 \(broken\)"):
-        experiment.conclude([], tmp_path)
+        raise no_answer([Failure("method", "a", 500, "broken.")], there.url)
 
 
 def test_a_second_url_goes_with_an_endpoint_only(tmp_path):
@@ -255,8 +258,9 @@ def test_a_baseline_that_refuses_every_prompt_is_told(place, tmp_path, monkeypat
 def test_a_key_goes_to_its_own_server_alone(monkeypatch, place):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-one")
     config = composed("method=endpoint", f"method.url={place.url}", f"baseline.url={place.url}")
-    sides = job._planned_remote(config, job.Inputs(*[None] * 6), command._built, {"max_new_tokens": 4}).sides
-    assert "authorization" in sides["method"]._client.headers and "authorization" not in sides["baseline"]._client.headers
+    check(config)
+    endpoints = Served(config, read_inputs(config, command._built)).endpoints
+    assert "authorization" in endpoints["method"]._client.headers and "authorization" not in endpoints["baseline"]._client.headers
 
 
 def test_scorers_are_asked_by_one_thread(place, tmp_path):
@@ -278,8 +282,8 @@ def test_the_key_is_sent_and_nowhere_written(place, tmp_path, monkeypatch, caplo
 
 def test_text_ends_before_a_stop_that_the_server_kept():
     dataset = SimpleNamespace(stop_strings=("\nclass", "\ndef"), score=lambda example, text: {"seen": text})
-    replies = [completed(streaming(text("ab\ndef c\nclass", "stop"), USAGE))]
-    scored = RemoteExperiment({}, dataset, 4)._scored(Task(None, 0, "p"), replies)
+    reply = completed(streaming(text("ab\ndef c\nclass", "stop"), USAGE))
+    scored = ServedTexts(dataset).read(None, "p", reply)
     assert scored["text"] == "ab" and scored["score"] == {"seen": "ab"}
 
 

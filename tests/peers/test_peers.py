@@ -314,7 +314,7 @@ def test_what_an_older_transformers_crashes_in_is_refused(make, told, monkeypatc
 
 def test_a_streaming_cache_is_refused():
     model = build("llama")
-    with pytest.raises(UserError, match="SinkRunner changes the model.*cache=full"):
+    with pytest.raises(UserError, match="cache=sink changes the model.*cache=full"):
         shared_model(SinkRunner(model))
 
 
