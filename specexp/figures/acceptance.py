@@ -40,6 +40,16 @@ def timed_rounds(side: dict) -> list[Sequence[int]]:
     return side["rounds"][side.get("first_rounds", 0) :]
 
 
+def later_emissions(side: dict) -> int:
+    """Those after the first: rounds, or the chunks of a server that gives no rounds."""
+    return max(side["chunks"] - 1, 0) if side["token_ids"] is None else len(timed_rounds(side))
+
+
+def token_count(side: dict) -> int:
+    """By ids; a server that gives none says how many there were."""
+    return side["num_tokens"] if side["token_ids"] is None else len(side["token_ids"])
+
+
 def _step(drafted: int, accepted: int, depth: int | None = None, leaves: int = 1, refused: int | None = None) -> Step:
     depth = drafted if depth is None else depth
     return Step(drafted, accepted, depth, leaves, accepted < depth if refused is None else bool(refused))

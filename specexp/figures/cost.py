@@ -22,7 +22,7 @@ from itertools import accumulate
 from operator import mul
 
 from specexp.decoding.theory import expected_tokens, predicted_speedup
-from specexp.figures.acceptance import conditional_rates, quotient, steps_of, timed_rounds
+from specexp.figures.acceptance import conditional_rates, later_emissions, quotient, steps_of, timed_rounds, token_count
 
 
 def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: float | None) -> dict[str, float | None]:
@@ -33,35 +33,33 @@ def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: fl
     c and v into Leviathan et al. 2023, Theorem 3.8, without any overhead, so that `efficiency` = measured / predicted is the share of the
     possible speedup that the loop itself leaves. Both are None when nothing was drafted.
     """
-    timed = [counts for side in sides for counts in timed_rounds(side)]
-    rounds, drafted = len(timed), sum(counts[0] for counts in timed)
-    target, draft = _total(sides, "target_seconds"), _total(sides, "draft_seconds")
+    rounds, drafted, decode = (_total(sides, key) for key in ("rounds", "drafted", "decode_seconds"))
+    target, draft = (_total(sides, key) for key in ("target_seconds", "draft_seconds"))
     c = quotient(quotient(draft, drafted), baseline_tpot)
     v = quotient(quotient(target, rounds), baseline_tpot)
     predicted = predicted_speedup(expected_per_round(sides), drafted / rounds, c, v) if c is not None and v else None
     return {
         "cost_ratio_c": c,
         "verify_ratio_v": v,
-        "overhead_ms_per_round": _overhead_ms(sides, target, draft, rounds),
+        "overhead_ms_per_round": None if target is None or draft is None or not rounds else 1000 * (decode - target - draft) / rounds,
         "predicted_speedup": predicted,
         "efficiency": quotient(speedup, predicted),
     }
 
 
+def repeats(side: dict) -> list[dict]:
+    """Each timing of the side, with the counts of what was timed: a repeat may be another text. Of an older run it is one, the mean."""
+    if found := side.get("repeats"):
+        return found
+    seconds = {key: side[key] for key in ("first_tokens", "ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds")}
+    counts = {"rounds": later_emissions(side), "drafted": sum(counts[0] for counts in timed_rounds(side))}
+    return [seconds | counts | {"tokens": token_count(side)}]
+
+
 def _total(sides: Sequence[dict], key: str) -> float | None:
-    seconds = [_seconds(side, key) for side in sides]
-    return None if None in seconds else sum(seconds)
-
-
-def _seconds(side: dict, key: str) -> float | None:
-    """The mean over the repeats; that of the first one, whose rounds are recorded, where the repeats are other texts."""
-    return side[key] if side.get("repeats_agree", True) or not side.get("repeats") else side["repeats"][0][key]
-
-
-def _overhead_ms(sides: Sequence[dict], target: float | None, draft: float | None, rounds: int) -> float | None:
-    if target is None or draft is None or not rounds:
-        return None
-    return 1000 * (_total(sides, "decode_seconds") - target - draft) / rounds
+    """Over all repeats of all sides; None where one of them does not know it."""
+    values = [each[key] for side in sides for each in repeats(side)]
+    return None if None in values else sum(values)
 
 
 def expected_per_round(sides: Sequence[dict]) -> float:
@@ -158,17 +156,16 @@ class Phases:
 
 def phases(sides: Sequence[dict], curve: CostCurve | None) -> Phases | None:
     """Of one side's timed rounds. None where no time was measured, or that inside the models is neither known nor to be reckoned."""
-    rounds = [counts for side in sides for counts in timed_rounds(side)]
-    whole = quotient(_total(sides, "decode_seconds"), len(rounds))
-    if not whole:
+    rounds, decode, target, draft = (_total(sides, key) for key in ("rounds", "decode_seconds", "target_seconds", "draft_seconds"))
+    timed = [counts for side in sides for counts in timed_rounds(side)]  # of the recorded texts
+    if not timed or not rounds or not decode:
         return None
-    target, draft = ([_seconds(side, key) for side in sides] for key in ("target_seconds", "draft_seconds"))
-    if None not in target and None not in draft:
-        return Phases(whole, sum(draft) / len(rounds), sum(target) / len(rounds), "clock")
+    if target is not None and draft is not None:
+        return Phases(decode / rounds, draft / rounds, target / rounds, "clock")
     if curve is None or curve.drafted_token is None:
         return None
-    passes = sum(curve.target(1 + counts[0]) for counts in rounds)
-    return Phases(whole, sum(map(depth, rounds)) * curve.drafted_token / len(rounds), passes / len(rounds), "curve")
+    passes = sum(curve.target(1 + counts[0]) for counts in timed)
+    return Phases(decode / rounds, sum(map(depth, timed)) * curve.drafted_token / len(timed), passes / len(timed), "curve")
 
 
 def depth(counts: Sequence[int]) -> int:

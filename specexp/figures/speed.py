@@ -26,10 +26,10 @@ from specexp.figures.acceptance import (
     origin_figures,
     quotient,
     steps_of,
-    timed_rounds,
+    token_count,
     tree_figures,
 )
-from specexp.figures.cost import cost_figures
+from specexp.figures.cost import cost_figures, repeats
 from specexp.figures.intervals import FEWEST, rate_ratio_interval
 
 Figures = dict[str, float | int | None]
@@ -114,30 +114,14 @@ def example_figures(record: dict) -> Figures:
     return {key: figures[key] for key in wanted if key in figures}
 
 
-def token_count(side: dict) -> int:
-    """By ids; a server that gives none says how many there were."""
-    return side["num_tokens"] if side["token_ids"] is None else len(side["token_ids"])
-
-
 def content(side: dict) -> list[int] | str:
     """Ids; the text where a server gives none."""
     return side["text"] if side["token_ids"] is None else side["token_ids"]
 
 
-def later_emissions(side: dict) -> int:
-    """Those after the first: rounds, or the chunks of a server that gives no rounds."""
-    return max(side["chunks"] - 1, 0) if side["token_ids"] is None else len(timed_rounds(side))
-
-
 def decoded_tokens(side: dict) -> int:
     """Tokens of the recorded text after its first emission."""
     return max(token_count(side) - side["first_tokens"], 0)
-
-
-def repeats(side: dict) -> list[dict]:
-    """Each timing of the side, with the tokens that it emitted: a repeat may be another text. Of an older run one, the mean."""
-    times = {key: side[key] for key in ("first_tokens", "ttft_seconds", "decode_seconds")}
-    return side.get("repeats") or [times | {"tokens": token_count(side)}]
 
 
 def decoding(side: dict) -> tuple[float, float]:
@@ -160,15 +144,13 @@ def timing_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
     """
     decoded, decode = map(sum, zip(*map(decoding, sides), strict=True)) if sides else (0, 0.0)
     tokens, seconds = map(sum, zip(*map(whole_request, sides), strict=True)) if sides else (0, 0.0)
-    later = sum(map(later_emissions, sides))
-    together = quotient(sum(map(decoded_tokens, sides)), later)
-    tpot = quotient(decode, decoded)
+    later = sum(each["rounds"] for side in sides for each in repeats(side))
     return {
         "num_tokens": sum(map(token_count, sides)),
         "ttft": quotient(sum(side["ttft_seconds"] for side in sides), len(sides)),
-        "tpot": tpot,
-        "itl": None if tpot is None or together is None else tpot * together,
-        "tokens_per_emission": together,
+        "tpot": quotient(decode, decoded),
+        "itl": quotient(decode, later),
+        "tokens_per_emission": quotient(decoded, later),
         "e2e_latency": quotient(sum(side["ttft_seconds"] + side["decode_seconds"] for side in sides), len(sides)),
         "output_tps": quotient(tokens, seconds),
         "output_tps_per_user": quotient(decoded, decode),

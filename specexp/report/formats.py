@@ -13,8 +13,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from specexp.figures.acceptance import KINDS, spans
-from specexp.figures.speed import content, token_count
+from specexp.figures.acceptance import KINDS, spans, token_count
+from specexp.figures.speed import content
 from specexp.report.columns import Column, Row, visible
 from specexp.report.glossary import meaning
 from specexp.report.rows import renamed

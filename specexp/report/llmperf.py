@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from specexp.figures.acceptance import quotient
-from specexp.figures.speed import token_count
+from specexp.figures.acceptance import quotient, token_count
 
 VERSION = "2023-08-31"  # of LLMPerf's form
 SUMMARISED = (

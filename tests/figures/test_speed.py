@@ -248,7 +248,7 @@ def test_figures_of_too_little_are_refused():
 
 def repeated(*times, **others):
     """A side whose text was made several times: (tokens, decode seconds) of each repeat."""
-    repeats = [{"tokens": tokens, "first_tokens": 1, "ttft_seconds": 0.1, "decode_seconds": decode, "target_seconds": None, "draft_seconds": None} for tokens, decode in times]
+    repeats = [{"tokens": tokens, "first_tokens": 1, "rounds": tokens - 1, "drafted": 0, "ttft_seconds": 0.1, "decode_seconds": decode, "target_seconds": None, "draft_seconds": None} for tokens, decode in times]
     return side(times[0][0], decode=sum(decode for _, decode in times) / len(times), repeats=repeats, repeats_agree=len({tokens for tokens, _ in times}) == 1, **others)
 
 

@@ -47,7 +47,7 @@ def possible(real, place):
     """Every key that anything writes."""
     made, figures = made_by_hand()
     speculation = {"method": "x", "num_spec_steps": 1, "num_draft_tokens": 2, "num_accepted_draft_tokens": 1}
-    served = [Record("a", 0, "p", (), {"method": SideRecord((Repeat(1, 1, 0.1, 0.1),), "", "stop", speculation=speculation)})]
+    served = [Record("a", 0, "p", (), {"method": SideRecord((Repeat(1, 1, 0, 0, 0.1, 0.1),), "", "stop", speculation=speculation)})]
     write_run(place / "run")
     rows = make_rows(find_runs([place]))
     keys = {*real, *figures, *explained(made, None), *speculation_figures(served), *PERPLEXITY, *KINDS, "num_errors", "accuracy", "pass_at_10"}
