@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from specexp.errors import UserError
 from specexp.live.engine import Answer
-from specexp.serve.errors import BodyLimit, add_handlers, refusal
+from specexp.serve.errors import BodyLimit, add_handlers, failure, refusal
 from specexp.serve.metrics import Metrics
 from specexp.serve.protocol import ChatForm, ChatRequest, CompletionForm, CompletionRequest, Form, Generate, PredictRequest
 from specexp.serve.service import FINISH, ServerSettings, Service, usage, usage_of
@@ -45,7 +45,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    worker = Worker(app.state.service.decode, app.state.settings.queue, app.state.metrics.finished)
+    worker = Worker(app.state.service.decode, app.state.settings.queue, partial(_finished, app))
     app.state.worker = worker
     grace = app.state.settings.grace_seconds
     app.state.close = partial(asyncio.get_running_loop().call_soon_threadsafe, worker.close, grace)  # for a signal handler
@@ -56,6 +56,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def _finished(app: FastAPI, job: Job) -> None:
+    """The bookkeeping of a job that the decoder ran."""
+    if job.answer is not None:
+        job.speculation = app.state.service.speculation(job.answer)
+    app.state.metrics.finished(job)
 
 
 async def authorised(request: Request) -> None:
@@ -104,17 +111,21 @@ async def predict(request: Request) -> Response:
         asked = PredictRequest.model_validate_json(await request.body())
     except ValueError:
         return JSONResponse({"error": 'send {"prompt": TEXT} as JSON'}, 400)
+    service = request.app.state.service
+    if not service.decoder.draws:
+        told = f"/predict draws its text, and method={service.method} draws no tokens; use /v1/completions instead."
+        return JSONResponse({"error": told}, 400)
     job = await _begun(CompletionRequest(prompt=asked.prompt, max_tokens=PREDICT_TOKENS, **PREDICT_SAMPLING), request)
     return JSONResponse(asked.prompt + (await _answer(job, request)).text)
 
 
 async def _respond(asked: Generate, request: Request, form: Form) -> Response:
-    job, service = await _begun(asked, request), request.app.state.service
+    job = await _begun(asked, request)
     if asked.stream:
         events = _events(job, asked, form, request)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
     answer = await _answer(job, request)
-    extra = {"usage": usage(job.request, answer), "speculation": service.speculation(answer)}
+    extra = {"usage": usage(job.request, answer), "speculation": job.speculation}
     return JSONResponse(form.whole(answer.text, FINISH[answer.finish]) | extra)
 
 
@@ -173,7 +184,7 @@ async def _events(job: Job, asked: Generate, form: Form, request: Request) -> As
         if job.error is not None:
             yield _event({"error": _failure(job.error).detail})
             return
-        yield _event(form.end(FINISH[job.answer.finish]) | {"speculation": state.service.speculation(job.answer)})
+        yield _event(form.end(FINISH[job.answer.finish]) | {"speculation": job.speculation})
         if asked.streaming.include_usage:
             yield _event(form.without_choice() | {"usage": usage(job.request, job.answer)})
         yield "data: [DONE]\n\n"
@@ -198,7 +209,7 @@ def _check_error(job: Job) -> None:
 def _failure(error: BaseException) -> Exception:
     if isinstance(error, UserError):
         return refusal(400, str(error))
-    return _stopping() if isinstance(error, Closed) else refusal(500, "decoding failed; the server's log tells more.")
+    return _stopping() if isinstance(error, Closed) else failure()
 
 
 def _stopping() -> Exception:

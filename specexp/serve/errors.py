@@ -24,6 +24,11 @@ def refusal(
     return HTTPException(status, error_body(status, message, param, code)["error"], headers)
 
 
+def failure() -> HTTPException:
+    """For what is our own defect, to be raised."""
+    return refusal(500, "the request failed; the server's log tells more.")
+
+
 def add_handlers(app: FastAPI) -> None:
     """Every refusal in one form, FastAPI's own included."""
 
@@ -31,6 +36,10 @@ def add_handlers(app: FastAPI) -> None:
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
         body = {"error": error.detail} if isinstance(error.detail, dict) else error_body(error.status_code, str(error.detail))
         return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": failure().detail}, 500)
 
     @app.exception_handler(UserError)
     async def unusable(request: Request, error: UserError) -> JSONResponse:

@@ -43,9 +43,9 @@ class Metrics:
         if job.answer is None:
             self.requests.labels("failed").inc()
             return
-        self.requests.labels("cancelled" if job.answer.finish == CANCELLED else "completed").inc()
         side = job.answer.side()
         found = acceptance_figures([side])
+        self.requests.labels("cancelled" if job.answer.finish == CANCELLED else "completed").inc()
         self._add("prompt_tokens", len(job.request.prompt))
         self._add("generation_tokens", len(side["token_ids"]))
         self._add("spec_steps", found["num_spec_steps"])

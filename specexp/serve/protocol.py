@@ -67,6 +67,15 @@ class Generate(Strict):
     def most_tokens(self) -> int | None:
         return self.max_tokens
 
+    @property
+    def drawing(self) -> dict[str, float]:
+        """The fields that say how tokens are drawn, without those whose value means nothing; at temperature 0 none means anything."""
+        if self.temperature == 0:
+            return {}
+        given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "seed": self.seed}
+        nothing = {"top_p": (1,), "top_k": (0, -1)}
+        return {field: value for field, value in given.items() if value is not None and value not in nothing.get(field, ())}
+
     def sampling(self, usual: Sampling) -> Sampling:
         """The server's own rule, but for what the request says."""
         temperature = usual.temperature if self.temperature is None else self.temperature

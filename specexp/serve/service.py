@@ -13,11 +13,11 @@ from itertools import count
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.sampling import Sampling
+from specexp.errors import UserError
 from specexp.figures.acceptance import acceptance_figures
 from specexp.live.engine import Answer, Engine, Request
 from specexp.serve.protocol import ChatRequest, Generate
 
-KEPT_DECODERS = 4  # each has caches of its own
 FINISH = {"eos": "stop", "stop": "stop", "length": "length", "cancelled": "stop"}
 FIGURES = ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens", "draft_acceptance_rate", "mean_acceptance_length")
 
@@ -38,7 +38,8 @@ class Service:
     _numbers: count = field(default_factory=count, repr=False)
 
     def request(self, asked: Generate) -> Request:
-        """UserError for a request that does not fit the models."""
+        """UserError for a request that does not fit the models or the method."""
+        self._check_drawing(asked)
         prompt = self._prompt(asked)
         longest = asked.most_tokens or self._room(len(prompt))
         seed = (self.seed, "request", next(self._numbers)) if asked.seed is None else (asked.seed,)
@@ -58,6 +59,13 @@ class Service:
         side = answer.side()
         found = acceptance_figures([side])
         return {"method": self.method, "target_forwards": side["target_forwards"]} | {key: found[key] for key in FIGURES}
+
+    def _check_drawing(self, asked: Generate) -> None:
+        if not self.decoder.draws and (given := asked.drawing):
+            field, value = next(iter(given.items()))
+            raise UserError(
+                f"method={self.method} draws no tokens, so {field}={value} has no meaning here; leave it out, or send temperature=0."
+            )
 
     def _prompt(self, asked: Generate) -> list[int]:
         if isinstance(asked, ChatRequest):

@@ -17,7 +17,6 @@ from threading import Event
 from time import perf_counter
 from typing import Generic, TypeVar
 
-from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.live.engine import Answer, Request
 
@@ -41,6 +40,7 @@ class Job:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     answer: Answer | None = None
+    speculation: dict[str, object] | None = None  # how the answer's text came about
     error: BaseException | None = None
     waited_seconds: float | None = None
 
@@ -49,8 +49,9 @@ class Job:
         self.begun.set()
         self.pieces.put_nowait((text, self.tokens))
 
-    def end(self, answer: Answer | None, error: BaseException | None = None) -> None:
-        self.answer, self.error = answer, error
+    def end(self, error: BaseException | None = None) -> None:
+        """With the answer that it has, or with an error and no answer."""
+        self.answer, self.error = self.answer if error is None else None, error
         self.begun.set()
         self.ended.set()
         self.pieces.put_nowait(None)
@@ -63,11 +64,12 @@ class Job:
 
 
 Hear = Callable[[str, int], None]  # text, tokens of the round that it came with
-Decode = Callable[[Request, Sampling, Hear, Callable[[], bool]], Answer]
+Decode = Callable[[Request, Hear, Callable[[], bool]], Answer]
 
 
 class Worker:
-    """decode: (request, hear text, cancelled) -> answer, called in the one thread. finished: told every job that ran."""
+    """decode: (request, hear text, cancelled) -> answer. finished: is told every job that ran, before whoever waits for it. Both are called
+    in the one thread, and whatever they raise ends that one job."""
 
     def __init__(self, decode: Decode, limit: int, finished: Callable[[Job], None]):
         self._decode, self._finished = decode, finished
@@ -96,7 +98,7 @@ class Worker:
         """Refuse what comes and what waits; the running job may go on for so long."""
         self.closed = True
         while self.waiting:
-            self._queue.take().end(None, Closed())
+            self._queue.take().end(Closed())
         asyncio.get_running_loop().call_later(grace_seconds, self._cut_short)
 
     def _cut_short(self) -> None:
@@ -125,15 +127,24 @@ class Worker:
         def hear(text: str, tokens: int) -> None:
             loop.call_soon_threadsafe(job.hear, text, tokens)
 
-        future = loop.run_in_executor(thread, self._decode, job.request, hear, job.cancelled.is_set)
-        await asyncio.wait([future])
-        error = future.exception()
-        if error is not None and not isinstance(error, UserError):
-            logger.error("a request failed", exc_info=error)
+        def decode() -> None:
+            job.answer = self._decode(job.request, hear, job.cancelled.is_set)
+
+        error = await _outcome(loop.run_in_executor(thread, decode))
         if error is None and self.closed and job.cancelled.is_set():
             error = Closed()  # a text that we cut short is no answer
-        job.end(None if error else future.result(), error)
-        self._finished(job)
+        job.answer = job.answer if error is None else None
+        error = await _outcome(loop.run_in_executor(thread, self._finished, job)) or error
+        job.end(error)
+
+
+async def _outcome(work: asyncio.Future) -> BaseException | None:
+    """What it raised, which ends one request and never the worker; logged, unless it is a sentence for whoever asked."""
+    await asyncio.wait([work])
+    error = work.exception()
+    if error is not None and not isinstance(error, UserError):
+        logger.error("a request failed", exc_info=error)
+    return error
 
 
 T = TypeVar("T")

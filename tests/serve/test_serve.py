@@ -19,8 +19,10 @@ from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.experiment.generation import generate
 from specexp.live.engine import Engine, with_template
+from specexp.runners.runner import ModelRunner
+from specexp.serve.metrics import Metrics
 from specexp.serve.server import listening, open_service
-from specexp.serve.service import ServerSettings
+from specexp.serve.service import ServerSettings, Service
 from specexp.serve.worker import FairQueue, Full
 from specexp.text.stopping import Stopping
 
@@ -28,13 +30,17 @@ PROMPT = "def add(a, b):\n"
 LONG = {"max_tokens": 4000, "extra_body": {"ignore_eos": True}}
 
 
-@pytest.fixture(scope="module")
-def service():
+def opened(*overrides):
     GlobalHydra.instance().clear()
     with initialize_config_dir(conf_directory(), version_base="1.3"):
-        config = compose("serve", overrides=["threads=1", "chat_template=plain", "max_new_tokens=24"])
+        config = compose("serve", overrides=["threads=1", "chat_template=plain", "max_new_tokens=24", *overrides])
     check(config)
     return open_service(config, command._built(config.server), command._built)
+
+
+@pytest.fixture(scope="module")
+def service():
+    return opened()
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,12 @@ def test_sampling_and_seed_are_the_requests_own(client, service):
     text, _ = offline(service, service.engine.ids(PROMPT), 20, Sampling(1.2, 50, 0.9), (7,))
     assert client.completions.create(seed=7, **asked).choices[0].text == text
     assert len({client.completions.create(**asked).choices[0].text for _ in range(4)}) > 1  # no seed: drawn anew
+
+
+def test_a_new_temperature_builds_nothing(client, monkeypatch):
+    monkeypatch.setattr(ModelRunner, "__init__", lambda *args, **kwargs: pytest.fail("a runner was built"))
+    for temperature in (0.31, 0.32, 0):
+        client.completions.create(model="tiny", prompt=PROMPT, max_tokens=4, temperature=temperature)
 
 
 def test_stop_strings_end_the_text_before_them(client, service):
@@ -165,6 +177,49 @@ def test_a_key_is_asked_for_where_one_is_set(service, monkeypatch):
             assert httpx.get(f"{address.url}/models", headers={"Authorization": f"Bearer {key}"}).status_code == status
         assert httpx.post(f"{address.url}/completions", json={"prompt": "x"}).status_code == 401
         assert httpx.get(f"{address.root}/health").status_code == 200
+
+
+@pytest.mark.parametrize("broken", ["Metrics.finished", "Service.speculation", "Service.decode"])
+def test_a_request_whose_bookkeeping_fails_gets_500_and_the_next_one_is_served(service, monkeypatch, broken):
+    def fail(*args):
+        raise ZeroDivisionError("a ratio of nothing")
+
+    kind, name = broken.split(".")
+    failing = [True]
+    whole = getattr({"Metrics": Metrics, "Service": Service}[kind], name)
+    monkeypatch.setattr({"Metrics": Metrics, "Service": Service}[kind], name, lambda *args: fail() if failing[0] else whole(*args))
+    body = {"prompt": PROMPT, "max_tokens": 8}
+    with served(service) as address:
+        for _ in range(2):
+            answer = httpx.post(f"{address.url}/completions", json=body)
+            assert answer.status_code == 500 and "the server's log tells more" in answer.json()["error"]["message"]
+        lines = httpx.post(f"{address.url}/completions", json=body | {"stream": True}).text
+        assert "the server's log tells more" in lines and "[DONE]" not in lines
+        failing[0] = False
+        assert httpx.post(f"{address.url}/completions", json=body).status_code == 200
+        assert httpx.get(f"{address.root}/health").status_code == 200
+
+
+def test_a_page_that_fails_is_told_in_the_same_form(service):
+    with served(service) as address:
+        address.app.state.metrics.gauge("broken", "a gauge that raises", lambda: 1 / 0)
+        answer = httpx.get(f"{address.root}/metrics")
+        assert answer.status_code == 500 and "the server's log tells more" in answer.json()["error"]["message"]
+
+
+def test_a_method_that_draws_nothing_refuses_what_is_about_drawing():
+    with served(opened("method=beam", "method.num_beams=2")) as address:
+        plain = httpx.post(f"{address.url}/completions", json={"prompt": PROMPT, "max_tokens": 8}).json()["choices"]
+        for given in ({"temperature": 0.7}, {"seed": 3}, {"top_p": 0.5}, {"top_k": 4}):
+            [(field, value)] = given.items()
+            answer = httpx.post(f"{address.url}/completions", json={"prompt": PROMPT, "max_tokens": 8, **given})
+            message = f"method=beam draws no tokens, so {field}={value} has no meaning here; leave it out, or send temperature=0."
+            assert answer.status_code == 400 and answer.json()["error"]["message"] == message
+        for given in ({"temperature": 0}, {"temperature": 0, "seed": 3, "top_p": 0.5}, {"top_p": 1, "top_k": -1}):
+            answer = httpx.post(f"{address.url}/completions", json={"prompt": PROMPT, "max_tokens": 8, **given})
+            assert answer.status_code == 200 and answer.json()["choices"] == plain
+        answer = httpx.post(f"{address.root}/predict", json={"prompt": PROMPT})
+        assert answer.status_code == 400 and "/predict draws its text" in answer.json()["error"]
 
 
 def free_within(place, seconds=1.0):
