@@ -153,6 +153,12 @@ def context_length(config) -> int | None:
     return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 
+def looked_up_positions(config) -> int | None:
+    """The number of positions that the model of `config` reads from a table (learned ones, or GPT-J's), beyond which it fails; None where
+    positions are computed, as rotary ones are."""
+    return None if getattr(config, "rope_parameters", None) else context_length(config)
+
+
 def _relative(config) -> bool:
     attention = getattr(config, "attn_config", None) or {}  # MPT's; a dict or a configuration of its own
     alibi = attention.get("alibi") if isinstance(attention, dict) else getattr(attention, "alibi", False)

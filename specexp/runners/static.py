@@ -29,7 +29,7 @@ from specexp.decoding.protocols import Proceeds
 from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
 from specexp.runners.caches import FullCache
-from specexp.runners.calls import Architecture, own_masks
+from specexp.runners.calls import Architecture, looked_up_positions, own_masks
 from specexp.runners.capture import Program, capture_for
 from specexp.runners.runner import ModelRunner, fit_vocabulary
 
@@ -80,6 +80,7 @@ class StaticRunner(ModelRunner):
             raise UserError(f"{self.describe()} cannot run with a static cache; choose cache=full.")
         self.block = block
         self.capture = capture_for(capture, model.device)
+        self._positions_end = looked_up_positions(model.config)
         self._launches: dict[tuple[str, int], dict[int, Launch]] = {}  # by kind and size, then by attended length
         self._made_for = self.cache.addresses
 
@@ -180,7 +181,7 @@ class StaticRunner(ModelRunner):
         like = {"dtype": torch.int64, "device": self.device}
         tokens, first, positions = torch.zeros(rows, **like), torch.zeros(1, **like), torch.zeros(rows, **like)
         mask = torch.zeros(1, 1, rows, reach, dtype=self.model.dtype, device=self.device) if kind == "tree" else None
-        first.fill_(self.cache.capacity - size - 2)  # what capturing writes, it writes where nothing is
+        first.fill_(self.cache.capacity - size - 2)  # capturing runs the program: what that writes, it writes where nothing is
         steps: dict[str, Callable[[], Tensor]] = {
             "chain": lambda: self._chain(tokens, first, reach),
             "tree": lambda: self._run(tokens, first + torch.arange(rows, device=self.device), positions, mask),
@@ -198,9 +199,10 @@ class StaticRunner(ModelRunner):
     def _chain(self, tokens: Tensor, first: Tensor, reach: int) -> Tensor:
         """[w] tokens at slots first, first + 1, ... -> [w, V]: row i sees the slots up to its own."""
         slots = first + torch.arange(tokens.shape[0], device=self.device)
+        positions = slots if self._positions_end is None else slots.clamp(max=self._positions_end - 1)  # of rows that only fill the shape
         unseen = torch.arange(reach, device=self.device) > slots[:, None]
         mask = torch.zeros(unseen.shape, dtype=self.model.dtype, device=self.device).masked_fill_(unseen, torch.finfo(self.model.dtype).min)
-        return self._run(tokens, slots, slots, mask[None, None])
+        return self._run(tokens, slots, positions, mask[None, None])
 
     def _run(self, tokens: Tensor, slots: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         self.cache.slots, self.cache.reach = slots, mask.shape[-1]

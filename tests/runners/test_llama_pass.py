@@ -258,3 +258,9 @@ def test_compiled_logits_are_those_of_transformers_forward_and_all_is_compiled_a
     assert_same(CompiledRunner(model), reference, torch.float32)
     assert_same_to_the_end(CompiledRunner(model), reference)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
+
+
+def test_a_part_may_reach_behind_the_positions_that_the_model_says_it_has(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    model = build("llama", max_position_embeddings=28)
+    assert_same_to_the_end(CompiledRunner(model), by_transformers(model))

@@ -187,3 +187,38 @@ def test_what_cannot_be_captured_does_not_join_as_a_baseline():
     hooked = build("llama")
     hooked.model.layers[0]._hf_hook = object()
     assert not StaticRunner.fits(hooked)
+
+
+def tried(model, **settings):
+    """A runner whose programs run once when they are made, as capturing them does."""
+    runner = StaticRunner(model, **settings)
+    runner.capture = lambda program: (program(), program)[1]
+    return runner
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0)], ids=["greedy", "multinomial"])
+@pytest.mark.parametrize("kind", TREES)
+@torch.inference_mode()
+def test_a_text_may_end_where_the_models_positions_end(kind, sampling):
+    """Rows that only fill a shape, and the trial run of a program, stand behind the text, where some models have no position."""
+    target, draft = (build(kind, seed, dtype=torch.float64, max_position_embeddings=96) for seed in (0, 1))
+    prompt = [(7 * i) % VOCAB for i in range(84)]
+
+    def written(runner, length):
+        drafter = ModelDrafter(runner(draft), FixedLength(length), sampling) if length else NoDraft()
+        return text(decode(runner(target), drafter, tokens=12, prompt=prompt, sampling=sampling))
+
+    for length in (0, 9):
+        assert written(lambda model: tried(model, block=32), length) == written(ModelRunner, length)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gptj", "opt", "llama"])
+@torch.inference_mode()
+def test_token_trees_may_end_where_the_models_positions_end(kind):
+    rng, model = random.Random(kind), build(kind, dtype=torch.float64, max_position_embeddings=96)
+    runner, oracle, context = tried(model, block=32), StatelessRunner(model), Context([i % VOCAB for i in range(90)])
+    runner.start(context.ids, 6)
+    for nodes in (5, 3, 5):
+        draft = random_draft(rng, nodes, tree=True)
+        got, expected = (each.logits(context, draft, nodes + 1).logits for each in (runner, oracle))
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
