@@ -31,6 +31,7 @@ class OwnModels:
         """Everything but the weights: UserError where the pair cannot be had or does not fit together."""
         self.config, self.inputs = config, inputs
         inputs.pair.check()
+        inputs.pair.release_others()
         set_threads(config.threads)
         tokenizer = inputs.pair.load_tokenizer()
         longest = inputs.pair.longest_text(inputs.cache)

@@ -35,6 +35,7 @@ def run(config: DictConfig, directory: Path, build: Callable) -> None:
     caches = {name: build(node) for name, node in config.caches.items()}
     document = text.read()
     pair.check()
+    pair.release_others()
     ids = _ids(pair, document, config.max_tokens)
     _check_lengths(pair, caches, len(ids))
     set_threads(config.threads)

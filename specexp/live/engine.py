@@ -153,6 +153,7 @@ def open_pair(config: DictConfig, build: Callable) -> Engine:
         raise UserError(f"method={config.method.name} decodes on another server; choose one that decodes here.")
     pair = build(config.model_pair)
     pair.check()
+    pair.release_others()
     tokenizer = with_template(pair.load_tokenizer(), config.chat_template)
     longest = pair.longest_text(build(config.cache))
     return Engine(tokenizer, stop_ids(load_model(pair.target), tokenizer), longest)

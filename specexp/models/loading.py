@@ -1,15 +1,9 @@
-"""Models from a spec: in evaluation mode, without gradients, on their device, once per process.
+"""Models from a spec: in evaluation mode, without gradients, on their device, and loaded once as long as their pair is in use, so that
+baseline, method and the jobs of a sweep share weights. Treat them as read-only.
 
-Knows transformers' loaders and nothing of decoding. Decoder-only models and the T5 family.
-The memo keeps up to 16 models, so that baseline, method and the jobs of a sweep share weights; treat them as read-only.
-
-Turns what transformers' loaders refuse into one sentence: it is about the model that was named, not about us.
-
-Which device a name means on this machine: cuda, mps, npu (Ascend, through torch_npu) or cpu; and what is told when its memory is full.
-
-Knows no models.
-
-How many threads torch computes with on a CPU.
+Decoder-only models and the T5 family are known. What transformers' loaders refuse is turned into one sentence about the model that was
+named. The last part tells which device a name means on this machine (cuda, mps, npu through torch_npu, or cpu), what is said when its
+memory is full, and how many threads torch computes with. Knows nothing of decoding.
 """
 
 from __future__ import annotations
@@ -18,10 +12,10 @@ import gc
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 
 from specexp.errors import UserError
 from specexp.models.preflight import locate, offline_where_possible, preflight
@@ -29,13 +23,52 @@ from specexp.models.spec import ModelSpec
 
 __all__ = ["ModelSpec", "load_config", "load_model", "preflight", "resolved"]
 
+TARGET = "model_pair.target"
+_loaded: dict[ModelSpec, object] = {}  # by spec with its device found
+_in_use: dict[str, ModelSpec] = {}  # the pair in use, by key
 ENCODER_DECODER = ("t5", "mt5")  # model types tested against transformers' own text (tests/runners/test_encoder_decoder.py)
 
 
 def load_model(spec: ModelSpec, key: str = "model_pair.target"):
     """The transformers model of `spec`; the same object for the same spec. Raises UserError if it cannot be had or does not fit."""
     preflight(spec, key)
-    return _load(resolved(spec, key))
+    found = resolved(spec, key)
+    if found not in _loaded:
+        _loaded[found] = _load(found)
+    return _loaded[found]
+
+
+def keep_only(models: Mapping[str, ModelSpec]) -> bool:
+    """Keep the models of the pair in use and give up all others; whether that is another pair than before.
+
+    models: by their keys, model_pair.target and others. A method without a draft model does not name it, so as long as the target stays the
+    same, what the pair had in a part (`draft`, `drafts`) that is not named now stays too.
+    """
+    now = {key: resolved(spec, key) for key, spec in models.items()}
+    another = _in_use.get(TARGET) != now.get(TARGET)
+    named = {_part(key) for key in now}
+    before = {} if another else {key: spec for key, spec in _in_use.items() if _part(key) not in named}
+    _in_use.clear()
+    _in_use.update(before | now)
+    _forget_others()
+    return another
+
+
+def _part(key: str) -> str:
+    """model_pair.drafts.small -> drafts."""
+    return key.split(".")[1]
+
+
+def _forget_others() -> None:
+    kept = set(_in_use.values())
+    others = [spec for spec in _loaded if spec not in kept]
+    for spec in others:
+        del _loaded[spec]
+    if others:
+        import torch
+
+        gc.collect()  # what a finished job left may hold them in a cycle
+        torch.cuda.empty_cache()
 
 
 def load_config(spec: ModelSpec, key: str = "model_pair.target"):
@@ -61,7 +94,6 @@ def resolved(spec: ModelSpec, key: str = "model_pair.target") -> ModelSpec:
     return replace(spec, device=device)
 
 
-@lru_cache(maxsize=16)
 def _load(spec: ModelSpec):
     import torch
 
@@ -70,7 +102,7 @@ def _load(spec: ModelSpec):
         return build(spec)
     except torch.OutOfMemoryError:
         pass  # leaving the handler first: its traceback holds the half-loaded weights
-    _load.cache_clear()  # the models of a sweep's earlier pair may be in the way
+    _forget_others()
     gc.collect()
     try:
         return build(spec)
@@ -231,10 +263,11 @@ def memory_watched(way_out: str) -> Iterator[None]:
 
 
 def set_threads(threads: int | None) -> None:
-    """A later job of the sweep that asks for no number gets torch's own again."""
+    """How many threads torch computes with; None for the number that it began with, whatever an earlier job of the sweep has set."""
     import torch
 
-    torch.set_num_threads(_default_threads() if threads is None else threads)
+    default = _default_threads()  # asked for before any number is set
+    torch.set_num_threads(default if threads is None else threads)
 
 
 @cache

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 
 from specexp.errors import UserError
-from specexp.models.loading import explained
+from specexp.models.loading import explained, keep_only
 from specexp.models.preflight import locate, offline_where_possible, preflight_tokenizer
 from specexp.models.spec import ModelSpec
 
@@ -67,6 +67,12 @@ class ModelPair:
         if self.tokenizer is not None and self.weights == "real":
             preflight_tokenizer(self.tokenizer)
         self._check_families()
+
+    def release_others(self) -> None:
+        """Give up the weights and tokenizers of other pairs, which a sweep's earlier jobs have loaded. What other methods of this pair have
+        loaded stays: another job may want the draft again."""
+        if keep_only(dict(self._models())):
+            forget_tokenizers()
 
     def _check_families(self) -> None:
         """Every model is of a kind that runs, and all are of one kind."""
@@ -169,6 +175,11 @@ def _load(place: str, revision: str | None, trust_remote_code: bool):
 
     with explained(f"the tokenizer of {place}"), offline_where_possible(place, trust_remote_code):
         return AutoTokenizer.from_pretrained(place, revision=revision or "main", trust_remote_code=trust_remote_code)
+
+
+def forget_tokenizers() -> None:
+    """Give up those loaded so far."""
+    _load.cache_clear()
 
 
 def check_same_tokenizer(target, draft, names: tuple[str, str]) -> None:

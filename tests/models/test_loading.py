@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,9 +34,10 @@ from transformers import (
 
 import specexp.datasets.files
 from specexp.errors import UserError
-from specexp.models import loading, preflight, tokenizer
+from specexp.models import loading, preflight
 from specexp.models.loading import ModelSpec, load_config, load_model
-from specexp.models.pair import ModelPair, check_same_tokenizer, load_tokenizer, stop_ids
+from specexp.models.pair import ModelPair, check_same_tokenizer, forget_tokenizers, load_tokenizer, stop_ids
+from specexp.models.spec import LlamaShape
 from specexp.runners.calls import context_length
 
 WORDS = ["a", "b", "c", "<end>"]
@@ -65,8 +68,8 @@ def fresh(monkeypatch, tmp_path):
     """No memo of another test, and an empty Hub cache."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    loading._load.cache_clear()
-    tokenizer._load.cache_clear()
+    loading.keep_only({})
+    forget_tokenizers()
     specexp.datasets.files._answers.cache_clear()
 
 
@@ -122,6 +125,36 @@ def test_attention_implementation(directory):
     assert load_model(ModelSpec(str(directory), device="cpu", attn_implementation="eager")).config._attn_implementation == "eager"
     with pytest.raises(UserError, match="cannot be loaded: .*nonsense"):
         load_model(ModelSpec(str(directory), device="cpu", attn_implementation="nonsense"))
+
+
+def test_a_new_pair_takes_the_place_of_the_one_before(directory, tmp_path):
+    """Weights, stand-ins' too, and tokenizers; as long as the target stays, so do the drafts that a method does without."""
+    other, sole = ModelSpec(str(copy_of(directory, tmp_path / "other")), device="cpu"), ModelSpec(str(directory), device="cpu")
+    pair, again = ModelPair("one", other, sole), ModelPair("one", other)
+    pair.release_others()
+    held = [weakref.ref(each) for each in (load_model(other), load_model(sole), pair.load_tokenizer())]
+    again.release_others()
+    pair.release_others()
+    assert load_model(other) is held[0]() and load_model(sole) is held[1]() and pair.load_tokenizer() is held[2]()
+    ModelPair("one", other, replace(sole, dtype="float32")).release_others()  # another draft
+    assert held[0]() and held[2]() and not held[1]()
+    shape = LlamaShape(layers=26, hidden=256, intermediate=512, heads=8, kv_heads=4, head_dim=64, vocab=4096)
+    standin = ModelSpec("someone/x", "float32", "cpu", weights="standin", grown_from="asset:tiny/target", shape=shape)
+    grown = ModelPair("grown", standin, weights="standin")
+    grown.release_others()
+    assert not any(each() for each in held)
+    held = [weakref.ref(load_model(standin)), weakref.ref(grown.load_tokenizer())]
+    pair.release_others()
+    assert not any(each() for each in held)
+
+
+def test_a_draft_that_two_pairs_share_stays(directory, tmp_path):
+    targets = [ModelSpec(str(copy_of(directory, tmp_path / name)), device="cpu") for name in ("one", "two")]
+    draft, models = ModelSpec(str(directory), device="cpu"), []
+    for target in targets:
+        ModelPair("p", target, draft).release_others()
+        models.append((weakref.ref(load_model(target)), load_model(draft)))
+    assert models[0][1] is models[1][1] and not models[0][0]() and models[1][0]()
 
 
 def test_memory_that_an_earlier_pair_holds_is_given_back(directory, monkeypatch):
