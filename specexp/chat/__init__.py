@@ -1,1 +1,1 @@
-"""The interactive console: prompts in, coloured text and figures of every enabled method out."""
+"""The interactive console: it decodes each prompt by every enabled method and shows coloured text and figures."""

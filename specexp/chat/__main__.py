@@ -1,6 +1,6 @@
 """`python -m specexp.chat`: prompts at a terminal, from a pipe or from a script, decoded by several methods of one pair.
 
-Wires configuration and console together; what a line does stands in commands.py and session.py.
+This module reads the command line and the configuration; what a typed line does is in commands.py and session.py.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ MANUAL = """\
 Decode what you type with the target alone and with methods beside it: text coloured by origin, acceptance, tokens/s, speedup.
 
 python -m specexp.chat                                   the shipped tiny pair; /help inside lists the commands
-python -m specexp.chat model_pair=qwen25_1b5_0b5         a pair whose tokenizer has a chat template (null: off; /chat switches)
+python -m specexp.chat model_pair=qwen25_1b5_0b5         a pair whose tokenizer has a chat template; /chat switches it off
 python -m specexp.chat method=csd max_new_tokens=200     any overrides of `python -m specexp`
 python -m specexp.chat --script FILE                     commands and prompts, one a line; ends at the first mistake
 printf '/length 40\\ndef add(a, b):\\n' | python -m specexp.chat
 
-chat_template=plain or chat_template=FILE for a tokenizer without one; history=null keeps no history.
+A tokenizer without a chat template can be given one: chat_template=plain or chat_template=FILE. history=null keeps no history.
 --cfg job shows the whole configuration.
 """
-script: Path | None = None  # from the command line, where Hydra would not know it
+script: Path | None = None  # from the command line; Hydra does not know this option
 
 
 @hydra.main(version_base="1.3", config_path=conf_directory(), config_name="chat")
@@ -58,7 +58,7 @@ def main(config: DictConfig) -> None:
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
-    """The console's configuration with other overrides. UserError for what Hydra refuses."""
+    """The console's configuration, composed anew with these overrides. UserError for what Hydra refuses."""
     try:
         return hydra.compose("chat", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:

@@ -1,6 +1,6 @@
-"""The console's commands: what each is called, takes and does. The one table that help, completion and the console itself read.
+"""The console's commands: the name of each, its arguments and what it does. Help, completion and the console itself read this one table.
 
-Knows settings and the session; prints nothing: a command answers with what to say.
+Commands change the session and its settings. They print nothing: a command returns the text that is to be shown.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Quit(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """act: (session, arguments) -> what to say, or nothing. now: its present value, for help. choices: first arguments to complete."""
+    """act: (session, arguments) -> the text to show, or None. now: the present value of what it sets, for help. choices: first arguments,
+    for completion."""
 
     name: str
     arguments: str
@@ -46,14 +47,14 @@ class Command:
 
 
 def methods() -> list[str]:
-    """Those that decode here."""
+    """The names of the methods that decode here, not on a server."""
     files = sorted((Path(conf_directory()) / "method").glob("*.yaml"))
     names = [file.stem for file in files if not file.stem.startswith("_")]
     return [name for name in names if MODELS.intersection(signature(resolve_name(f"specexp.methods.{name}")).parameters)]
 
 
 def obey(session: Session, line: str) -> str | None:
-    """The command in `line`, carried out. UserError for one that is unknown or cannot be."""
+    """Carry out the command in `line`. UserError for one that is unknown or cannot be carried out."""
     name, *arguments = line.split()
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -81,11 +82,11 @@ def _state(*sides: str) -> Callable[[Settings], str]:
 
 
 def _shown(session: Session, arguments: Sequence[str]) -> None:
-    """What it does is to be seen: the view's business."""
+    """For commands whose effect is only on the screen, which the view takes care of."""
 
 
 def _switch(name: str) -> Callable[[Session, Sequence[str]], str]:
-    """A setting of the console itself that is on or off."""
+    """The act of a command that switches a setting of the console on or off."""
 
     def act(session: Session, arguments: Sequence[str]) -> str:
         _adopt(session, **{name: not getattr(session.settings, name)})
@@ -127,12 +128,12 @@ def _length(session: Session, arguments: Sequence[str]) -> str:
 
 def _gamma(session: Session, arguments: Sequence[str]) -> str:
     _adopt(session, gamma=_number("/gamma", arguments))
-    return f"gamma: {session.settings.gamma}, for every method that has one and was not given its own"
+    return f"gamma: {session.settings.gamma}, for every method that has a gamma and was not given its own"
 
 
 def _seed(session: Session, arguments: Sequence[str]) -> str:
     _adopt(session, seed=_number("/seed", arguments, 0))
-    return f"seed: {session.settings.seed}, begun with anew by every method and prompt"
+    return f"seed: {session.settings.seed}; every method starts from it anew with every prompt"
 
 
 def _cache(session: Session, arguments: Sequence[str]) -> str:
@@ -167,7 +168,7 @@ def _check_choice(usage: str, name: str, options: Sequence[str]) -> None:
 
 
 def _give(side: str, key: str) -> Callable[[Session, Sequence[str]], str]:
-    """One setting of one method; enabled or not, it keeps it."""
+    """The act of a command that gives one setting to one method, which keeps it while it is not enabled, too."""
 
     def act(session: Session, arguments: Sequence[str]) -> str:
         if len(arguments) != 1:
@@ -220,7 +221,7 @@ def _method(session: Session, arguments: Sequence[str]) -> str:
 
 
 def _save(session: Session, arguments: Sequence[str]) -> str:
-    """What the prompts so far gave."""
+    """Write the generations of the prompts so far to a file."""
     file = Path(" ".join(arguments)).expanduser()
     forms = {".csv": _csv, ".jsonl": _jsonl}
     if file.suffix not in forms:
@@ -249,21 +250,21 @@ _TABLE = (
     Command("/drafter", "", "decode with the draft model alone", _toggle(DRAFTER), _state(DRAFTER)),
     Command("/speculative", "", "decode speculatively, with the draft model", _speculative, _state(SPECULATIVE, EGAG)),
     Command("/ngram", "", "decode with n-gram counts of prompt and text (nasd)", _toggle(NASD), _state(NASD)),
-    Command("/method", "NAME [KEY=VALUE ...]", "any method: on with these settings; without any, on or off", _method),
-    Command("/cache", "[full|none|sink]", "how keys and values are kept; alone: none, or full again", _cache, _cache_name, CACHES),
+    Command("/method", "NAME [KEY=VALUE ...]", "switch any method on with these settings; without settings, on or off", _method),
+    Command("/cache", "[full|none|sink]", "how keys and values are kept; without a name: none, or full again", _cache, _cache_name, CACHES),
     Command("/chat", "", "put prompts into the chat template", _switch("chat"), _on("chat")),
     Command("/length", "N", "tokens to generate at most", _length, lambda s: s.length),
-    Command("/gamma", "N", "tokens drafted per round, for all methods that have it", _gamma, lambda s: s.gamma or ""),
+    Command("/gamma", "N", "tokens drafted per round, for all methods with a gamma", _gamma, lambda s: s.gamma or ""),
     Command("/processor", "NAME [VALUE ...]", _RULES, _processor, _processor_now, tuple(PROCESSORS)),
-    Command("/seed", "N", "of sampling", _seed, lambda s: s.seed),
+    Command("/seed", "N", "the seed of sampling", _seed, lambda s: s.seed),
     Command("/top_k_filler", "N", "n-gram: count the target's N best ids at each position", *_setting(NASD, "top_k_filler")),
-    Command("/set_ngramstorage", "basic|onelevel [N]", "n-gram: contexts below N tokens, or of N - 1", _storage, _stored, STORAGES),
+    Command("/set_ngramstorage", "basic|onelevel [N]", "n-gram: contexts of fewer than N tokens, or of N - 1", _storage, _stored, STORAGES),
     Command("/reset_in_between", "", "n-gram: forget the counts between prompts, or keep them", _reset, _resets),
-    Command("/egag", "", "speculate with lengths by the draft's entropy instead of gamma", _egag, _state(EGAG)),
-    Command("/egag_gamma_min", "N", "its shortest draft", *_setting(EGAG, "gamma_min")),
-    Command("/egag_gamma_max", "N", "its longest draft", *_setting(EGAG, "gamma_max")),
-    Command("/egag_ema", "X", "weight of the lengths so far, 0 for none", *_setting(EGAG, "ema")),
-    Command("/compare", "", "all prompts so far, by method and settings", _shown),
-    Command("/save", "FILE", "the prompts so far as .csv or .jsonl", _save),
+    Command("/egag", "", "speculate with draft lengths by the draft's entropy, not by gamma", _egag, _state(EGAG)),
+    Command("/egag_gamma_min", "N", "egag's shortest draft", *_setting(EGAG, "gamma_min")),
+    Command("/egag_gamma_max", "N", "egag's longest draft", *_setting(EGAG, "gamma_max")),
+    Command("/egag_ema", "X", "egag's weight for the lengths so far; 0 ignores them", *_setting(EGAG, "ema")),
+    Command("/compare", "", "figures of all prompts so far, by method and settings", _shown),
+    Command("/save", "FILE", "write the prompts so far to a .csv or .jsonl file", _save),
 )
 COMMANDS = {command.name: command for command in _TABLE}

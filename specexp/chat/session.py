@@ -1,12 +1,8 @@
-"""The console without its terminal: decoders for the enabled sides, one prompt decoded by each of them in turn, and what came of it.
+"""The console without its terminal: which methods decode each prompt and how (`Settings`), and what came of it (`Session`).
 
-Every side runs through the same engine as the server and, behind it, the same loop and clock as an experiment. A setting that cannot be
-used is refused and changes nothing. Sides are warmed up before they are timed, and decode in a fixed order: for figures with intervals
-there is the experiment.
-
-What the console's commands change: which methods decode each prompt, and how. A value, changed only as a whole.
-
-Knows how a setting is written as a Hydra override; nothing of decoders, terminals or what a value means: the configuration checks that.
+Every side runs through the same engine as the server, and so through the same loop and clock as an experiment. Sides are warmed up before
+they are timed, and decode in a fixed order; figures with intervals are an experiment's business. A setting that cannot be used is refused
+and changes nothing. This module knows how a setting is written as a Hydra override; what its value means is checked by the configuration.
 """
 
 from __future__ import annotations
@@ -27,9 +23,55 @@ from specexp.live.engine import CANCELLED, Engine, Piece, Request, open_decoder,
 WARMUP_TOKENS = 16
 
 
+TARGET, DRAFTER, SPECULATIVE, EGAG, NASD = "target", "drafter", "speculative", "egag", "nasd"
+METHODS = {TARGET: "autoregressive", DRAFTER: "draft_alone"}  # sides that are not called like their method
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A value that is only changed as a whole. enabled: sides, in the order in which they decode. given: the settings given to each method,
+    by key. gamma: for all methods that have one. sampling, cache: overrides. pair: overrides of everything else, from the command line.
+    """
+
+    enabled: tuple[str, ...] = (TARGET, SPECULATIVE)
+    given: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    gamma: int | None = None
+    sampling: tuple[str, ...] = ()
+    cache: tuple[str, ...] = ()
+    pair: tuple[str, ...] = ()
+    length: int = 128
+    seed: int = 0
+    chat: bool = False
+    debug: bool = False
+
+    def toggled(self, side: str) -> Settings:
+        """The settings with this side enabled after the others (the target before them), or without it if it was enabled."""
+        if side in self.enabled:
+            return replace(self, enabled=tuple(other for other in self.enabled if other != side))
+        return replace(self, enabled=(side, *self.enabled) if side == TARGET else (*self.enabled, side))
+
+    def exchanged(self, one: str, other: str) -> Settings:
+        """The settings with `other` in the place of `one`; if neither was enabled, `other` comes last."""
+        if one not in self.enabled:
+            return self if other in self.enabled else self.toggled(other)
+        return replace(self, enabled=tuple(other if side == one else side for side in self.enabled if side != other))
+
+    def with_given(self, side: str, settings: Mapping[str, str]) -> Settings:
+        return replace(self, given={**self.given, side: {**self.given.get(side, {}), **settings}})
+
+    def overrides(self, side: str) -> tuple[str, ...]:
+        """The Hydra overrides for one side, without `gamma`, which not every method has."""
+        own = [_override(key, value) for key, value in self.given.get(side, {}).items()]
+        chosen = (f"method={METHODS.get(side, side)}",)
+        return (*self.pair, *self.sampling, *self.cache, *chosen, *own)
+
+    def has_own_gamma(self, side: str) -> bool:
+        return "gamma" in self.given.get(side, {})
+
+
 @dataclass
 class Side:
-    """One way to decode. handles: its settings, as the configuration resolved them."""
+    """One way to decode. handles: the method's settings, as the configuration resolved them."""
 
     name: str
     handles: dict[str, object]
@@ -42,7 +84,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Run:
-    """One prompt decoded by one side. side, baseline: as in a record; the baseline is the target's own run, where it was enabled."""
+    """One prompt decoded by one side. side, baseline: as in a record; the baseline is the target's own run, if it was enabled."""
 
     prompt_id: int
     prompt: str
@@ -53,14 +95,14 @@ class Run:
     baseline: dict | None
 
     def record(self) -> dict:
-        """As records.jsonl holds them, with what the console knows beside."""
+        """As a line of records.jsonl, with the name, settings and seed that the console knows."""
         sides = {"method": self.side} | ({} if self.baseline is None else {"baseline": self.baseline})
-        told = {"name": self.name, "settings": self.handles, "seed": self.seed}
-        return {"id": str(self.prompt_id), "sample": 0, "prompt": self.prompt, **told, **sides}
+        known = {"name": self.name, "settings": self.handles, "seed": self.seed}
+        return {"id": str(self.prompt_id), "sample": 0, "prompt": self.prompt, **known, **sides}
 
 
 class View(Protocol):
-    """What a session tells while it decodes."""
+    """What shows a session's progress while it decodes."""
 
     def begin(self, name: str) -> None: ...
 
@@ -70,7 +112,7 @@ class View(Protocol):
 
 
 class Session:
-    """compose: overrides -> configuration. build: instantiates a node of it. Raises UserError where the first settings cannot be used."""
+    """compose: overrides -> configuration. build: instantiates a node of it. Raises UserError if the first settings cannot be used."""
 
     def __init__(self, settings: Settings, compose: Callable[[Sequence[str]], DictConfig], build: Callable):
         self._compose, self._build = compose, build
@@ -91,7 +133,7 @@ class Session:
         return [self._sides[self._key(name, self.settings)] for name in self.settings.enabled]
 
     def adopt(self, settings: Settings) -> None:
-        """Use these from now on; what they no longer need is let go. UserError, and nothing changed, where they cannot be used."""
+        """Use these settings from now on and give up decoders that are not needed. UserError, and nothing changed, if they do not work."""
         keys = {name: self._key(name, settings) for name in settings.enabled}
         found = {key: self._sides.get(key) or self._opened(name, settings) for name, key in keys.items()}
         if settings.chat and not all(side.engine.has_template for side in found.values()):
@@ -99,7 +141,7 @@ class Session:
         self._sides, self.settings = found, settings
 
     def decode(self, prompt: str, view: View, cancelled: Callable[[], bool]) -> list[Run]:
-        """The prompt by every enabled side, the target first; a cancelled one leaves no run, and ends the round of sides."""
+        """Decode the prompt by every enabled side, the target first. A cancelled side leaves no run and is the last one."""
         if not self.settings.enabled:
             raise UserError("nothing is enabled; /target and /speculative enable the usual two.")
         requests = [self._request(side, prompt) for side in self.sides]
@@ -125,7 +167,7 @@ class Session:
         return request
 
     def _warm_up(self, side: Side, request: Request) -> None:
-        """So that no first call is timed."""
+        """Decode a little before the first timed prompt, because first calls are slow."""
         if not side.warm:
             brief = Request(request.prompt, min(request.max_new_tokens, WARMUP_TOKENS), request.sampling, ("warmup",))
             side.engine.answer(side.decoder, brief, lambda step, pieces: None, lambda: False)
@@ -147,58 +189,11 @@ class Session:
 
 
 def figures(runs: Sequence[Run]) -> dict:
-    """An experiment's figures over runs of one side; those against the target only over prompts that it decoded too."""
+    """An experiment's figures over runs of one side; those that compare with the target, over the prompts that it decoded too."""
     paired = [run.record() for run in runs if run.baseline is not None]
     alone = [{key: value for key, value in run.record().items() if key != "baseline"} for run in runs]
     against = summarise_speed(paired).figures if paired else {}
     return {key: against.get(key) for key in ("speedup", "equal_texts")} | summarise_speed(alone).figures
-
-
-TARGET, DRAFTER, SPECULATIVE, EGAG, NASD = "target", "drafter", "speculative", "egag", "nasd"
-METHODS = {TARGET: "autoregressive", DRAFTER: "draft_alone"}  # sides that are not called like their method
-
-
-@dataclass(frozen=True)
-class Settings:
-    """enabled: sides, in the order they decode. given: of each method, settings as KEY=VALUE by key. gamma: of all that have one.
-
-    pair: overrides of everything but method, sampling and cache, from the command line. sampling, cache: overrides.
-    """
-
-    enabled: tuple[str, ...] = (TARGET, SPECULATIVE)
-    given: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    gamma: int | None = None
-    sampling: tuple[str, ...] = ()
-    cache: tuple[str, ...] = ()
-    pair: tuple[str, ...] = ()
-    length: int = 128
-    seed: int = 0
-    chat: bool = False
-    debug: bool = False
-
-    def toggled(self, side: str) -> Settings:
-        """With the side enabled behind the others (the target before them), or without it."""
-        if side in self.enabled:
-            return replace(self, enabled=tuple(other for other in self.enabled if other != side))
-        return replace(self, enabled=(side, *self.enabled) if side == TARGET else (*self.enabled, side))
-
-    def exchanged(self, one: str, other: str) -> Settings:
-        """`other` where `one` was enabled; enabled at the end where neither was."""
-        if one not in self.enabled:
-            return self if other in self.enabled else self.toggled(other)
-        return replace(self, enabled=tuple(other if side == one else side for side in self.enabled if side != other))
-
-    def with_given(self, side: str, settings: Mapping[str, str]) -> Settings:
-        return replace(self, given={**self.given, side: {**self.given.get(side, {}), **settings}})
-
-    def overrides(self, side: str) -> tuple[str, ...]:
-        """Hydra overrides for one side, but for `gamma`, which not every method has."""
-        own = [_override(key, value) for key, value in self.given.get(side, {}).items()]
-        chosen = (f"method={METHODS.get(side, side)}",)
-        return (*self.pair, *self.sampling, *self.cache, *chosen, *own)
-
-    def has_own_gamma(self, side: str) -> bool:
-        return "gamma" in self.given.get(side, {})
 
 
 def _override(key: str, value: str) -> str:
@@ -233,5 +228,5 @@ def _setting(override: str) -> tuple[str, str]:
 
 
 def pairs(words: Iterable[str]) -> dict[str, str]:
-    """KEY=VALUE words by key."""
+    """The values of KEY=VALUE words, by key."""
     return {key: value for key, _, value in (word.partition("=") for word in words)}

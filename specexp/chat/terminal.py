@@ -1,6 +1,6 @@
-"""Lines into a session, from a person at a terminal or from a script or pipe. Ctrl-C stops the generation and keeps the session.
+"""Reads lines for a session, from a person at a terminal or from a script or pipe. Ctrl-C stops the generation and keeps the session.
 
-A script ends at its first mistake, since what comes after would be about something else; a person is told and goes on.
+A script ends at its first mistake, because the lines after it rely on the one that failed. A person sees the message and goes on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REMARK = "//"
 
 
 class CommandCompleter(Completer):
-    """Commands, their first arguments, and the handles of methods. handles: method -> names of its settings."""
+    """Completes commands, their first arguments, and the settings of methods. handles: method -> names of its settings."""
 
     def __init__(self, handles: Callable[[str], list[str]]):
         self._handles = handles
@@ -48,7 +48,7 @@ class CommandCompleter(Completer):
 
 
 def handles_of(method: str) -> list[str]:
-    """The names of a method's settings, off its file."""
+    """The names of a method's settings, read from its file."""
     import yaml
 
     from specexp.cli.messages import conf_directory
@@ -59,7 +59,7 @@ def handles_of(method: str) -> list[str]:
 
 
 def perform(session: Session, view: RichView, line: str, cancelled: Callable[[], bool]) -> None:
-    """One line: a command, a remark or a prompt. UserError for what cannot be done; Quit at the end."""
+    """Carry out one line: a command, a remark or a prompt. UserError for what cannot be done; Quit when the console is to end."""
     if not line.strip() or line.startswith(REMARK):
         return
     if not line.startswith("/"):
@@ -73,7 +73,7 @@ def perform(session: Session, view: RichView, line: str, cancelled: Callable[[],
 
 
 def converse(session: Session, view: RichView, history: str | None) -> None:
-    """With a person, until Ctrl-D or /quit."""
+    """Talk with a person until Ctrl-D or /quit."""
     remembered = InMemoryHistory() if history is None else FileHistory(str(Path(history).expanduser()))
     prompt = PromptSession(PROMPT, history=remembered, completer=CommandCompleter(handles_of), complete_while_typing=False)
     view.welcome(session)
@@ -90,7 +90,7 @@ def converse(session: Session, view: RichView, history: str | None) -> None:
 
 
 def _read(prompt: PromptSession) -> str | None:
-    """The next line; "" for one that was given up with Ctrl-C, None at Ctrl-D."""
+    """The next line; "" if it was given up with Ctrl-C, None at Ctrl-D."""
     try:
         return prompt.prompt()
     except KeyboardInterrupt:
@@ -100,7 +100,7 @@ def _read(prompt: PromptSession) -> str | None:
 
 
 def play(session: Session, view: RichView, lines: Iterable[str], name: str) -> None:
-    """A script. UserError at its first mistake, with the line."""
+    """Carry out a script. UserError at its first mistake, with the number of the line."""
     for number, line in enumerate(lines, 1):
         line = line.rstrip("\r\n")
         if line.strip() and not line.startswith(REMARK):
@@ -115,7 +115,7 @@ def play(session: Session, view: RichView, lines: Iterable[str], name: str) -> N
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Meanwhile the first Ctrl-C is only noted, for whoever asks; the second one interrupts."""
+    """While this is open, the first Ctrl-C is only noted, for the yielded function to tell; the second one interrupts."""
     stopped = Event()
 
     def note(number: int, frame: object) -> None:
@@ -131,7 +131,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
 
 def start(session: Session, script: Path | None, history: str | None) -> None:
-    """Play the script, or what is piped in, or else talk."""
+    """Carry out the script if there is one, else what is piped in, else talk with a person."""
     first = session.sides[0].engine.tokenizer if session.sides else None
     view = RichView(Console(highlight=False), lambda token: first.decode([token]) if first else str(token))
     if script is not None:

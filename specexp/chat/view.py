@@ -1,6 +1,7 @@
-"""What the console shows: text coloured by the origin of its tokens, drafts round by round, tables. Append-only, for pipes too.
+"""What the console shows: text coloured by the origin of its tokens, drafts round by round, and tables. Nothing that was shown is
+overwritten, so the output can go into a pipe.
 
-Colours go where a terminal is and NO_COLOR is not set (rich decides); the same is told in words by /debug and the tables.
+Colours appear only at a terminal and where NO_COLOR is not set (rich decides). /debug and the tables say the same in words.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from specexp.decoding.decoder import Step
 from specexp.live.engine import CANCELLED, Piece
 
 ORIGINS = {"target": "", "draft": "green", "bonus": "blue", "resample": "red"}
-STAGES = ("green", "cyan", "yellow", "magenta")  # of a cascade, in the order in which they are seen
+STAGES = ("green", "cyan", "yellow", "magenta")  # of a cascade's stages, in the order in which they first appear
 LEGEND = (("accepted", "draft"), ("corrected", "resample"), ("bonus", "bonus"))
 COLUMNS = ("", "tokens", "accepted", "per round", "tokens/s", "speedup", "target's text")
 HINT = "/help lists the commands; Ctrl-C stops a generation, Ctrl-D leaves."
 
 
 class RichView:
-    """spell: id -> its text, for /debug."""
+    """Writes to a console. spell: id -> its text, for /debug."""
 
     def __init__(self, console: Console, spell: Callable[[int], str]):
         self.console, self._spell = console, spell
@@ -53,7 +54,7 @@ class RichView:
         self.say({CANCELLED: " [stopped]", "length": ""}.get(finish, "") if not self.debug else f"end: {finish}", "dim")
 
     def table(self, runs: Sequence[Run], title: str | None = None) -> None:
-        """One line for each way of decoding, its prompts pooled."""
+        """One line for each way of decoding, over all of its prompts."""
         table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
         for place, column in enumerate(COLUMNS):
             table.add_column(column, justify="right" if place else "left", header_style="dim", no_wrap=bool(place), overflow="fold")
@@ -76,7 +77,7 @@ class RichView:
         return self._stages.setdefault(stage, STAGES[len(self._stages) % len(STAGES)])
 
     def _round(self, step: Step) -> None:
-        """Every drafted token, kept or refused, and what the target added."""
+        """One line with every drafted token, kept or refused, and what the target added."""
         line = Text(f"{self._rounds:>4}  {f'{step.accepted} of {step.drafted}' if step.drafted else 'target':<9}", style="dim")
         self._rounds += 1
         for place, node in enumerate(step.nodes):
@@ -89,7 +90,7 @@ class RichView:
 
 
 def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """By the method's name and, where a method ran with several settings, those that differ."""
+    """The runs by the method's name and, if a method ran with several settings, by those that differ."""
     runs = list(runs)
     groups: dict[str, list[Run]] = {}
     for run in runs:

@@ -1,1 +1,1 @@
-"""Text on request, for the console and the server."""
+"""Answers prompts one after another, for the console and the server."""

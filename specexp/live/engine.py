@@ -1,7 +1,8 @@
-"""Text on request from one pair: what the console and the server are made of. A prompt goes in, pieces of text come out as rounds are made,
-and in the end the same counts and seconds that an experiment would record.
+"""Answers one prompt after another with a pair's decoder; the console and the server both use it. Pieces of text come out while rounds are
+made, and in the end the same counts and seconds that an experiment would record.
 
-Has no loop of its own (experiment/generation.py runs the decoder) and knows neither terminals nor HTTP. A decoder holds one text at a time.
+It has no decoding loop of its own (experiment/generation.py runs the decoder), and knows neither terminals nor HTTP. A decoder works on one
+text at a time.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is certain since the last one, and the origin of the token that made it so."""
+    """The text that has become certain since the last piece, and the origin of the token that made it certain."""
 
     text: str
     origin: str
@@ -59,7 +60,7 @@ class Answer:
         return self.generation.steps[-1].finish
 
     def side(self) -> dict[str, object]:
-        """As in a record, unscored and without a likelihood."""
+        """What a record would hold of it, without scores and likelihood."""
         return replace(self.generation.record(), text=self.text).to_json()
 
 
@@ -67,19 +68,20 @@ Hear = Callable[[Step, list[Piece]], None]
 
 
 class Engine:
-    """tokenizer: transformers' interface. stop_ids: those that end a text. longest_text: tokens that prompt and text may have, or None."""
+    """tokenizer: with transformers' interface. stop_ids: those that end a text. longest_text: how many tokens prompt and text may have
+    together, or None for no limit."""
 
     def __init__(self, tokenizer, stop_ids: Collection[int], longest_text: int | None = None):
         self.tokenizer, self.stop_ids, self.longest_text = tokenizer, tuple(stop_ids), longest_text
 
     def ids(self, text: str) -> list[int]:
-        """Of a prompt. UserError for one without a token."""
+        """The ids of a prompt. UserError for a prompt without any token."""
         if not (ids := list(self.tokenizer(text)["input_ids"])):
             raise UserError("the prompt is empty; give at least one token.")
         return ids
 
     def known_ids(self, ids: Sequence[int]) -> list[int]:
-        """A prompt given as ids. UserError for ids that the tokenizer does not have."""
+        """The same ids, of a prompt that was given as ids. UserError for one that the tokenizer does not have."""
         if odd := [token for token in ids if not 0 <= token < len(self.tokenizer)]:
             raise UserError(f"the prompt has the id {odd[0]}, and this model's end at {len(self.tokenizer) - 1}; send its own ids.")
         return list(ids)
@@ -89,7 +91,7 @@ class Engine:
         return bool(self.tokenizer.chat_template)
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation by the tokenizer's chat template. UserError where it has none, or does not take such messages."""
+        """The ids of a conversation by the tokenizer's chat template. UserError if it has no template or refuses these messages."""
         from jinja2 import TemplateError
 
         if not self.has_template:
@@ -108,23 +110,23 @@ class Engine:
             )
 
     def answer(self, decoder: Decoder, request: Request, hear: Hear, cancelled: Callable[[], bool]) -> Answer:
-        """Run the decoder on the request; `hear` gets every round with its text, `cancelled` is asked after each whether to end there."""
+        """Run the decoder on the request. `hear` gets every round with its text; `cancelled` is asked after each round whether to stop."""
         stopping = Stopping(self.tokenizer, () if request.ignore_eos else self.stop_ids, request.stop_strings)
         before = opening(decoder.target.model, request.prompt)
         text = Detokenizer(stopping, before)
 
-        def told(step: Step) -> None:
+        def hear_round(step: Step) -> None:
             pieces = [Piece(text.feed(token), origin) for token, origin in zip(step.tokens, step.origins, strict=True)]
             last = [Piece(text.finish(), pieces[-1].origin if pieces else "target")] if step.finish else []
             hear(step, [piece for piece in pieces + last if piece.text])
 
         stop = cancellable(stopping, cancelled)
-        generation = generate(decoder, request.prompt, request.max_new_tokens, stop, request.sampling, request.seed, told)
+        generation = generate(decoder, request.prompt, request.max_new_tokens, stop, request.sampling, request.seed, hear_round)
         return Answer(generation, stopping.text(before, generation.token_ids))
 
 
 def cancellable(stop: Stop, cancelled: Callable[[], bool]) -> Stop:
-    """Where a text ends: at the latest token once it is cancelled. Peers' own loops ask this too."""
+    """A stop that also ends the text at its latest token once it is cancelled."""
 
     def end(ids: Sequence[int], since: int) -> Cut | None:
         return Cut(len(ids), CANCELLED) if cancelled() else stop(ids, since)
@@ -133,7 +135,7 @@ def cancellable(stop: Stop, cancelled: Callable[[], bool]) -> Stop:
 
 
 def with_template(tokenizer, template: str | None):
-    """The tokenizer with its own chat template (None), with "plain", the messages' bare texts, or with that of a Jinja file."""
+    """The tokenizer with the chat template asked for: its own (None), the messages' bare texts ("plain"), or that of a Jinja file."""
     if template is None:
         return tokenizer
     file = Path(template)
@@ -145,7 +147,7 @@ def with_template(tokenizer, template: str | None):
 
 
 def open_pair(config: DictConfig, build: Callable) -> Engine:
-    """Tokenizer and limits of a checked configuration's pair; its target is loaded. UserError for what cannot be had."""
+    """The engine of a checked configuration's pair, whose target is loaded here. UserError for a model or tokenizer that cannot be had."""
     from specexp.models.loading import load_model
     from specexp.models.pair import stop_ids
 

@@ -1,1 +1,1 @@
-"""An OpenAI-compatible server over one pair and one method: a queue in front of a decoder that holds one text at a time."""
+"""An OpenAI-compatible server over one pair and one method: requests wait in a queue, because the decoder works on one text at a time."""

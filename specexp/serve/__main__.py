@@ -1,6 +1,6 @@
 """`python -m specexp.serve`: one pair and one method behind OpenAI's API.
 
-Wires configuration and server together; what is served stands in service.py and app.py.
+This module reads the command line and the configuration; what is served is in service.py and app.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ python -m specexp.serve method=csd model_pair=llama13b_7b     any overrides of `
 python -m specexp.serve server.port=8001 server.queue=16      where it listens, how many may wait
 SPECEXP_API_KEY=... python -m specexp.serve server.host=0.0.0.0
 
-sampling, seed, max_new_tokens and ignore_eos hold for requests that say nothing; chat_template=plain or chat_template=FILE for a tokenizer
-without one. One request is decoded at a time; requests of different users take turns.
+sampling, seed, max_new_tokens and ignore_eos are the defaults of requests that leave them out. A tokenizer without a chat template needs
+chat_template=plain or chat_template=FILE. One request is decoded at a time, and users take turns.
 --cfg job shows the whole configuration.
 """
 

@@ -1,6 +1,7 @@
-"""The routes: OpenAI's completions, chat completions and models, health, metrics, and the /predict of an earlier study.
+"""The server's routes: OpenAI's completions, chat completions and models; health and metrics; and the /predict of an earlier study.
 
-Answers stream as server-sent events, a chunk per round. A client that leaves, waiting or reading, is noticed and its job cancelled.
+A streamed answer is sent as server-sent events, one chunk for each round of decoding. When a client leaves, while it waits or while it
+reads, its job is cancelled.
 """
 
 from __future__ import annotations
@@ -66,12 +67,12 @@ def _finished(app: FastAPI, job: Job) -> None:
 
 
 async def authorised(request: Request) -> None:
-    """The key, compared in a time that does not tell how much of it was right."""
+    """Refuses a wrong key. The comparison takes equally long however much of the key was right."""
     key = request.app.state.settings.api_key
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if key is not None and not hmac.compare_digest(given.encode(), key.encode()):
-        told = "the API key is missing or wrong; send it as a bearer token."
-        raise refusal(401, told, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        message = "the API key is missing or wrong; send it as a bearer token."
+        raise refusal(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
 async def health(request: Request) -> Response:
@@ -106,15 +107,15 @@ async def chat(asked: ChatRequest, request: Request) -> Response:
 
 
 async def predict(request: Request) -> Response:
-    """A prompt, and it comes back with what follows, as a JSON string. The earlier study's errors have a form of their own."""
+    """Answers a prompt with the prompt and its continuation, as one JSON string. The earlier study's errors have a form of their own."""
     try:
         asked = PredictRequest.model_validate_json(await request.body())
     except ValueError:
         return JSONResponse({"error": 'send {"prompt": TEXT} as JSON'}, 400)
     service = request.app.state.service
     if not service.decoder.draws:
-        told = f"/predict draws its text, and method={service.method} draws no tokens; use /v1/completions instead."
-        return JSONResponse({"error": told}, 400)
+        message = f"/predict draws its text, and method={service.method} draws no tokens; use /v1/completions instead."
+        return JSONResponse({"error": message}, 400)
     job = await _begun(CompletionRequest(prompt=asked.prompt, max_tokens=PREDICT_TOKENS, **PREDICT_SAMPLING), request)
     return JSONResponse(asked.prompt + (await _answer(job, request)).text)
 
@@ -130,7 +131,7 @@ async def _respond(asked: Generate, request: Request, form: Form) -> Response:
 
 
 async def _begun(asked: Generate, request: Request) -> Job:
-    """Queued, and its first round made: whatever can be refused has been."""
+    """The job of a request, once its first round is made: whatever can be refused has been refused by then."""
     state = request.app.state
     _check_model(state.service, asked.model)
     client = asked.user or (request.client.host if request.client else "")
@@ -154,12 +155,12 @@ async def _answer(job: Job, request: Request) -> Answer:
 
 
 async def _while_present(request: Request, job: Job, event: asyncio.Event) -> None:
-    """Wait for it, unless the client leaves: then nobody needs the job."""
+    """Wait for the event. If the client leaves first, its job is cancelled."""
     wanted, gone = asyncio.create_task(event.wait()), asyncio.create_task(_gone(request))
     try:
         await asyncio.wait({wanted, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not event.is_set():
-            raise refusal(499, "the client has left.")  # nginx's number for it; nobody reads this
+            raise refusal(499, "the client has left.")  # the status that nginx uses for this; no client reads it
     finally:
         if not event.is_set():
             request.app.state.worker.cancel(job)
@@ -173,7 +174,7 @@ async def _gone(request: Request) -> None:
 
 
 async def _events(job: Job, asked: Generate, form: Form, request: Request) -> AsyncIterator[str]:
-    """Server-sent events: chunks of text, then how it ended, then, if wanted, the usage."""
+    """Server-sent events: chunks of text, then how the text ended, then the usage if it was asked for."""
     state = request.app.state
     try:
         for chunk in form.opening():

@@ -1,4 +1,4 @@
-"""Refusals, in the form that OpenAI's clients know: {"error": {message, type, param, code}} under the right status."""
+"""Errors in the form that OpenAI's clients read: {"error": {message, type, param, code}} with the status that fits."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
 def refusal(
     status: int, message: str, param: str | None = None, code: str | None = None, headers: dict[str, str] | None = None
 ) -> HTTPException:
-    """To be raised."""
+    """The exception to raise for a request that is refused."""
     return HTTPException(status, error_body(status, message, param, code)["error"], headers)
 
 
 def failure() -> HTTPException:
-    """For what is our own defect, to be raised."""
+    """The exception to raise when the server itself fails."""
     return refusal(500, "the request failed; the server's log tells more.")
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Every refusal in one form, FastAPI's own included."""
+    """Answer every error in one form, FastAPI's own errors included."""
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
@@ -55,7 +55,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 class BodyLimit:
-    """ASGI middleware: a body of more than `limit` bytes gets 413, announced or not."""
+    """ASGI middleware: a body of more than `limit` bytes gets 413, whether or not its length was announced."""
 
     def __init__(self, app: ASGIApp, limit: int):
         self.app, self.limit = app, limit

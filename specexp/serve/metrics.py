@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: counts of requests, tokens and speculation, and ratios derived from them when asked."""
+"""What Prometheus reads at /metrics: counts of requests, tokens and speculation, and ratios of these counts, computed when read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 COUNTS = {
     "prompt_tokens": "tokens of prompts read",
     "generation_tokens": "tokens generated",
-    "spec_steps": "rounds that drafted",
+    "spec_steps": "rounds with a draft",
     "draft_tokens": "tokens drafted",
     "accepted_tokens": "drafted tokens accepted",
     "busy_seconds": "time in which the decoder worked",
@@ -22,7 +22,7 @@ COUNTS = {
 
 
 class Metrics:
-    """Named specexp_..., in a registry of its own."""
+    """All names begin with specexp_. The registry is this server's own, not the process-wide one."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -31,15 +31,16 @@ class Metrics:
         self._sums = dict.fromkeys(COUNTS, 0.0)
         self._ttft = self._histogram("time_to_first_token_seconds", "from a request's arrival")
         self._waited = self._histogram("queue_seconds", "from a request's arrival to its turn")
-        self.gauge("draft_acceptance_rate", "accepted / drafted", lambda: self._ratio("accepted_tokens", "draft_tokens"))
-        self.gauge("mean_acceptance_length", "tokens per round that drafted", lambda: 1 + self._ratio("accepted_tokens", "spec_steps"))
-        self.gauge("tokens_per_second", "generated / busy seconds", lambda: self._ratio("generation_tokens", "busy_seconds"))
+        ratio = self._ratio
+        self.gauge("draft_acceptance_rate", "accepted tokens divided by drafted ones", lambda: ratio("accepted_tokens", "draft_tokens"))
+        self.gauge("mean_acceptance_length", "tokens per round with a draft", lambda: 1 + ratio("accepted_tokens", "spec_steps"))
+        self.gauge("tokens_per_second", "generated tokens divided by busy seconds", lambda: ratio("generation_tokens", "busy_seconds"))
 
     def gauge(self, name: str, words: str, value: Callable[[], float]) -> None:
         Gauge(name, words, namespace="specexp", registry=self.registry).set_function(value)
 
     def finished(self, job: Job) -> None:
-        """A job that the decoder ran."""
+        """Count a job that the decoder ran."""
         if job.answer is None:
             self.requests.labels("failed").inc()
             return

@@ -1,8 +1,7 @@
-"""The requests that the server understands, by the names of OpenAI's API, with top_k and ignore_eos as vLLM has them.
+"""What goes over the wire: the requests that the server understands, and OpenAI's objects around the text of an answer, whole or in chunks.
 
-What it cannot do is refused and never ignored: of such fields only the value that means nothing is taken.
-
-OpenAI's objects around one text, whole or in chunks.
+Fields have the names of OpenAI's API, and top_k and ignore_eos are as in vLLM. A field that asks for something the server cannot do is
+refused and never ignored; such a field is accepted only with the value that changes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class StreamOptions(Strict):
 
 
 class Generate(Strict):
-    """What both kinds of completion share. Fields left out, or null, are as the server was started."""
+    """The fields that both kinds of completion share. For a field that is left out or null, the server's own default holds."""
 
     model: str | None = None
     max_tokens: Tokens | None = None
@@ -77,7 +76,7 @@ class Generate(Strict):
         return {field: value for field, value in given.items() if value is not None and value not in nothing.get(field, ())}
 
     def sampling(self, usual: Sampling) -> Sampling:
-        """The server's own rule, but for what the request says."""
+        """The server's own sampling rule, changed where the request says so."""
         temperature = usual.temperature if self.temperature is None else self.temperature
         top_p = usual.top_p if self.top_p is None else self.top_p
         top_k = usual.top_k if self.top_k is None else self.top_k
@@ -118,17 +117,19 @@ class ChatRequest(Generate):
 
 
 class PredictRequest(Strict):
-    """S0's form: a prompt, and the text comes back as a JSON string."""
+    """The earlier study's form: a prompt, which is answered with a JSON string."""
 
     prompt: str
 
 
 class Form(Protocol):
+    """How OpenAI's objects look for one kind of completion."""
+
     def whole(self, text: str, finish: str) -> dict:
         """The one object of an answer that does not stream."""
 
     def opening(self) -> Iterator[dict]:
-        """Chunks before any text."""
+        """The chunks before any text."""
 
     def delta(self, text: str) -> dict:
         """A chunk of text."""

@@ -1,4 +1,4 @@
-"""From a checked configuration to a listening server: the port is taken first, then the weights, then requests."""
+"""Starts the server of a checked configuration: it takes the port first, then loads the weights, then answers requests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from specexp.live.engine import Request, open_decoder, open_pair
 from specexp.serve.app import create_app
 from specexp.serve.service import ServerSettings, Service
 
-CUT_SECONDS = 5  # for the answer that is cut short to reach its client
+CUT_SECONDS = 5  # in which an answer that is cut short can still reach its client
 WARMUP = Request((0,), 8, seed=("warmup",), ignore_eos=True)
 
 
 class Server(uvicorn.Server):
-    """At a signal, refuses what waits at once and lets the running request go on for its time of grace."""
+    """At a signal, refuses the waiting requests at once and lets the running one go on for its time of grace."""
 
     def handle_exit(self, sig: int, frame: object) -> None:
         self.config.app.state.close()
@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
 
 
 def serve(config: DictConfig, build: Callable) -> None:
-    """Until a signal ends it. config: of conf/serve.yaml, checked. UserError for what the user can put right."""
+    """Serve until a signal comes. config: of conf/serve.yaml, checked. Raises UserError for what the user can put right."""
     settings = build(config.server)
     with listening(settings) as door:
         service = open_service(config, settings, build)
@@ -40,7 +40,7 @@ def serve(config: DictConfig, build: Callable) -> None:
 
 
 def open_service(config: DictConfig, settings: ServerSettings, build: Callable) -> Service:
-    """The weights loaded and everything run once."""
+    """The service, with its weights loaded and everything run once, so that the first request is not slower than others."""
     service = Service(
         open_pair(config, build),
         open_decoder(config, build),
@@ -56,7 +56,7 @@ def open_service(config: DictConfig, settings: ServerSettings, build: Callable) 
 
 
 def listening(settings: ServerSettings) -> socket.socket:
-    """UserError where somebody else does already."""
+    """A socket that listens at the settings' host and port. UserError if another program listens there already."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)

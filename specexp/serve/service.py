@@ -1,6 +1,5 @@
-"""What the server offers, apart from HTTP: requests turned into jobs for the one decoder, and answers into OpenAI's objects.
-
-Where the server listens and what it takes: `server` in conf/serve.yaml.
+"""What the server offers, apart from HTTP: it checks requests, decodes them and counts what was done. The server's settings (`server` in
+conf/serve.yaml) are here too.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ FIGURES = ("num_spec_steps", "num_draft_tokens", "num_accepted_draft_tokens", "d
 
 @dataclass
 class Service:
-    """model: the served name. usual: the sampling of requests that say nothing. max_tokens: likewise."""
+    """model: the name that requests use. usual, max_tokens: the sampling rule and the length for requests that leave them out."""
 
     engine: Engine
     decoder: Decoder
@@ -48,14 +47,14 @@ class Service:
         return request
 
     def decode(self, request: Request, hear: Callable[[str, int], None], cancelled: Callable[[], bool]) -> Answer:
-        """In the decoder's thread. hear: is told each round's text and number of tokens. UserError where the method does not go with the
-        request's sampling rule."""
+        """The answer to a request; called in the decoder's thread. hear: is told the text and the number of tokens of each round.
+        UserError if the method does not work with the request's sampling rule."""
         self.decoder.check(request.sampling)
-        told = lambda step, pieces: hear("".join(piece.text for piece in pieces), len(step.tokens))
-        return self.engine.answer(self.decoder, request, told, cancelled)
+        hear_round = lambda step, pieces: hear("".join(piece.text for piece in pieces), len(step.tokens))
+        return self.engine.answer(self.decoder, request, hear_round, cancelled)
 
     def speculation(self, answer: Answer) -> dict[str, object]:
-        """How the text came about: counts and the ratios of this one request."""
+        """How the text of this one request was made: counts, and the ratios of these counts."""
         side = answer.side()
         found = acceptance_figures([side])
         return {"method": self.method, "target_forwards": side["target_forwards"]} | {key: found[key] for key in FIGURES}
@@ -76,13 +75,13 @@ class Service:
         return self.engine.ids("".join(prompt))  # a text, or a list of one
 
     def _room(self, prompt: int) -> int:
-        """max_tokens of a request that says nothing: the usual number, or what fits."""
+        """max_tokens of a request that leaves it out: the usual number, or as many as fit."""
         longest = self.engine.longest_text
         return self.max_tokens if longest is None else max(1, min(self.max_tokens, longest - prompt))
 
 
 def usage(request: Request, answer: Answer) -> dict[str, int]:
-    """Tokens by ids; the one that ended the text is among them."""
+    """Counts of ids; the one that ended the text is among them."""
     return usage_of(request, len(answer.generation.token_ids))
 
 
@@ -95,10 +94,9 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """model: the name that requests use. queue: requests waiting at most; more get 429. body_bytes: of a request, larger ones get 413.
-
-    api_key_env: the environment variable that holds the key requests must bring, where it is set. grace_seconds: how long the running
-    request may go on after a signal to stop.
+    """model: the name that requests use. queue: how many requests may wait; further ones get 429. body_bytes: the size that a request may
+    have; larger ones get 413. api_key_env: the environment variable that holds the key which requests must bring; if it is not set, none is
+    asked for. grace_seconds: how long the running request may go on after a signal to stop.
     """
 
     model: str
@@ -118,10 +116,10 @@ class ServerSettings:
 
     @property
     def api_key(self) -> str | None:
-        """Read anew each time, so that it is in no record and no configuration."""
+        """Read from the environment each time, so that it is in no record and in no configuration."""
         return os.environ.get(self.api_key_env) or None
 
     @property
     def is_open(self) -> bool:
-        """Anyone who reaches this machine may use it."""
+        """Whether anyone who reaches this machine may use the server."""
         return self.api_key is None and self.host not in LOCAL

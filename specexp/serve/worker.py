@@ -1,8 +1,8 @@
-"""The one decoder's thread, and the jobs that wait for it. Everything but the decoding itself happens on the event loop.
+"""The thread in which the one decoder works, and the queue of jobs that wait for it.
 
-A job that nobody waits for any more ends at its next round, or never begins. Knows nothing of HTTP.
-
-A queue in which clients take turns, so that one who asks a hundred times does not make the others wait a hundred times.
+Clients take turns in the queue, so that one who sends a hundred requests does not make the others wait for all of them. A job that nobody
+waits for any more ends at its next round, or never begins. Whatever goes wrong with a job ends that job alone. Everything but the decoding
+and the counting happens on the event loop. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Closed(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """begun: the first round is there, or it failed. ended: there is an answer, or an error and no answer."""
+    """A request on its way. begun: its first round is made, or it failed. ended: it has an answer, or an error and no answer."""
 
     client: str
     request: Request
@@ -90,12 +90,12 @@ class Worker:
         self._arrival.set()
 
     def cancel(self, job: Job) -> None:
-        """Nobody waits for it any more."""
+        """Give the job up, because nobody waits for it any more."""
         job.cancelled.set()
         self._queue.drop(job.client, job)
 
     def close(self, grace_seconds: float = 0) -> None:
-        """Refuse what comes and what waits; the running job may go on for so long."""
+        """Refuse new jobs and those that wait; the running one may go on for `grace_seconds`."""
         self.closed = True
         while self.waiting:
             self._queue.take().end(Closed())
@@ -106,7 +106,7 @@ class Worker:
             self.running.cancelled.set()
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Work on the jobs one by one, until this is cancelled."""
         with ThreadPoolExecutor(1, "decoder") as thread:
             try:
                 while True:
@@ -139,7 +139,7 @@ class Worker:
 
 
 async def _outcome(work: asyncio.Future) -> BaseException | None:
-    """What it raised, which ends one request and never the worker; logged, unless it is a sentence for whoever asked."""
+    """What the work raised, or None. It is logged, unless it is a sentence for whoever sent the request."""
     await asyncio.wait([work])
     error = work.exception()
     if error is not None and not isinstance(error, UserError):
@@ -151,11 +151,11 @@ T = TypeVar("T")
 
 
 class Full(Exception):
-    """As many wait as may."""
+    """As many jobs wait as are allowed to."""
 
 
 class FairQueue(Generic[T]):
-    """First come, first served within a client; between clients round-robin. limit: items in all."""
+    """Items of one client come out in the order in which they were put in, and clients take turns. limit: how many items it may hold."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -171,7 +171,7 @@ class FairQueue(Generic[T]):
         self._clients.setdefault(client, deque()).append(item)
 
     def take(self) -> T:
-        """The next item; its client's next turn comes after all others'. Raises KeyError where nothing waits."""
+        """The next item; its client's next turn comes after all others'. Raises KeyError if nothing waits."""
         client, items = self._clients.popitem(last=False)
         item = items.popleft()
         if items:
@@ -179,7 +179,7 @@ class FairQueue(Generic[T]):
         return item
 
     def drop(self, client: Hashable, item: T) -> None:
-        """Take it out of its place, if it still waits."""
+        """Take the item out, if it still waits."""
         items = self._clients.get(client, deque())
         if item in items:
             items.remove(item)
