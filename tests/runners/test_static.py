@@ -205,7 +205,7 @@ def test_a_text_may_end_where_the_models_positions_end(kind, sampling):
     prompt = [(7 * i) % VOCAB for i in range(84)]
 
     def written(runner, length):
-        drafter = ModelDrafter(runner(draft), FixedLength(length), sampling) if length else NoDraft()
+        drafter = ModelDrafter(runner(draft), FixedLength(length)) if length else NoDraft()
         return text(decode(runner(target), drafter, tokens=12, prompt=prompt, sampling=sampling))
 
     for length in (0, 9):
@@ -220,5 +220,5 @@ def test_token_trees_may_end_where_the_models_positions_end(kind):
     runner.start(context.ids, 6)
     for nodes in (5, 3, 5):
         draft = random_draft(rng, nodes, tree=True)
-        got, expected = (each.logits(context, draft, nodes + 1).logits for each in (runner, oracle))
+        got, expected = (each.logits(context, draft, nodes + 1) for each in (runner, oracle))
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
