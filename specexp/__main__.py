@@ -1,4 +1,4 @@
-"""`python -m specexp` is the run: see specexp/cli/main.py."""
+"""`python -m specexp` is `specexp`: see specexp/cli/main.py."""
 
 from specexp.cli.main import cli
 

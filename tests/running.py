@@ -5,8 +5,8 @@ import copy
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from specexp.cli import main as command
 from specexp.cli.check import check
+from specexp.cli.jobs import build
 from specexp.cli.messages import conf_directory
 from specexp.experiment import job
 from specexp.tracking.records import read_records
@@ -24,7 +24,7 @@ def composed(*overrides):
 def run(config, directory):
     config = copy.deepcopy(config)
     check(config)
-    return job.run(config, directory, None, command._built)
+    return job.run(config, directory, None, build)
 
 
 def timeless(directory):

@@ -5,7 +5,6 @@ This module reads the command line and the configuration; what a typed line does
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,9 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from specexp.cli.main import attempted, launch, told
-from specexp.cli.messages import conf_directory
-from specexp.errors import UserError, installed
+from specexp.cli.check import check
+from specexp.cli.jobs import attempted, explain_error, launch
+from specexp.cli.plugins import conf_directory
+from specexp.errors import CommandParser, UserError, ending, installed
 
 MANUAL = """\
 Decode what you type with the target alone and with methods beside it: text coloured by origin, acceptance, tokens/s, speedup.
@@ -44,7 +44,6 @@ def main(config: DictConfig) -> None:
         installed("chat", "prompt_toolkit")
         from specexp.chat.session import Session, from_command_line
         from specexp.chat.terminal import start
-        from specexp.cli.check import check
         from specexp.models.loading import set_threads
 
         check(config)
@@ -62,18 +61,18 @@ def composed(overrides: Sequence[str]) -> DictConfig:
     try:
         return hydra.compose("chat", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(told(error, "chat")) from error
+        raise UserError(explain_error(error, "chat")) from error
 
 
 def cli() -> None:
     global script
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = CommandParser("specexp chat", add_help=False, allow_abbrev=False)
     parser.add_argument("--script", type=Path)
-    options, others = parser.parse_known_args()
-    sys.argv[1:] = others
-    script = options.script
-    if script is not None and not script.is_file():
-        sys.exit(f"specexp: --script {script} is no file; name one with a command or a prompt on each line.")
+    with ending("specexp chat"):
+        options, sys.argv[1:] = parser.parse_known_args()
+        script = options.script
+        if script is not None and not script.is_file():
+            raise UserError(f"--script {script} is no file; name one with a command or a prompt on each line.")
     launch(main, lambda: MANUAL, "chat")
 
 

@@ -1,19 +1,12 @@
-"""What must hold of a composed configuration before anything is built from it: its handles, its nodes, the parts that this job leaves out.
+"""May this configuration run? Whatever is wrong with it as such is refused before anything is built or loaded from it.
 
-Knows keys and their values; nothing of models. A value that only a class can judge is judged when that is built.
-
-Whether a configuration fits the classes it names: parameters that exist, values of their plain types. Told before anything is built.
-
-Knows signatures and nothing of what a value means; a range is refused by the class itself.
-
-Keys and passwords stay in the environment: a configuration that holds one is refused, for it is written to disk and sent to W&B.
-
-Knows the values of environment variables whose names say that they are secret; a secret from elsewhere it cannot tell.
+Checked are the values at its top, that every key is a parameter of the class or function that its node names, and that every value is
+of the type which that parameter asks for. What a value means is judged by the class itself. Models that no side of the run uses are
+taken out, so that they are neither asked for nor loaded.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import re
@@ -24,8 +17,11 @@ from typing import Union, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from specexp.cli.credentials import refuse_credentials
+from specexp.cli.messages import meant
 from specexp.errors import UserError
 from specexp.experiment.supply import LABEL, SUPPLIED, asked, decodes_here, draws
+from specexp.scoring.sandbox import check_level
 
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
 NODES = ("model_pair", "method", "dataset", "cache", "sampling", "tracker", "profile", "baseline", "baselines")
@@ -48,12 +44,10 @@ def check(config: DictConfig) -> None:
     if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
         raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
     check_signatures(config)
-    refuse_credentials(OmegaConf.to_container(config, resolve=True))
+    refuse_credentials(config)
 
 
 def _check_handles(config: DictConfig) -> None:
-    from specexp.scoring.sandbox import check_level
-
     for key, least in LEAST.items():
         value = config[key]
         if (type(value) is not int or value < least) and not (key == "threads" and value is None):
@@ -101,14 +95,14 @@ def check_signatures(config: DictConfig) -> None:
     """UserError for a parameter that its class lacks, and for a value of another type; named as the user can give it."""
     methods = {"method", "captured", *(f"baselines.{name}" for name in config.get("baselines", {}))}
     for path, node in _nodes(config):
-        parameters = dict(_signature(node["_target_"]).parameters)
+        parameters = dict(_signature(path, node["_target_"]).parameters)
         if path in methods:  # what the job supplies is nobody's to give, and the label is no argument
             parameters = {name: parameter for name, parameter in parameters.items() if name not in SUPPLIED}
         for key in node:
             if key.startswith("_") or OmegaConf.is_missing(node, key) or (path in methods and key == LABEL):
                 continue
             if key not in parameters:
-                raise UserError(f"{path}.{key} does not exist{_meant(key, list(parameters))}; {path} takes {', '.join(parameters)}.")
+                raise UserError(f"{path}.{key} does not exist{meant(key, list(parameters))}; {path} takes {', '.join(parameters)}.")
             hint = parameters[key].annotation
             if not _fits(node[key], hint):
                 raise UserError(f"{_source(config, f'{path}.{key}')}={shown(node[key])} does not fit; give {_words(hint)}.")
@@ -138,9 +132,24 @@ def _nodes(config: DictConfig, path: str = "") -> Iterator[tuple[str, DictConfig
             yield from _nodes(config[key], f"{path}.{key}" if path else str(key))
 
 
-def _signature(target: str) -> inspect.Signature:
-    module, _, name = target.rpartition(".")
-    return inspect.signature(getattr(import_module(module), name), eval_str=True)
+def _signature(path: str, target: object) -> inspect.Signature:
+    """Of the class or function that the node at `path` names. UserError where there is none."""
+    key = f"{path}._target_" if path else "_target_"
+    module, _, name = str(target).rpartition(".")
+    if not module:
+        raise UserError(f"{key}={target} does not fit; give MODULE.NAME of a class or a function.")
+    try:
+        home = import_module(module)
+    except (ImportError, SyntaxError) as error:
+        reason = f"the module {module} cannot be imported ({_first_line(error)})"
+        raise UserError(f"{key}={target}: {reason}; put its directory on PYTHONPATH, or pip install its package.") from error
+    if not hasattr(home, name):
+        raise UserError(f"{key}={target}: the module {module} has no {name}{meant(name, dir(home))}; name one of its classes or functions.")
+    return inspect.signature(getattr(home, name), eval_str=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _fits(value: object, hint: object) -> bool:
@@ -188,33 +197,3 @@ def _source(config: DictConfig, key: str) -> str:
         return key
     up = place.split(".")[: 1 - len(reference[1]) or None] if reference[1] else []
     return _source(config, ".".join([*up, reference[2]]))
-
-
-def _meant(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-NAMED_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD)$")
-SHORTEST = 12  # characters; a shorter value may well stand in a configuration by chance
-
-
-def refuse_credentials(config: dict) -> None:
-    """UserError naming the key of a resolved configuration whose text contains a secret of the environment; never the secret itself."""
-    secrets = {name: value for name, value in os.environ.items() if NAMED_SECRET.search(name) and len(value) >= SHORTEST}
-    for key, text in _texts(config):
-        for name, value in secrets.items():
-            if value in text:
-                raise UserError(
-                    f"{key} holds the secret of the environment variable {name}, and a configuration is written to disk; leave it out, "
-                    "as whatever needs a key reads the environment."
-                )
-
-
-def _texts(node: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of every text in nested dicts and lists."""
-    if isinstance(node, str):
-        yield path, node
-    elif isinstance(node, (dict, list)):
-        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _texts(child, f"{path}.{key}" if path else str(key))

@@ -1,46 +1,55 @@
-"""What `--help` prints: examples, the choices found under conf/, and the handles. Reads file names only, so it answers at once
-(Hydra's own help composes the whole configuration and walks its groups many times)."""
+"""The text of `specexp --help`: examples, the commands, the choices of every group, the settings that are changed most.
+
+It reads names of files only and composes nothing, so it answers at once.
+"""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+
+from specexp.cli.commands import COMMANDS
+from specexp.cli.plugins import options
 
 TEMPLATE = """\
 specexp: which way of speculating is fastest on my models, data and machine, and does it leave the output alone?
 
-python -m specexp                                            the shipped tiny pair, speculative against autoregressive decoding
-python -m specexp method=prompt_lookup dataset=microsum      another method, another dataset
-python -m specexp model_pair=llama13b_7b dataset=humaneval   a named pair from the Hub
-python -m specexp model_pair=llama7b_160m model_pair.weights=standin   its sizes, without its weights (for speed)
-python -m specexp model_pair=custom model_pair.target.name=DIR model_pair.draft.name=DIR
-python -m specexp -m method.gamma=1,2,4,8                    a sweep, into multirun/
-python -m specexp.chat, python -m specexp.serve              a console, a server (--help of their own)
+specexp                                            the small models that ship with it: speculative beside plain decoding
+specexp method=prompt_lookup dataset=microsum      another method, another data set
+specexp model_pair=llama13b_7b dataset=humaneval   a named pair of models from the Hub
+specexp model_pair=llama7b_160m model_pair.weights=standin   the same sizes with made-up weights (for speed alone)
+specexp model_pair=custom model_pair.target.name=DIR model_pair.draft.name=DIR
+specexp -m method.gamma=1,2,4,8                    a sweep: one run for each value, in multirun/
 
-Groups: choose with group=option
+Commands (specexp COMMAND --help; python -m specexp.COMMAND is the same, python -m specexp the run)
+{commands}
+
+Groups: choose with GROUP=OPTION
 {groups}
 
-Handles: change with key=value
+Settings: change with KEY=VALUE
   method.gamma=4  sampling.temperature=0.7  dataset.limit=20  max_new_tokens=128  ignore_eos=true
   samples=10  repeats=3  seed=1  dtype=bfloat16  device=cpu  threads=2  quick=true  sandbox=require
 
 --cfg job              shows the whole configuration
+--config-dir DIR       also reads the configurations in DIR, which is laid out like conf/
 hydra.run.dir=DIR      starts the run in DIR, or goes on with it
---hydra-help           Hydra's own options (multirun, completion, other configuration directories)
+--hydra-help           Hydra's own options (sweeps, shell completion)
 """
 
 
-def manual(conf: Path) -> str:
-    """The text, for the groups and options that lie under `conf`."""
-    return TEMPLATE.format(groups="\n".join(_lines(conf)))
+def manual(folders: Sequence[Path]) -> str:
+    """The text, for the groups and options that lie in these folders."""
+    commands = [f"  {name:<12}{line}" for name, (_, line) in COMMANDS.items()]
+    return TEMPLATE.format(commands="\n".join(commands), groups="\n".join(_lines(folders)))
 
 
-def _lines(conf: Path) -> list[str]:
-    groups = {folder.relative_to(conf).as_posix(): folder for folder in sorted(conf.rglob("*")) if any(folder.glob("*.yaml"))}
+def _lines(folders: Sequence[Path]) -> list[str]:
+    groups = sorted({file.parent.relative_to(folder).as_posix() for folder in folders for file in folder.rglob("*.yaml")} - {"."})
     width = max(map(len, groups)) + 2
-    return [_line(name, group, width) for name, group in groups.items()]
+    return [_line(name, options(name, folders), width) for name in groups]
 
 
-def _line(name: str, group: Path, width: int) -> str:
-    options = ", ".join(sorted(file.stem for file in group.glob("*.yaml") if not file.stem.startswith("_")))
-    return textwrap.fill(options, 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2))
+def _line(name: str, choices: Sequence[str], width: int) -> str:
+    return textwrap.fill(", ".join(choices), 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2))

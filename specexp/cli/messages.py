@@ -1,6 +1,6 @@
-"""Where the configuration lies, and what is wrong with a command line in one sentence. Imports neither torch nor Hydra's machinery.
+"""What is wrong with a command line, in one sentence. Knows Hydra's and OmegaConf's messages by their text, and the files under conf/.
 
-Hydra's and OmegaConf's messages are known by their text; one that is not known is told by its first line.
+A message that it does not know is shown by its first line. Imports neither torch nor Hydra, so that a mistake is answered at once.
 """
 
 from __future__ import annotations
@@ -12,24 +12,29 @@ from pathlib import Path
 
 import yaml
 
-
-def conf_directory() -> str:
-    """conf/ inside the package (wheel), else beside it (editable install, checkout)."""
-    package = Path(__file__).parent.parent
-    inside = package / "conf"
-    return str(inside if inside.is_dir() else package.parent / "conf")
+from specexp.cli.commands import COMMANDS
+from specexp.cli.plugins import conf_directory, conf_folders, options
 
 
-def unknown_choice(group: str, name: str, options: Sequence[str]) -> str:
-    """GROUP=NAME where the group has only `options`."""
-    options = [option for option in options if not option.startswith("_")]
+def unknown_command(word: str) -> str:
+    """A first word that is neither a command nor KEY=VALUE."""
+    return f"{word} is neither a command{meant(word, list(COMMANDS))} nor KEY=VALUE; the commands are {', '.join(COMMANDS)}."
+
+
+def unknown_choice(group: str, name: str, known: Sequence[str]) -> str:
+    """GROUP=NAME where the group has only the choices `known`."""
+    known = [option for option in known if not option.startswith("_")]
     more = " (pip install 'specexp[sweeps]' brings more)" if group.startswith("hydra/") else ""
-    return f"{group}={name} does not exist{_meant(name, options)}; choose one of {', '.join(options)}{more}."
+    return f"{group}={name} does not exist{meant(name, known)}; choose one of {', '.join(known)}{more}."
 
 
 def unparsable(override: str) -> str:
     """An argument that Hydra's grammar does not take."""
-    key, _, value = override.partition("=")
+    if override in COMMANDS:
+        return f"{override} is not KEY=VALUE; a command is the first word: specexp {override}."
+    key, equals, value = override.partition("=")
+    if not equals and re.fullmatch(r"[\w.]*\w", override):
+        return f"{override} is not KEY=VALUE; write {override}=VALUE."
     quoted = "\"{}='{}'\"".format(key if key.strip("+@") else f"{key}KEY", value.strip("'\"") or "VALUE")
     return f"{override} is not KEY=VALUE; a value with special characters goes into two pairs of quotes: {quoted}."
 
@@ -38,13 +43,13 @@ def not_a_name(arguments: Sequence[str]) -> str:
     """Hydra refused a choice because it is no text (method=3, tracker=null), without saying which of the `arguments`."""
     for argument in arguments:
         key, _, value = argument.partition("=")
-        options = sorted(file.stem for file in (Path(conf_directory()) / key.partition("@")[0]).glob("*.yaml"))
-        if key and options and not isinstance(yaml.safe_load(value), str):
-            return unknown_choice(key, value, options)
+        known = options(key.partition("@")[0]) if key else []
+        if known and not isinstance(yaml.safe_load(value), str):
+            return unknown_choice(key, value, known)
     return unparsable(next((argument for argument in arguments if argument.startswith("=")), arguments[-1]))
 
 
-def explained(error: Exception, primary: str = "config") -> str:
+def explain_hydra(error: Exception, primary: str = "config") -> str:
     """Any other message of Hydra or OmegaConf, about the configuration that conf/PRIMARY.yaml begins."""
     text = f"{error}\n{error.__cause__ or ''}".strip()
     for pattern, sentence in SENTENCES:
@@ -58,12 +63,12 @@ def explained(error: Exception, primary: str = "config") -> str:
 
 def _unknown_key(key: str, primary: str) -> str:
     group, _, rest = key.partition(".")
-    if owners := [file.stem for file in sorted((Path(conf_directory()) / group).glob("*.yaml")) if rest in _dotted(_load(file), "")]:
+    if owners := [file.stem for file in _files(group) if rest in _dotted(_load(file), "")]:
         chosen = ", ".join(f"{group}={owner}" for owner in owners)
         return f"{key} is a key of {chosen} only; choose that, or in a sweep over {group} write {key}=choice(VALUE)."
-    command = "specexp" if primary == "config" else f"specexp.{primary}"
-    shown = f"`python -m {command} --cfg job` shows all keys"
-    return f"the configuration has no key {key}{_meant_key(key, primary)}; {shown}, +{key}=... would add it."
+    command = "specexp" if primary == "config" else f"specexp {primary}"
+    shown = f"`{command} --cfg job` shows all keys"
+    return f"the configuration has no key {key}{_nearest_key(key, primary)}; {shown}, +{key}=... would add it."
 
 
 def _misplaced(group: str, places: str) -> str:
@@ -74,44 +79,56 @@ def _several(key: str, values: str) -> str:
     return f"{key}={values} is more than one value; add -m to sweep over them, or write {key}=[{values}] for one list."
 
 
+def not_yaml(error: yaml.MarkedYAMLError) -> str:
+    """A configuration file that cannot be parsed."""
+    mark = error.problem_mark
+    return f"{mark.name}, line {mark.line + 1} is not YAML ({error.problem}); mend that line."
+
+
+def _no_folder(folder: str) -> str:
+    return f"--config-dir {folder} does not exist; name a folder that is laid out like conf/ (method/NAME.yaml in it, say)."
+
+
 UNKNOWN_KEY = r"Could not (?:override|delete from config\.) '([^'@]+)'"
 SENTENCES: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"Could not override '([^']+)'\.\nDid you mean to override (.+)\?\n", _misplaced),
+    (r"Additional config directory '(.+)' not found", _no_folder),
     (r"An item is already at '([^']+)'", lambda key: f"{key} is there already; leave out the + before it."),
     (r"Ambiguous value for argument '([^=]+)=(.*)'", _several),
     (r"Error merging override (.+)\n(.+)", lambda override, reason: f"{override} does not fit; {reason}."),
 )
 
 
-def _meant(name: str, known: Sequence[str]) -> str:
+def meant(name: str, known: Sequence[str]) -> str:
+    """The nearest of the `known` names as a question in brackets, nothing where none is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _meant_key(key: str, primary: str) -> str:
-    """Nearest in the same place; else the same name elsewhere, a handle first (gamma for method.gamma); else the nearest of all."""
+def _nearest_key(key: str, primary: str) -> str:
+    """The nearest key in the same place; else a key of the same name in another place, the shortest first (method.gamma for gamma);
+    else the nearest of all keys."""
     parent, _, leaf = key.rpartition(".")
     keys = {known: known.rpartition(".") for known in _keys(primary)}
     siblings = {name: known for known, (place, _, name) in keys.items() if place == parent}
     if near := difflib.get_close_matches(leaf, siblings, n=1):
         return f" (did you mean {siblings[near[0]]}?)"
     elsewhere = sorted((known for known, (_, _, name) in keys.items() if name == leaf), key=lambda known: known.count("."))
-    return f" (did you mean {elsewhere[0]}?)" if elsewhere else "" if parent in keys else _meant(key, list(keys))
+    return f" (did you mean {elsewhere[0]}?)" if elsewhere else "" if parent in keys else meant(key, list(keys))
 
 
 def _keys(primary: str) -> list[str]:
     """The groups, and the dotted keys of all files whose group has a place of its own, each under its group's name."""
-    root = Path(conf_directory())
     primaries = list(_primaries(primary))
     defaults = [default for name in primaries for default in _defaults(name) if isinstance(default, dict)]
     groups = [choice.partition("@")[0].removeprefix("optional ") for default in defaults for choice in default if "hydra/" not in choice]
-    files = [*(root / f"{name}.yaml" for name in primaries), *(file for group in groups for file in sorted((root / group).glob("*.yaml")))]
-    found = [key for file in files for key in _dotted(_load(file), file.parent.name if file.parent != root else "")]
+    found = [key for name in primaries for key in _dotted(_load(Path(conf_directory()) / f"{name}.yaml"), "")]
+    found += [key for group in groups for file in _files(group) for key in _dotted(_load(file), group)]
     return list(dict.fromkeys(groups + found))
 
 
 def _primaries(name: str) -> Iterator[str]:
-    """The file's name, and those of the whole configurations that it begins with."""
+    """The name of a whole configuration, and the names of those that it begins with."""
     yield name
     for default in _defaults(name):
         if isinstance(default, str) and default != "_self_":
@@ -122,8 +139,17 @@ def _defaults(name: str) -> list:
     return _load(Path(conf_directory()) / f"{name}.yaml")["defaults"]
 
 
+def _files(group: str) -> list[Path]:
+    return [file for folder in conf_folders() for file in sorted((folder / group).glob("*.yaml"))]
+
+
 def _load(file: Path) -> dict:
-    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    """The mapping in a file; {} for a file that holds none, as it has no keys to suggest."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _dotted(content: dict, parent: str) -> Iterator[str]:

@@ -12,8 +12,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from specexp.cli.main import attempted, launch
-from specexp.cli.messages import conf_directory
+from specexp.cli.check import check_signatures, shown
+from specexp.cli.jobs import attempted, launch
+from specexp.cli.plugins import conf_directory
 from specexp.errors import UserError
 
 MANUAL = """\
@@ -43,8 +44,6 @@ def main(config: DictConfig) -> None:
 
 def check(config: DictConfig) -> None:
     """All that can be wrong with the configuration as such. The pair keeps its target only, which `model` may name."""
-    from specexp.cli.check import check_signatures, shown
-
     for key, least in (("max_tokens", 2), ("threads", 1)):
         value = config[key]
         if (type(value) is not int or value < least) and not (key == "threads" and value is None):

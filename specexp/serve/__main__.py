@@ -10,8 +10,9 @@ from collections.abc import Callable
 import hydra
 from omegaconf import DictConfig
 
-from specexp.cli.main import attempted, launch
-from specexp.cli.messages import conf_directory
+from specexp.cli.check import check
+from specexp.cli.jobs import attempted, launch
+from specexp.cli.plugins import conf_directory
 from specexp.errors import installed
 
 MANUAL = """\
@@ -32,7 +33,6 @@ chat_template=plain or chat_template=FILE. One request is decoded at a time, and
 def main(config: DictConfig) -> None:
     def work(build: Callable) -> None:
         installed("serve", "fastapi", "uvicorn", "prometheus_client")
-        from specexp.cli.check import check
         from specexp.models.loading import set_threads
 
         check(config)

@@ -23,7 +23,7 @@ from specexp.chat.commands import COMMANDS, obey
 from specexp.chat.session import Session, Settings, figures, from_command_line
 from specexp.chat.terminal import CommandCompleter, converse, handles_of, perform, play, stoppable
 from specexp.chat.view import RichView, grouped
-from specexp.cli import main as command
+from specexp.cli.jobs import build
 from specexp.cli.messages import conf_directory
 from specexp.decoding.sampling import GREEDY
 from specexp.errors import UserError
@@ -55,7 +55,7 @@ def composed(overrides):
 @pytest.fixture(scope="module")
 def first():
     """Built once: what it has opened is shared by the tests."""
-    return Session(Settings(length=12), composed, command._built)
+    return Session(Settings(length=12), composed, build)
 
 
 @pytest.fixture
@@ -235,11 +235,11 @@ def test_a_script_ends_at_its_first_mistake(session, view):
 
 def test_a_method_that_decodes_elsewhere_is_refused():
     with pytest.raises(UserError, match="method=endpoint decodes on another server"):
-        Session(Settings(enabled=("endpoint",)), composed, command._built)
+        Session(Settings(enabled=("endpoint",)), composed, build)
 
 
 def test_chat_puts_the_prompt_into_the_template(view):
-    session = Session(Settings(length=4, pair=("chat_template=plain",), enabled=("target",)), composed, command._built)
+    session = Session(Settings(length=4, pair=("chat_template=plain",), enabled=("target",)), composed, build)
     assert session.has_template and obey(session, "/chat") == "chat: on"
     assert session._request(session.sides[0], "hello").prompt == session.sides[0].engine.ids("hello")
 

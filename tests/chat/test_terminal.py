@@ -136,7 +136,7 @@ def test_a_script_gives_the_ablation_and_a_mistake_its_line(tmp_path):
     assert rows[1]["gamma_max"] == "6" and rows[1]["mean_h"] and rows[2]["order"] == "3"
     script.write_text("/length 8\n/lenght 9\n")
     done = subprocess.run(console("--script", str(script)), cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and done.stderr.endswith(f"specexp: {script}, line 2: /lenght is no command (did you mean /length?); /help lists them.\n")
+    assert done.returncode == 1 and done.stderr.endswith(f"specexp chat: {script}, line 2: /lenght is no command (did you mean /length?); /help lists them.\n")
     assert {file.name for file in tmp_path.iterdir()} == {"ablation.txt", "ablation.csv"}
 
 
@@ -169,7 +169,7 @@ def test_the_server_ends_cleanly_at_a_signal(server, tmp_path):
     assert "the server is stopping" in last
     process.wait(15)
     assert time.monotonic() - began < 10
-    assert process.stderr.read() == "specexp: stopped.\n" and list(tmp_path.iterdir()) == []
+    assert process.stderr.read() == "specexp serve: stopped.\n" and list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_client_frees_the_server_within_a_second(server):
@@ -193,6 +193,6 @@ def test_a_killed_client_frees_the_server_within_a_second(server):
 def test_mistakes_on_the_command_line_are_one_sentence(module, tmp_path):
     done = subprocess.run([sys.executable, "-m", f"specexp.{module}", "method.gama=3"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert f"no key method.gama (did you mean method.gamma?); `python -m specexp.{module} --cfg job`" in done.stderr
+    assert f"no key method.gama (did you mean method.gamma?); `specexp {module} --cfg job`" in done.stderr
     helped = subprocess.run([sys.executable, "-m", f"specexp.{module}", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert helped.returncode == 0 and f"python -m specexp.{module}" in helped.stdout

@@ -19,8 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import specexp
-from specexp.cli import main as command
-from specexp.cli import messages
+from specexp.cli import jobs, messages
 from specexp.cli.check import check
 from specexp.errors import UserError
 from specexp.experiment import job
@@ -72,7 +71,7 @@ def job_refuses(composed, monkeypatch, tmp_path):
             OmegaConf.update(config, key, yaml.safe_load(value) if value else "")
         with pytest.raises(UserError) as caught:
             check(config)
-            job.run(config, tmp_path / "run", None, command._built)
+            job.run(config, tmp_path / "run", None, jobs.build)
         assert str(caught.value).count("\n") == 0 and str(caught.value).endswith(".")
         return str(caught.value)
 
@@ -127,7 +126,7 @@ def test_key_of_another_choice_names_who_has_it(refused):
     ],
 )
 def test_where_the_nearest_key_is_sought(wrong, meant):
-    told = messages.explained(ValueError(f"Could not override '{wrong}'.\nTo append to your config use +{wrong}=3"))
+    told = messages.explain_hydra(ValueError(f"Could not override '{wrong}'.\nTo append to your config use +{wrong}=3"))
     assert f"no key {wrong}{f' (did you mean {meant}?)' if meant else ''};" in told
 
 
@@ -314,7 +313,7 @@ def test_plus_before_a_key_that_is_there(refused):
     [
         (("hydra.job.num=abc",), "hydra.job.num=abc does not fit"),
         (("--config-name", "nothing"), "primary config 'nothing'"),
-        (("--config-dir", "/no/such"), "'/no/such' not found"),
+        (("--config-dir", "/no/such"), "--config-dir /no/such does not exist; name a folder"),
         (("--resolve",), "--resolve"),
         (("+dataset=humaneval",), "Multiple values for dataset"),
     ],
@@ -325,7 +324,7 @@ def test_rarer_mistakes_end_in_one_line_too(run, arguments, words):
 
 
 def test_a_message_nobody_foresaw_is_told_by_its_first_line():
-    assert messages.explained(ValueError("something new\n  with details")) == "something new"
+    assert messages.explain_hydra(ValueError("something new\n  with details")) == "something new"
 
 
 def test_a_defect_keeps_its_traceback(run, monkeypatch):
@@ -347,7 +346,7 @@ def test_interrupt_says_how_to_go_on(run, monkeypatch, tmp_path):
 def test_interrupt_before_the_job_begins(capfd, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["specexp"])
     with pytest.raises(SystemExit) as end:
-        command.launch(lambda: (_ for _ in ()).throw(KeyboardInterrupt), str)
+        jobs.launch(lambda: (_ for _ in ()).throw(KeyboardInterrupt), str)
     assert end.value.code == 130 and capfd.readouterr().err == "specexp: interrupted before anything was begun.\n"
 
 
@@ -358,7 +357,7 @@ def test_a_sweep_ends_with_the_numbers_of_the_jobs_that_could_not_run(run, monke
 
     monkeypatch.setattr("specexp.experiment.job.run", job_run)
     code, error = run("-m", "seed=1,2", "hydra.sweep.dir=sweep")
-    assert code == 1 and error.endswith("specexp: jobs 1 of the sweep could not run, as told above; the others are finished.\n")
+    assert code == 1 and error.endswith("specexp: jobs 1 of the sweep could not run, for the reasons above; the others are finished.\n")
     assert re.search(r"specexp: job 1 \(.*seed=2.*\): a sentence\.", error)
 
 

@@ -17,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from running import composed
 
 from specexp.assets import asset_path
-from specexp.cli import main as command
 from specexp.cli.check import check, shown
+from specexp.cli.jobs import build, explain_error
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import Prompts
 from specexp.datasets.summarisation import Summarisation
@@ -69,11 +69,11 @@ def outcome(config, directory):
     """The sentence it is refused with, None where it would run; anything else that is raised is a defect."""
     try:
         check(config)
-        job.run(config, directory, None, command._built)
+        job.run(config, directory, None, build)
     except Accepted:
         return None
     except (UserError, OmegaConfBaseException) as error:
-        return command.told(error)
+        return explain_error(error)
     raise AssertionError("a run began")
 
 

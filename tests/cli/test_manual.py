@@ -7,13 +7,15 @@ import pytest
 from options import OPTIONS
 
 import specexp.cli.main
+import specexp.cli.run
+from specexp.cli.commands import COMMANDS
 from specexp.cli.manual import manual
-from specexp.cli.messages import conf_directory
+from specexp.cli.plugins import conf_directory
 
 
 def test_every_option_is_listed_and_nothing_else():
-    text = manual(Path(conf_directory()))
-    listed = text[text.index("Groups:") : text.index("Handles:")].replace(",", " ").split()
+    text = manual([Path(conf_directory())])
+    listed = text[text.index("Groups:") : text.index("Settings:")].replace(",", " ").split()
     assert {option for _, option in OPTIONS} | {group for group, _ in OPTIONS} <= set(listed)
     assert not [word for word in listed if word.startswith("_")]
     assert max(map(len, text.splitlines())) <= 132
@@ -22,6 +24,7 @@ def test_every_option_is_listed_and_nothing_else():
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_composes_nothing(flag, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["specexp", "method=speculative", flag])
-    monkeypatch.setattr(specexp.cli.main, "main", lambda: pytest.fail("composed"))
+    monkeypatch.setattr(specexp.cli.run, "main", lambda: pytest.fail("composed"))
     specexp.cli.main.cli()
-    assert "python -m specexp" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name:<12}{line}\n" in shown for name, (_, line) in COMMANDS.items())

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 import specexp
-from specexp.cli.check import refuse_credentials
-from specexp.cli.messages import conf_directory
+from specexp.cli.credentials import refuse_arguments, refuse_credentials
+from specexp.cli.plugins import conf_directory
 from specexp.errors import UserError
 from specexp.models.spec import ModelSpec
 
@@ -46,10 +47,11 @@ def test_a_configuration_with_a_secret_is_refused_without_telling_it(monkeypatch
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match=rf"tracker\.tags\.0 holds the secret of the environment variable {name},") as caught:
-            refuse_credentials({"seed": 1, "tracker": {"tags": [f"x{value}"], "mode": None}})
+            refuse_credentials(OmegaConf.create({"seed": 1, "tracker": {"tags": [f"x{value}"], "mode": None}}))
         assert value not in str(caught.value)
     monkeypatch.setenv("SHORT_TOKEN", "speculative"[:8])
-    refuse_credentials({"method": {"name": "speculative"}, "key": "".join(SECRETS)})
+    refuse_credentials(OmegaConf.create({"method": {"name": "speculative"}, "key": "".join(SECRETS)}))
+    refuse_arguments(["method=speculative"])
 
 
 @pytest.mark.slow
@@ -69,8 +71,45 @@ def test_no_secret_is_written_anywhere(command_line, monkeypatch, tmp_path, capf
     assert json.loads((tmp_path / "run" / "environment.json").read_text()) and yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
 
 
-@pytest.mark.slow
-def test_a_secret_on_the_command_line_is_refused(command_line, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", SECRETS["WANDB_API_KEY"])
-    code, errors = command_line("tracker=wandb", "tracker.entity=${oc.env:WANDB_API_KEY}")
-    assert code == 1 and "tracker.entity holds the secret" in errors and SECRETS["WANDB_API_KEY"] not in errors
+def holding(directory, secret):
+    """The files and folders below it that hold the secret, in their names or in their bytes."""
+    return [path for path in directory.rglob("*") if secret in str(path) or (path.is_file() and secret.encode() in path.read_bytes())]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (("tracker.tags=[{secret}]",), "tracker.tags"),
+        (("+{secret}=1",), "the command line"),
+        (("method.name=${{oc.env:{name}}}",), "method.name"),
+        (("-m", "method.name={secret},b"), "method.name"),
+        (("-m", "method.name=${{oc.env:{name}}},b"), "method.name"),
+        (("--config-dir", "brought", "dataset=with_secret"), "dataset.name"),
+        (("-m", "--config-dir", "brought", "dataset=with_secret", "seed=1,2"), "dataset.name"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_secret_is_refused_before_anything_is_written(arguments, key, name, command_line, monkeypatch, tmp_path):
+    secret = SECRETS[name]
+    monkeypatch.setenv(name, secret)
+    (tmp_path / "brought" / "dataset").mkdir(parents=True)
+    (tmp_path / "brought" / "dataset" / "with_secret.yaml").write_text(f"# A made-up one.\nname: {secret}\nmax_new_tokens: 4\nlimit: 1\n")
+    code, errors = command_line(*[argument.format(secret=secret, name=name) for argument in arguments], "hydra.run.dir=run", "hydra.sweep.dir=sweep")
+    assert code == 1 and secret not in errors
+    assert errors.startswith(f"specexp: {key} holds the secret of the environment variable {name}") and errors.count("\n") == 1
+    assert not (tmp_path / "run").exists() and not (tmp_path / "sweep").exists()
+
+
+def test_a_secret_that_a_choice_of_a_sweep_brings_stays_nowhere(command_line, monkeypatch, tmp_path):
+    """The sweep itself does not show it; the other job runs."""
+    secret = SECRETS["WANDB_API_KEY"]
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    monkeypatch.setattr("specexp.experiment.job.run", lambda *_: None)
+    (tmp_path / "brought" / "tracker").mkdir(parents=True)
+    (tmp_path / "brought" / "tracker" / "mine.yaml").write_text(f"# A made-up one.\n_target_: specexp.tracking.wandb.WandbTracker\nentity: {secret}\n")
+    code, errors = command_line("-m", "--config-dir", "brought", "tracker=none,mine", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}")
+    assert code == 1 and "tracker.entity holds the secret of the environment variable WANDB_API_KEY" in errors
+    assert holding(tmp_path / "sweep", secret) == [] and secret not in errors
+    assert json.loads((tmp_path / "sweep" / "1" / "failure.json").read_text())["error"].startswith("tracker.entity holds")
+    assert (tmp_path / "sweep" / "0" / ".hydra" / "config.yaml").exists() and not list((tmp_path / "sweep" / "1" / ".hydra").iterdir())

@@ -26,6 +26,7 @@ from specexp.drafters.medusa import MedusaDrafter, assumed_accuracies, medusa_tr
 from specexp.drafters.model import NoDraft
 from specexp.errors import UserError
 from specexp.medusa import __main__ as command
+from specexp.medusa import making
 from specexp.models.heads import HeadsFile, MedusaHeads, fitted, save
 from specexp.models.loading import load_model
 from specexp.models.pair import load_tokenizer, stop_ids
@@ -521,12 +522,12 @@ def test_the_command_trains_measures_and_its_heads_run(tmp_path, capsys):
     out = tmp_path / "heads"
     brief = ["--target", "asset:tiny/target", "--dtype", "float32", "--max-new-tokens", "12"]
     learn = [*brief, "--out", str(out), "--heads", "2", "--documents", "24", "--epochs", "1", "--batch", "4"]
-    command.build(command.parse(learn))
+    making.build(command.parse(learn))
     assert "top 1" in capsys.readouterr().out
     file = HeadsFile(str(out), TARGET)
     assert (file.heads, len(file.accuracies), len(file.accuracies[0])) == (2, 2, 10) and file.config["places_measured"] > 0
     assert [json.loads(line)["step"] for line in (out / "curve.jsonl").read_text().splitlines()] == [6]
-    command.build(command.parse([*brief, "--out", str(tmp_path / "again"), "--documents", "24", "--measure", str(out)]))
+    making.build(command.parse([*brief, "--out", str(tmp_path / "again"), "--documents", "24", "--measure", str(out)]))
     assert HeadsFile(str(tmp_path / "again")).accuracies == file.accuracies
     run(composed("method=medusa", f"method.heads={out}"), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["equal_texts"] == 1.0
@@ -537,7 +538,7 @@ def test_the_command_learns_from_files(tmp_path):
     (tmp_path / "in" / "a.txt").write_text("The number of apples is three. " * 40)
     (tmp_path / "in" / "b.jsonl").write_text('{"text": "for value in values:\\n    total += value"}\n' * 3)
     arguments = ["--target", "asset:tiny/target", "--out", str(tmp_path / "out"), "--length", "40", "--written", "0", "--epochs", "1"]
-    command.build(command.parse([str(tmp_path / "in"), *arguments]))
+    making.build(command.parse([str(tmp_path / "in"), *arguments]))
     assert HeadsFile(str(tmp_path / "out"), TARGET).heads == 4
 
 
@@ -558,7 +559,7 @@ def test_the_command_refuses_in_one_sentence(arguments, words, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match=f"^error: {words}"):
+    with pytest.raises(SystemExit, match=f"^{words}"):
         command.main(["--target", "asset:tiny/target", "--out", "out", *arguments])
 
 

@@ -101,7 +101,7 @@ def test_the_command_writes_what_it_shows(run, tmp_path):
         (("text.path=nowhere.txt",), ("nowhere.txt does not exist", "text.path=")),
         (("text=wiki",), ("text=wiki does not exist", "wikitext2")),
         (("max_tokens=1",), ("max_tokens=1", "2 or more")),
-        (("max_token=9",), ("no key max_token (did you mean max_tokens?)", "python -m specexp.perplexity --cfg job")),
+        (("max_token=9",), ("no key max_token (did you mean max_tokens?)", "specexp perplexity --cfg job")),
         (("max_length=40",), ("cache.max_length=40", "or more")),
         (("max_length=20000",), ("cache.max_length=20000", "16384")),
         (("max_tokens=30000", "text.path=long.txt"), ("20001 tokens", "16384 positions under the cache full", "~caches.full")),
@@ -117,7 +117,7 @@ def test_what_cannot_be_is_told_in_a_sentence_before_weights(run, monkeypatch, t
     (tmp_path / "long.txt").write_text("7" * 20001)
     (tmp_path / "short.txt").write_text("7")
     code, _, error = run(*overrides)
-    assert code == 1 and error.startswith("specexp: ") and error.count("\n") == 1 and all(word in error for word in words), error
+    assert code == 1 and error.startswith("specexp perplexity: ") and error.count("\n") == 1 and all(word in error for word in words), error
 
 
 def test_help_names_the_handles(run):

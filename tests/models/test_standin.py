@@ -252,9 +252,9 @@ def test_every_named_pair_has_a_size():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_named_pairs_stand_ins_have_the_published_number_of_parameters(name):
-    from specexp.cli.main import _built
+    from specexp.cli.jobs import build
 
-    pair = _built(composed(f"model_pair={name}", "model_pair.weights=standin").model_pair)
+    pair = build(composed(f"model_pair={name}", "model_pair.weights=standin").model_pair)
     for side, published in zip(("target", "draft"), PUBLISHED[name], strict=True):
         spec = getattr(pair, side)
         with torch.device("meta"):

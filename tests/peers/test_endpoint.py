@@ -13,8 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from running import BRIEF, composed, run
 from served import served
 
-from specexp.cli import main as command
 from specexp.cli.check import check
+from specexp.cli.jobs import build
 from specexp.cli.messages import conf_directory
 from specexp.datasets.example import Example
 from specexp.datasets.prompts import LoadPrompts
@@ -40,7 +40,7 @@ def place():
     with initialize_config_dir(conf_directory(), version_base="1.3"):
         config = compose("serve", overrides=["threads=1", "chat_template=plain"])
     check(config)
-    with served(open_service(config, command._built(config.server), command._built)) as address:
+    with served(open_service(config, build(config.server), build)) as address:
         yield address
 
 
@@ -259,7 +259,7 @@ def test_a_key_goes_to_its_own_server_alone(monkeypatch, place):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-one")
     config = composed("method=endpoint", f"method.url={place.url}", f"baseline.url={place.url}")
     check(config)
-    endpoints = Served(config, read_inputs(config, command._built)).endpoints
+    endpoints = Served(config, read_inputs(config, build)).endpoints
     assert "authorization" in endpoints["method"]._client.headers and "authorization" not in endpoints["baseline"]._client.headers
 
 

@@ -179,4 +179,4 @@ def test_the_command_needs_no_torch(directory):
     done = subprocess.run([sys.executable, "-c", program, with_curve(directory)], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "False" and "a round" in done.stdout
     refused = subprocess.run([sys.executable, "-m", "specexp.report", "explain", "nowhere"], capture_output=True, text=True)
-    assert refused.returncode == 1 and refused.stderr == "specexp.report: nowhere holds no records.jsonl; name the directory of a run.\n"
+    assert refused.returncode == 1 and refused.stderr == "specexp report: nowhere holds no records.jsonl; name the directory of a run.\n"

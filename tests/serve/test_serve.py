@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from served import served
 
-from specexp.cli import main as command
 from specexp.cli.check import check
+from specexp.cli.jobs import build
 from specexp.cli.messages import conf_directory
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
@@ -35,7 +35,7 @@ def opened(*overrides):
     with initialize_config_dir(conf_directory(), version_base="1.3"):
         config = compose("serve", overrides=["threads=1", "chat_template=plain", "max_new_tokens=24", *overrides])
     check(config)
-    return open_service(config, command._built(config.server), command._built)
+    return open_service(config, build(config.server), build)
 
 
 @pytest.fixture(scope="module")

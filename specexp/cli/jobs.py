@@ -1,0 +1,114 @@
+"""A command that Hydra composes the configuration of: its start, its one job or the jobs of its sweep, and what a mistake ends in.
+
+A user's mistake becomes one sentence; in a sweep it is one line, and the other jobs go on. A defect keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import hydra.utils
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from specexp.cli.credentials import refuse_arguments
+from specexp.cli.messages import explain_hydra, not_a_name, not_yaml, unknown_choice, unparsable
+from specexp.errors import INTERRUPTED, Ended, UserError, ending
+from specexp.tracking.records import write_failure
+
+HELP = {"-h", "--help"}
+NAMELESS = ("+=", "+@")  # what adds something without a name: Hydra asserts that nobody writes it
+refused: list[int] = []  # numbers of the sweep's jobs that a user can put right
+command: int | None = None  # the process of the command; the workers of a launcher get copies of these names and are other processes
+
+
+def launch(task: Callable, manual: Callable[[], str], primary: str = "config") -> None:
+    """Run a command. task: what hydra.main made of its job. manual: gives the text of --help. primary: its configuration's name."""
+    global command
+    name = "specexp" if primary == "config" else f"specexp {primary}"
+    with ending(name, "interrupted before anything was begun."):
+        if HELP & set(sys.argv[1:]):
+            print(manual())
+            return
+        refuse_arguments(sys.argv[1:])
+        if nameless := next((argument for argument in sys.argv[1:] if argument.startswith(NAMELESS)), None):
+            raise UserError(unparsable(nameless))
+        refused.clear()
+        command = os.getpid()
+        logging.raiseExceptions = False  # a log that cannot be written, on a full disk, costs no traceback
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
+        try:
+            task()
+        except (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError, OSError, ValueError) as error:
+            if _inside_job(error, task):
+                raise
+            raise UserError(explain_error(error, primary)) from error
+        if refused:
+            numbers = ", ".join(map(str, refused))
+            raise UserError(f"jobs {numbers} of the sweep could not run, for the reasons above; the others are finished.")
+
+
+def attempted(work: Callable[[Callable], float | None], interrupted: str) -> float | None:
+    """work(build) as a job. A mistake ends a single run; in a sweep it is noted, and the other jobs go on. build: instantiates a node."""
+    try:
+        return work(build)
+    except KeyboardInterrupt:
+        raise Ended(interrupted, INTERRUPTED) from None
+    except (UserError, OmegaConfBaseException) as error:
+        sentence = explain_error(error)
+    if sweep_directory() is None:
+        raise Ended(sentence)
+    if os.getpid() != command:
+        raise UserError(sentence)  # Hydra brings it to the process of the command
+    job = HydraConfig.get().job
+    write_failure(HydraConfig.get().runtime.output_dir, sentence)
+    refused.append(job.num)
+    print(f"specexp: job {job.num} ({job.override_dirname}): {sentence}", file=sys.stderr)
+    return None
+
+
+def build(node: DictConfig):
+    """The object that a node of the configuration describes. What its constructor refuses becomes a sentence for the user."""
+    try:
+        return hydra.utils.instantiate(node)
+    except InstantiationException as error:
+        if error.__cause__ is None or isinstance(error.__cause__, (UserError, ValueError)):
+            raise UserError(explain_error(error.__cause__ or error)) from error
+        raise
+
+
+def sweep_directory() -> str | None:
+    """The directory of the sweep that this job belongs to; None for a single run."""
+    hydra_config = HydraConfig.get()
+    return hydra_config.sweep.dir if hydra_config.mode == RunMode.MULTIRUN else None
+
+
+def explain_error(error: Exception, primary: str = "config") -> str:
+    """What is wrong, as a sentence. primary: the name of the configuration that was composed."""
+    disk = error if isinstance(error, OSError) and not isinstance(error, HydraException) else error.__cause__
+    if isinstance(error, UserError):
+        return str(error).replace("\n", "\\n")  # a value may have any character in it
+    if isinstance(error, OverrideParseException):
+        return unparsable(error.override)
+    if isinstance(error, yaml.MarkedYAMLError):
+        return not_yaml(error)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return unknown_choice(group, name, error.options)
+    if isinstance(disk, OSError):  # Hydra was making the run directory, or its log in there
+        way_out = "choose another directory with hydra.run.dir=DIR (a sweep: hydra.sweep.dir=DIR)"
+        return f"cannot write to {disk.filename or 'the run directory'} ({disk.strerror}); {way_out}."
+    return not_a_name(sys.argv[1:]) if "Config group override must be" in str(error) else explain_hydra(error, primary)
+
+
+def _inside_job(error: Exception, task: Callable) -> bool:
+    """Whether it was raised below `task`; otherwise Hydra raised it on the way there."""
+    return any(frame.f_code is task.__wrapped__.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
