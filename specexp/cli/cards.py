@@ -1,19 +1,20 @@
-"""One CUDA card for each of several processes on one machine: a process takes a card that no other holds, and keeps it until it ends.
+"""One CUDA card for each of several processes on one machine: a process takes a card that no other has, and keeps it until it ends.
 
-Looks at device files and environment only, before CUDA is begun with. Locks bind the processes of this project, not other programs.
+Looks at device files and environment variables only, before CUDA is used. Only processes of this project respect one another's cards.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import tempfile
 from pathlib import Path
 
+from filelock import BaseFileLock, Timeout, UnixFileLock
+
 from specexp.errors import UserError
 
-_held: list[int] = []  # descriptors whose locks last as long as the process
+_held: list[BaseFileLock] = []  # kept as long as the process lasts
 
 
 def take_card(devices: Path = Path("/dev")) -> str | None:
@@ -40,12 +41,13 @@ def _visible(devices: Path) -> list[str]:
     return sorted((file.name[6:] for file in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", file.name)), key=int)
 
 
-def _lock(card: str) -> int | None:
+def _lock(card: str) -> BaseFileLock | None:
+    """The lock of the card, None where another process has it."""
     name = re.sub(r"\W", "_", card)
-    descriptor = os.open(Path(tempfile.gettempdir()) / f"specexp-{os.getuid()}-card-{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    file = Path(tempfile.gettempdir()) / f"specexp-{os.getuid()}-card-{name}.lock"
+    lock = UnixFileLock(file, mode=0o600, blocking=False, thread_local=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+        lock.acquire()
+    except Timeout:
         return None
-    return descriptor
+    return lock

@@ -1,11 +1,7 @@
-"""What a number depends on besides the configuration: versions, processor, threads, load, cards. For environment.json.
+"""What a figure depends on besides the configuration (versions, processor, threads, load, cards), and how two configurations differ.
 
-Never imports torch: what torch knows is told only where the caller has loaded it already. Facts that cannot be had on this machine are
-left out rather than guessed.
-
-Whether a run may go on in a directory: the first keys in which two resolved configurations differ.
-
-Knows YAML text; not what the keys mean nor which of them may differ: the caller says.
+What torch knows is asked only where the caller has loaded it already; torch is never imported here. A fact that this machine does not
+give is left out. Which keys of a configuration may differ between two runs is the caller's to say.
 """
 
 from __future__ import annotations

@@ -1,16 +1,13 @@
-"""JSON that other programs can read, and files that are whole or not there. Knows nothing of what the values mean.
+"""The run directory: records as they are made, and at the end the summary and the samples, all of it JSON that other programs can read.
 
-The run directory: records as they are made, and at the end summary and samples. Disk first: everything else can be derived from it.
-
-Knows JSON and YAML text, not what a record means. Promises that a kill loses at most the record being written, that two runs never
-write into one directory at a time (on one machine; network file systems without locks are only warned about), and that records of
-different configurations never mix. POSIX only.
+A kill loses at most the record that is being written, and a file that is replaced as a whole is there in the old or in the new form. Two
+runs never write into one directory at a time (on one machine; on a file system without locks there is only a warning), and records of
+different configurations never mix. What a record means is not known here. POSIX only.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -18,10 +15,19 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from specexp.errors import UserError
 from specexp.tracking.environment import differing_keys
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+
+logger = logging.getLogger(__name__)
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+FAILURE = "failure.json"
+SHOWN = 3  # differing keys named in a refusal
 
 
 def to_json(value: object, indent: int | None = None) -> str:
@@ -92,12 +98,6 @@ def remove_drafts(directory: Path) -> None:
         draft.unlink()
 
 
-logger = logging.getLogger(__name__)
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-FAILURE = "failure.json"
-SHOWN = 3  # differing keys named in a refusal
-
-
 def read_records(path: Path | str) -> list[dict]:
     """The records of a run, finished, killed or still going, without locking or repairing; `path` is the run directory."""
     file = Path(path) / "records.jsonl"
@@ -131,7 +131,7 @@ class RunDirectory:
         self._config, self._exclude = config, exclude
         self._existing: list[dict] = []
         self._stream: BinaryIO | None = None
-        self._lock: int | None = None
+        self._lock: BaseFileLock | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -156,7 +156,7 @@ class RunDirectory:
         if self._stream:
             self._stream.close()
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
         self._stream = self._lock = None
 
     def existing(self) -> list[dict]:
@@ -220,23 +220,23 @@ class RunDirectory:
         return UserError(f"cannot write to the run directory {self.path} ({error.strerror}); choose another with hydra.run.dir=DIR.")
 
 
-def _locked(path: Path) -> int:
-    """A descriptor that holds the lock until it is closed or the process ends, however it ends."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def _locked(path: Path) -> BaseFileLock | None:
+    """A lock that is held until it is released or the process ends, however it ends. None where the file system has no locks."""
+    from filelock import Timeout, UnixFileLock  # takes longer to load than a report takes to read its records
+
+    lock = UnixFileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = os.read(descriptor, 20).decode(errors="replace").strip()
-        os.close(descriptor)
+        lock.acquire()
+    except Timeout as error:
+        owner = path.read_text(errors="replace").strip()
         raise UserError(f"{path.parent} is in use by process {owner or '?'}; wait for it or choose another hydra.run.dir=DIR.") from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            os.close(descriptor)
             raise
         logger.warning("%s is on a file system without locks: nothing keeps a second run out of it.", path.parent)
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
+        return None
+    path.write_text(f"{os.getpid()}\n")
+    return lock
 
 
 def _mend(file: Path, good: int) -> None:

@@ -19,7 +19,7 @@ from report_runs import write_failed, write_run
 import specexp
 from hydra_plugins.specexp_jobs.sweeper import rows
 from specexp.cli import cards
-from specexp.cli import main as entry
+from specexp.cli import jobs as entry
 from specexp.datasets.example import Example, part_of
 from specexp.errors import UserError
 from specexp.report import sweep as callback
@@ -113,7 +113,7 @@ def test_the_number_of_jobs_is_known_beforehand_where_it_can_be(sweeper, count):
 
 def test_a_launchers_worker_hands_a_refusal_to_the_command(monkeypatch):
     """It has copies of the command's names, and of the process's number."""
-    monkeypatch.setattr(entry, "_sweep", lambda: "sweep")
+    monkeypatch.setattr(entry, "sweep_directory", lambda: "sweep")
     monkeypatch.setattr(entry, "command", os.getpid() + 1)
     monkeypatch.setattr(entry, "refused", [])
 
