@@ -53,7 +53,7 @@ def ending(command: str, interrupted: str = "interrupted.") -> Iterator[None]:
     except BrokenPipeError:
         if _output_is_open():
             raise
-        sentence, code = "the program that read the output has ended.", 1
+        raise Ended("the program that reads the output has ended.") from None  # and with it whoever would read this
     line = sentence.replace("\n", "\\n")  # a value may have any character in it
     print(f"{command}: {line}", file=sys.stderr)
     raise Ended(line, code)

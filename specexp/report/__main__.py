@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from specexp.errors import ending
+from specexp.errors import UserError, ending
 
 COMMANDS = {
     "table": "specexp.report.tables:main",  # also without its name: specexp report DIR...
@@ -25,8 +25,13 @@ COMMANDS = {
 def main(arguments: list[str]) -> None:
     name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in COMMANDS else ("table", arguments)
     module, _, function = COMMANDS[name].partition(":")
-    with ending("specexp report"):
-        getattr(import_module(module), function)(rest)
+    with ending("specexp report", "interrupted; every file is whole, as it was or as it was to be."):
+        try:
+            getattr(import_module(module), function)(rest)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"cannot read or write {error.filename} ({error.strerror}).") from error
 
 
 def cli() -> None:

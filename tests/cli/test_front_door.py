@@ -83,8 +83,7 @@ def test_every_command_says_what_it_does(called, command):
     ("arguments", "sentence"),
     [
         (["report", "nowhere"], "specexp report: nowhere is not a directory"),
-        (["report", "compare"], "specexp report: the following arguments are required: A; specexp report compare --help"),
-        (["report", "x", "--format", "pdf"], "specexp report: argument --format: invalid choice: 'pdf'"),
+        (["report", "compare", "nowhere"], "specexp report: nowhere holds no records.jsonl"),
         (["chat", "method.gama=3"], "specexp chat: the configuration has no key method.gama"),
         (["chat", "--script", "nowhere"], "specexp chat: --script nowhere is no file"),
         (["chat", "--script"], "specexp chat: argument --script: expected one argument"),
@@ -132,6 +131,14 @@ def test_a_parser_refuses_like_everything_else():
         CommandParser("specexp x").parse_args(["x"])
 
 
+def test_a_report_of_what_cannot_be_read_is_one_sentence(called, monkeypatch, tmp_path):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "somewhere")
+
+    monkeypatch.setattr("specexp.report.tables.main", refuse)
+    assert called("report", "x") == (1, "", "specexp report: cannot read or write somewhere (Permission denied).\n")
+
+
 def started(*arguments, **options):
     return subprocess.Popen([sys.executable, "-m", *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, stderr=subprocess.PIPE, **options)
 
@@ -141,7 +148,7 @@ def test_output_that_nobody_reads_any_more_ends_quietly(tmp_path):
     os.close(reading)
     with started("specexp", "--help", stdout=writing, cwd=tmp_path) as process:
         os.close(writing)
-        assert "Traceback" not in process.stderr.read()
+        assert process.stderr.read() == ""
     assert process.returncode != 0
 
 
