@@ -16,7 +16,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from specexp.cli.check import check
 from specexp.cli.jobs import attempted, explain_error, launch
 from specexp.cli.plugins import conf_directory
 from specexp.errors import CommandParser, UserError, ending, installed
@@ -44,6 +43,7 @@ def main(config: DictConfig) -> None:
         installed("chat", "prompt_toolkit")
         from specexp.chat.session import Session, from_command_line
         from specexp.chat.terminal import start
+        from specexp.cli.check import check
         from specexp.models.loading import set_threads
 
         check(config)

@@ -10,7 +10,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from specexp.cli.check import check
 from specexp.cli.jobs import attempted, launch, sweep_directory
 from specexp.cli.manual import manual
 from specexp.cli.plugins import conf_directory, conf_folders
@@ -25,9 +24,10 @@ def main(config: DictConfig) -> float | None:
             from specexp.cli.cards import take_card
 
             take_card()
-        check(config)
-        from specexp.experiment.job import run  # brings torch, which a configuration that is refused does not wait for
+        from specexp.cli.check import check  # brings torch, which a mistake on the command line does not wait for
+        from specexp.experiment.job import run
 
+        check(config)
         return run(config, Path(HydraConfig.get().runtime.output_dir), sweep_directory(), build)
 
     return attempted(work, f"interrupted; the same command with {_way_back()} goes on where it stopped.")

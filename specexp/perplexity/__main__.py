@@ -12,7 +12,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from specexp.cli.check import check_signatures, shown
 from specexp.cli.jobs import attempted, launch
 from specexp.cli.plugins import conf_directory
 from specexp.errors import UserError
@@ -44,6 +43,8 @@ def main(config: DictConfig) -> None:
 
 def check(config: DictConfig) -> None:
     """All that can be wrong with the configuration as such. The pair keeps its target only, which `model` may name."""
+    from specexp.cli.check import check_signatures, shown
+
     for key, least in (("max_tokens", 2), ("threads", 1)):
         value = config[key]
         if (type(value) is not int or value < least) and not (key == "threads" and value is None):

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import hydra
 from omegaconf import DictConfig
 
-from specexp.cli.check import check
 from specexp.cli.jobs import attempted, launch
 from specexp.cli.plugins import conf_directory
 from specexp.errors import installed
@@ -33,6 +32,7 @@ chat_template=plain or chat_template=FILE. One request is decoded at a time, and
 def main(config: DictConfig) -> None:
     def work(build: Callable) -> None:
         installed("serve", "fastapi", "uvicorn", "prometheus_client")
+        from specexp.cli.check import check
         from specexp.models.loading import set_threads
 
         check(config)
