@@ -1,4 +1,4 @@
-"""The paper: drafts, verification, sampling, policies and the one loop.
+"""What the papers describe: drafts, verification, sampling, draft lengths and the loop that all methods share.
 
-Knows token ids and distributions. Knows nothing of text, caches, devices or configuration.
+This package works on token ids and distributions. It knows nothing of text, caches, files or configuration.
 """

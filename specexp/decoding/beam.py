@@ -1,12 +1,12 @@
-"""Beam search: the likeliest whole text instead of the likeliest next token. The one method with a loop of its own.
+"""Beam search: it looks for the likeliest whole text instead of choosing the likeliest next token. It is the one method of this project
+that has a loop of its own.
 
-All live hypotheses are scored in one target pass per token. What becomes of their continuations (which live on, which are done,
-when to end) is a rule's business (beam_rules). Deterministic: knows no temperature, draws nothing. Promises nothing about the
-text being the target's greedy one: it pursues another aim, so it is never lossless.
+A hypothesis is a text that the search considers; it is live while it may still grow. All live hypotheses are scored in one target pass per
+token. A rule then decides which of their continuations live on, which are finished and when the search is over. There are two rules, both
+published, each with its own length penalty for comparing texts of different lengths: `GnmtRule` and `PowerRule`.
 
-Which hypotheses of a beam search stay, how texts of unlike length are compared, and when the search is over.
-
-Two published rules, each with its own length penalty. Know sums of log-probabilities and lengths; nothing of models or devices.
+The search is deterministic: it has no temperature and draws nothing. Its aim differs from that of greedy decoding, so its text need not be
+the target's greedy text, and the method is never lossless. It does not know how a model is run or what it caches (`BeamRunner` does).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from specexp.decoding.sampling import Draws, Sampling
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """ids: generated so far. total: sum of log p over them (float32's values). row: of the live beam it continues.
+    """One text of the search. ids: the tokens generated so far. total: the sum of log p over them, rounded to float32. row: the number of
+    the live beam that it continues.
 
     finish: None while it may grow, then "eos", "stop" or "length".
     """
@@ -41,61 +42,72 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Beams:
-    """live: those that grow on, one row each of the next pass; none when the search is over. done: the finished ones, best first."""
+    """All texts that the search keeps. live: those that go on growing, each of which is one row of the next pass; there are none when the
+    search is over. done: the finished ones, best first."""
 
     live: tuple[Hypothesis, ...] = (Hypothesis(),)
     done: tuple[Hypothesis, ...] = ()
 
 
 class BeamRunner(Protocol):
-    """The target over several texts of one prompt. As with Runner, any cache behind it is a memo that nobody else touches."""
+    """The target model, run over several continuations of one prompt at once. As with `Runner`, it may keep a cache, which nobody else
+    touches and which does not change the result."""
 
     facts: Facts
 
     def usage(self) -> Usage:
-        """Since `start`: passes, each over all rows; the largest size of the filled cache, all rows together."""
+        """What has been used since `start`: the passes (each is over all rows), and the largest size that the filled cache had, summed
+        over all rows."""
 
     def start(self, prompt: Sequence[int], max_new_tokens: int, num_beams: int) -> Tensor:
-        """Forget everything, make room for `num_beams` rows of `max_new_tokens` behind the prompt -> [1, V]: logits of the first token."""
+        """Forget everything and make room for `num_beams` rows of `max_new_tokens` after the prompt. Returns [1, V], the logits of the
+        first token."""
 
     def logits(self, tokens: Sequence[int], parents: Sequence[int]) -> Tensor:
-        """Row i becomes what row parents[i] was, with tokens[i] behind it -> [len(tokens), V]: logits of what follows."""
+        """Make row i a copy of what row parents[i] was and append tokens[i] to it. Returns [len(tokens), V], the logits of what follows.
+
+        For example, tokens=[7, 9] and parents=[0, 0] continue the text of row 0 in two ways; the text of row 1 is given up.
+        """
 
 
 class BeamRule(Protocol):
+    """A rule decides which hypotheses stay and when the search is over."""
+
     num_beams: int
-    top_k: int | None  # how many continuations each live beam proposes; None: all compete
+    top_k: int | None  # how many continuations each live beam proposes; None: all of them compete
 
     def select(self, done: tuple[Hypothesis, ...], extensions: Iterator[Hypothesis], max_new_tokens: int) -> Beams:
-        """Which of the finished hypotheses and of the live ones' extensions stay. `extensions`: by falling total, made when asked for."""
+        """Choose which of the finished hypotheses and of the live ones' extensions stay. The extensions come in the order of falling
+        totals, and each is computed only when the rule asks for it."""
 
 
 @dataclass
 class BeamDecoder:
-    """A decoder whose stream is one single round: until the search ends, no token is known to be in the text."""
+    """Decodes a text in a single round, because no token is certain to be in the text before the search has ended."""
 
     target: BeamRunner
     rule: BeamRule
     lossless: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     drafter: ClassVar[Drafter] = Drafter()
-    _seconds: float = field(default=0.0, init=False, repr=False)  # in the target since `generate` began
+    _seconds: float = field(default=0.0, init=False, repr=False)  # seconds spent in the target since `generate` began
 
     def check(self, sampling: Sampling) -> None:
-        """Any rule is accepted, as none is used: the search draws nothing."""
+        """Every sampling rule is accepted and ignored, because the search draws nothing."""
 
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         """There is nothing to prepare."""
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
-        """One Step with the whole text. draft_seconds is 0; target_seconds sums all passes. `draws` are not used."""
+        """Yield one Step that holds the whole text. Its draft_seconds is 0, and its target_seconds is the sum over all passes. `draws` is
+        not used."""
         self._seconds = 0.0
         [last] = deque(self.search(prompt, max_new_tokens, stop), maxlen=1)
         best = last.done[0]
         yield Step(best.ids, target_seconds=self._seconds, finish=best.finish)
 
     def search(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop) -> Iterator[Beams]:
-        """The beams after each token; the last ones are all done, best first."""
+        """Yield the beams after each token. The last ones are all finished, best first."""
         beams = Beams()
         while beams.live:
             log_probs = self._log_probs(beams, prompt, max_new_tokens)
@@ -105,7 +117,7 @@ class BeamDecoder:
 
     @torch.inference_mode()
     def _log_probs(self, beams: Beams, prompt: Sequence[int], max_new_tokens: int) -> Tensor:
-        """[live, V] log p of every continuation, float32."""
+        """Return [live, V], log p of every continuation in float32."""
         began = perf_counter()
         if beams.live[0].ids:
             logits = self.target.logits([beam.ids[-1] for beam in beams.live], [beam.row for beam in beams.live])
@@ -115,9 +127,10 @@ class BeamDecoder:
         return logits.float().log_softmax(-1)
 
     def _extensions(self, live: Sequence[Hypothesis], log_probs: Tensor, stop: Stop, max_new_tokens: int) -> Iterator[Hypothesis]:
-        """By falling total. With the last token all end, so none beyond `num_beams` has a meaning."""
+        """Yield the live hypotheses' extensions by falling total. With the last token all of them end, so only the `num_beams` best are
+        needed then."""
         length = len(live[0].ids) + 1
-        proposals = self.rule.top_k if length > 1 else None  # the root fills all beams, however few it may propose later
+        proposals = self.rule.top_k if length > 1 else None  # the first token fills all beams, even if a beam proposes fewer later
         totals = log_probs + torch.tensor([beam.total for beam in live], device=log_probs.device)[:, None]
         ordered = best_first(totals, 2 * self.rule.num_beams, proposals)
         for total, row, token in islice(ordered, self.rule.num_beams) if length == max_new_tokens else ordered:
@@ -128,15 +141,16 @@ class BeamDecoder:
 
 @torch.inference_mode()
 def _top(totals: Tensor, count: int) -> list[tuple[float, int]]:
-    """(value, flat index) of the `count` largest, falling: what one step brings to the host."""
+    """Return (value, flat index) of the `count` largest totals, the largest first. This is all that one step copies to the host."""
     values, indices = totals.flatten().topk(count)
     return list(zip(values.tolist(), indices.tolist(), strict=True))
 
 
 def best_first(totals: Tensor, expected: int, proposals: int | None = None) -> Iterator[tuple[float, int, int]]:
-    """(total, row, token) of [B, V] `totals`, falling; ids that cannot occur (-inf) are left out.
+    """Yield (total, row, token) of the [B, V] `totals`, the largest first. Ids that cannot occur (-inf) are left out.
 
-    `expected` are fetched at once and twice as many whenever these are used up. proposals: at most so many of each row.
+    The `expected` largest are fetched at once, and twice as many whenever these have been used up. proposals: the largest number of
+    tokens taken from one row.
     """
     tokens = None
     if proposals is not None and proposals < totals.shape[1]:
@@ -154,11 +168,13 @@ def best_first(totals: Tensor, expected: int, proposals: int | None = None) -> I
 
 @dataclass(frozen=True)
 class GnmtRule:
-    """Score = sum of log p / ((m + length) / (m + 1))^α, m = min_length (Wu et al. 2016, arXiv:1609.08144, equation 14, with m = 5).
+    """The score of a text is the sum of log p / ((m + length) / (m + 1))^α, where m is min_length (Wu et al. 2016, arXiv:1609.08144,
+    equation 14, with m = 5). For example, with m = 5 and α = 1.2 a text of 10 tokens has its sum divided by (15 / 6)^1.2 = 3.0.
 
-    Finished hypotheses keep their place among the `num_beams` as long as no better one comes, so the search narrows; it is over
-    when every place is a finished one. The first token fills all places, later each live beam proposes its `top_k` likeliest.
-    No two hypotheses are equal: they grow from unlike first tokens by unlike continuations.
+    There are `num_beams` places. A finished hypothesis keeps its place until a better one comes, so fewer and fewer places are left to
+    live ones, and the search is over when all places hold finished hypotheses. The first token fills all places; later, each live beam
+    proposes its `top_k` likeliest tokens. No two hypotheses are equal, since they differ either in their first token or where they
+    branched.
     """
 
     num_beams: int = 4
@@ -181,12 +197,13 @@ class GnmtRule:
 
 @dataclass(frozen=True)
 class PowerRule:
-    """Score = sum of log p / length^α: the beam search of transformers' `generate(num_beams=..., length_penalty=α)`, token for token.
+    """The score of a text is the sum of log p / length^α. This is the beam search of transformers' `generate(num_beams=...,
+    length_penalty=α)`, and gives the same tokens.
 
-    The `num_beams` best continuations that do not finish live on. One that finishes is kept only if it is itself among the
-    `num_beams` best of its step; the best `num_beams` of those are remembered. The search is over when so many are finished and
-    early_stopping is true; or no live one can pass the worst of them at its present length (false), or at the length at which its
-    score would be best ("never").
+    The `num_beams` best continuations that do not finish live on. A continuation that finishes is kept only if it is itself among the
+    `num_beams` best of its step, and only the best `num_beams` of those are remembered. Once that many are finished, early_stopping says
+    when the search is over: true ends it at once; false ends it when the best live hypothesis, scored at its present length, does not beat
+    the worst finished one; "never" does the same, but scores the live one at the length at which its score would be best.
     """
 
     num_beams: int = 4
@@ -216,7 +233,7 @@ class PowerRule:
 
 
 def _best(hypotheses: Sequence[Hypothesis], score, count: int) -> tuple[Hypothesis, ...]:
-    """The `count` of highest score, best first; of equal ones the earlier."""
+    """Return the `count` hypotheses with the highest score, best first. Of equal ones the earlier comes first."""
     return tuple(sorted(hypotheses, key=score, reverse=True)[:count])
 
 

@@ -1,7 +1,7 @@
-"""The text so far: an append-only buffer of ids with a mirror on the device; the CPU reads the ids themselves.
+"""The text so far, as token ids: a list on the host that only grows, and a copy of it on the device if that is not the CPU.
 
-Because it only grows, whoever remembers a prefix of it needs to compare nothing but what came after (`permanent`).
-Knows nothing of tokenizers or of limits on its length.
+Because a context only grows, a cache that holds its beginning has to compare only the tokens that came later (see `permanent`). A context
+knows nothing of tokenizers or of a limit on its length.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FORK_ROOM = 64  # tokens a fork usually grows by
+FORK_ROOM = 64  # the number of tokens that a fork gets room for beyond the text it starts with
 
 
 class Context:
-    """ids: the tokens on the host. tokens: [len] int64, the same on the device. lineage: identifies the prompt it grew from.
+    """ids: the tokens on the host. tokens: [len] int64, the same on the device. lineage: an object that identifies the prompt that the
+    context grew from; forks share it.
 
-    The first `permanent` ids are the trunk's: all of them here, up to the fork in a fork. Two contexts of one lineage agree on the
-    smaller of their permanent lengths.
+    The first `permanent` ids will never change. In a text that is being decoded these are all ids; in a fork they are the ids up to the
+    place where it was forked off. Two contexts of one lineage have equal ids up to the smaller of their permanent lengths:
+
+        text   A B C D E F      permanent = 6
+        fork   A B C D x y      permanent = 4, since it was forked off after D
     """
 
     def __init__(self, prompt: Sequence[int], device: torch.device | str = "cpu", capacity: int = 0):
@@ -45,11 +49,11 @@ class Context:
         return self.tail(0)
 
     def tail(self, start: int) -> Tensor:
-        """[len - start] tokens from position `start` on."""
+        """Return the [len - start] tokens from position `start` on."""
         return self.span(start, len(self.ids))
 
     def span(self, start: int, end: int) -> Tensor:
-        """[end - start] tokens from position `start` up to `end`."""
+        """Return the [end - start] tokens from position `start` up to `end`."""
         if self._buffer is None:
             return torch.from_numpy(np.array(self.ids[start:end], dtype=np.int64))
         return self._buffer.narrow(0, start, end - start)
@@ -74,12 +78,13 @@ class Context:
         self._buffer = torch.empty_like(host, device=self._device)
 
     def _mirror(self, start: int) -> None:
-        """Bring the ids from `start` on to the device, without waiting for it (a slot is written once, so nothing can overtake)."""
+        """Copy the ids from `start` on to the device without waiting for it. Each slot is written once, so a later copy cannot replace
+        what an earlier one has yet to read."""
         self._array[start : len(self.ids)] = self.ids[start:]
         self.tail(start).copy_(self._host.narrow(0, start, len(self.ids) - start), non_blocking=True)
 
     def fork(self) -> Context:
-        """A context that goes on from here without touching this one (a cascade's inner decoder writes into it)."""
+        """Return a context that begins with this text and grows independently of it. In a cascade the inner decoders write into one."""
         branch, length = copy(self), len(self.ids)
         branch.ids, branch._fork_point = self.ids.copy(), self.permanent
         if self._buffer is not None:

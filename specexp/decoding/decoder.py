@@ -1,7 +1,8 @@
-"""The one loop: draft, one target pass, verify, emit. Every method is this loop with other parts.
+"""The decoding loop: draft some tokens, score them in one target pass, verify them, emit what was accepted, and begin again.
 
-It yields rounds; experiments, consoles, servers and metrics all consume the same stream. Text, timing statistics and
-prompts' lengths are other rooms' business.
+Every method uses this loop and differs in its drafter and its verifier; only beam search (beam.py) and the loops of other libraries have
+their own. The loop yields one `Step` per round, and experiments, the console and the server all read the same stream of steps. It knows
+nothing of text, of statistics, or of how long a prompt may be.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from specexp.decoding.sampling import Draws, Sampling
 
 
 class Step(NamedTuple):  # cheaper to make than a frozen data class, and one is made every round
-    """One round. tokens: emitted ids, those of the draft's accepted path and the target's own.
+    """The record of one round. tokens: the emitted ids, which are those of the draft's accepted path and then the target's own.
 
-    nodes, parents, stages: the draft, as in `Draft`; path: the accepted ones of its nodes, before any cut at a stop.
-    draft_seconds and target_seconds: host time inside the drafter and the target's pass; None where that is not known.
-    entropy: nats, of the law behind the first drafted token, where the draft-length policy looked at it.
-    emitted: `perf_counter` seconds, where the tokens came before the stream could hand them out (peers); None: now.
+    nodes, parents, stages: the draft's ids, parents and stages, as in `Draft`. path: the numbers of its accepted nodes, before the text is
+    cut at a stop.
+    draft_seconds and target_seconds: time on the host inside the drafter and inside the target's pass; None where it is not known.
+    entropy: in nats, of the distribution that the first drafted token came from, if the length rule looked at it.
+    emitted: the time by `perf_counter` at which the tokens appeared, if that was earlier than this step is yielded (other libraries'
+    loops); None: they appear now.
     finish: None until the last round, then "eos", "stop" or "length".
     """
 
@@ -55,20 +58,20 @@ class Step(NamedTuple):  # cheaper to make than a frozen data class, and one is 
 
     @property
     def counts(self) -> list[int]:
-        """[drafted, accepted] of a chain, [drafted, accepted, depth, leaves, refused] of a tree."""
+        """[drafted, accepted] for a chain, and [drafted, accepted, depth, leaves, refused] for a tree."""
         if self.is_chain:
             return [self.drafted, self.accepted]
         return [self.drafted, self.accepted, max(depths(self.parents)), self.drafted - len(set(self.parents) - {ROOT}), int(self.refused)]
 
     @property
     def refused(self) -> bool:
-        """The path could have gone on: behind its end were drafted tokens, and the target took none of them."""
+        """Whether drafted tokens followed the end of the accepted path and the target took none of them."""
         return (self.path[-1] if self.path else ROOT) in self.parents
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Of each token: "draft" or "draft:STAGE"; the last one's "bonus" behind a whole path, "resample" after a refusal; "target" where
-        nothing was drafted."""
+        """Where each token came from: "draft" or "draft:STAGE" for the accepted ones; for the target's own, which is the last, "bonus" if
+        the path was accepted to its end, "resample" after a refusal, and "target" if nothing had been drafted."""
         if not self.parents:
             return ("target",) * len(self.tokens)
         own = "resample" if self.refused else "bonus"
@@ -80,7 +83,7 @@ class Step(NamedTuple):  # cheaper to make than a frozen data class, and one is 
 
 
 class Round(NamedTuple):
-    """What was drafted, how the target scored it and what became of it; times as in `Step`."""
+    """What was drafted in a round, how the target scored it and what was accepted. The times are as in `Step`."""
 
     draft: Draft
     logits: Tensor  # [N + 1, V]
@@ -90,7 +93,7 @@ class Round(NamedTuple):
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """What the round emits: the accepted path and the target's own token."""
+        """The ids that the round emits: those of the accepted path, and then the target's own token."""
         return (*map(self.draft.ids.__getitem__, self.verdict.path), self.verdict.token)
 
     def step(self) -> Step:
@@ -100,13 +103,16 @@ class Round(NamedTuple):
 
 @dataclass
 class Decoder:
-    """first_target: round 0 is the target's prefill alone; false lets even the first token be drafted."""
+    """A method: a target model, a drafter and a verifier, run by the loop in `generate`.
+
+    first_target: the first round is the target's prefill alone, which emits one token. If false, even the first token is drafted.
+    """
 
     target: Runner  # M_p
     drafter: Drafter  # M_q, or anything that proposes
     verifier: Verifier
     first_target: bool = True
-    draws: ClassVar[bool] = True  # tokens, by the sampling rule
+    draws: ClassVar[bool] = True  # it draws tokens by the sampling rule
 
     def __post_init__(self) -> None:
         if self.drafter.needs_trees and not self.target.facts.trees:
@@ -117,19 +123,20 @@ class Decoder:
 
     @property
     def lossless(self) -> bool:
-        """The text has the target's own law."""
+        """Whether the text has exactly the distribution that the target alone would give it."""
         return self.verifier.lossless
 
     def check(self, sampling: Sampling) -> None:
-        """UserError for a sampling rule under which the method cannot work."""
+        """Raise UserError for a sampling rule under which the method cannot work."""
         self.drafter.check(sampling)
 
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
-        """What is not to be timed."""
+        """Do the drafter's work that is not to be timed."""
         self.drafter.prepare(prompt, max_new_tokens)
 
     def round(self, context: Context, limit: int, draws: Draws) -> Round:
-        """Draft, score, verify: at most `limit` tokens. The context is not touched. In inference mode, entered if need be."""
+        """Draft, score and verify once, for at most `limit` emitted tokens. The context is not changed. The round runs in torch's
+        inference mode, which is entered here unless the caller is in it already."""
         if not torch.is_inference_mode_enabled():
             with torch.inference_mode():
                 return self.round(context, limit, draws)
@@ -143,7 +150,7 @@ class Decoder:
         return Round(draft, logits, verdict, drafted - began, scored - drafted)
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
-        """Rounds until `stop` cuts or max_new_tokens is reached; exactly as many tokens, never one more."""
+        """Yield rounds until `stop` ends the text or max_new_tokens tokens were emitted. There is never a token beyond that number."""
         opening = self.target.start(prompt, max_new_tokens)
         self.drafter.start(prompt, max_new_tokens)
         context = Context(opening, self.target.facts.device, capacity=len(opening) + max_new_tokens)
