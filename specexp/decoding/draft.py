@@ -1,7 +1,14 @@
-"""A draft is a token tree: what a drafter proposes and a verifier prunes to one path.
+"""A draft is a tree of proposed tokens. A drafter makes it, and a verifier keeps one path of it.
 
-Notation of Leviathan et al. 2023 (arXiv:2211.17192): p is the target's distribution, q the draft's, x the drafted tokens.
-Knows nothing of who drew the tokens, nor how logits for them are computed.
+A chain is a tree in which each node has one child. For example, the parents (-1, -1, 0, 0) make this tree of four nodes, where -1 (ROOT)
+stands for the context's last token:
+
+    context ─┬─ node 0 ─┬─ node 2
+             │          └─ node 3
+             └─ node 1
+
+The notation is that of Leviathan et al. 2023 (arXiv:2211.17192): p is the target's distribution, q the draft's, and x are the drafted
+tokens. This module knows neither who drew the tokens nor how logits for them are computed.
 """
 
 from __future__ import annotations
@@ -20,13 +27,13 @@ ROOT = -1  # the parent of nodes that directly follow the context
 class Draft:
     """N proposed tokens.
 
-    tokens: [N] int64 on the device. parents[i] < i is the node before node i, ROOT for the context's last token.
-    q: [N, V], row i the distribution token i was drawn from (given that its earlier siblings were refused);
-       None when every token is a point mass (greedy, n-gram, any deterministic proposal).
-    confidence: [N] raw probability of each token under its drafter, or None; never used by a lossless rule.
-    stages: name of the drafter of each node, or () when there is only one.
-    base: the draft this one was grown from (its nodes are a prefix of ours), so that caches need no comparison.
-    entropy: nats, of the law that x_1 was drawn from, where a policy looked at it; for records, no rule uses it.
+    tokens: [N] int64 on the device. parents[i] < i is the node that node i follows, or ROOT if it follows the context's last token.
+    q: [N, V]; row i is the distribution that token i was drawn from (given that its earlier siblings were refused). It is None when every
+       token is a point mass, which means that it was chosen without chance: greedy drafts, n-grams and other deterministic proposals.
+    confidence: [N], the raw probability of each token under its drafter, or None. No lossless rule uses it.
+    stages: the name of each node's drafter, or () when there is only one drafter.
+    base: the draft that this one was grown from. Its nodes are our first nodes, so a cache need not compare them.
+    entropy: in nats, of the distribution that x_1 was drawn from, if a length rule looked at it. It is for the records; no rule uses it.
     """
 
     tokens: Tensor
@@ -42,40 +49,42 @@ class Draft:
 
     @classmethod
     def chain(cls, tokens: Tensor, q: Tensor | None = None, **fields: object) -> Draft:
-        """x_1 .. x_N, each following the one before."""
+        """Make a chain of x_1 .. x_N, in which each token follows the one before."""
         return cls(tokens, chain_parents(tokens.shape[0]), q, **fields)
 
     @classmethod
     def behind(cls, last: int, block: Tensor, q: Tensor | None = None) -> Draft:
-        """x_1 .. x_N of [1 + N] tokens that begin with the one they follow, whose id is `last`."""
+        """Make a chain of x_1 .. x_N from a block of [1 + N] tokens, the first of which is the context's last token, with the id `last`.
+        The block is remembered for `block_behind`."""
         draft = cls.chain(block[1:], q)
         draft.__dict__["_block"] = last, block
         return draft
 
     def block_behind(self, last: int) -> Tensor | None:
-        """[1 + N] the token `last` and all of ours, if we were made so: what a target's pass reads."""
+        """Return the [1 + N] block of the token `last` and all drafted ones, which is what a target's pass reads. It is None if the draft
+        was not made from such a block."""
         held = self.__dict__.get("_block")
         return held[1] if held is not None and held[0] == last else None
 
     @classmethod
     def of_ids(cls, ids: Sequence[int], device: torch.device | str = "cpu") -> Draft:
-        """A chain of point masses whose ids are already on the host (n-gram drafters)."""
+        """Make a chain of point masses whose ids are already on the host, as those of n-gram drafters are."""
         return HostDraft(ids, chain_parents(len(ids)), device)
 
     @classmethod
     def of_nodes(cls, ids: Sequence[int], parents: tuple[int, ...], device: torch.device | str = "cpu", base: Draft | None = None) -> Draft:
-        """A tree of point masses whose ids are already on the host; `base` as above."""
+        """Make a tree of point masses whose ids are already on the host. `base` is as in `Draft`."""
         return HostDraft(ids, parents, device, base)
 
     def grow(self, tokens: Tensor, parents: tuple[int, ...], q: Tensor | None = None) -> Draft:
-        """This draft with further nodes behind it; q is given for all drafts of a tree or for none."""
+        """Return this draft with further nodes appended. q has to be given every time a tree grows, or never."""
         if not len(self):
             return Draft(tokens, parents, q)
         rows = q if self.q is None else torch.cat([self.q, q])
         return Draft(torch.cat([self.tokens, tokens]), self.parents + parents, rows, base=self)
 
     def note(self, entropy: float) -> Draft:
-        """This very draft (caches know it by identity), its entropy recorded."""
+        """Record the entropy in this draft and return it. No copy is made, because caches recognise a draft by its identity."""
         self.__dict__["entropy"] = entropy
         return self
 
@@ -88,11 +97,12 @@ class Draft:
 
     @cached_property
     def ids(self) -> tuple[int, ...]:
-        """The tokens on the host: a device synchronisation unless `fetch` has brought them along."""
+        """The tokens on the host. Reading them waits for the device, unless `fetch` has copied them already."""
         return tuple(self.tokens.tolist())
 
     def fetch(self, *values: Tensor) -> list[int]:
-        """All int64 `values` ([k] each) on the host, one after another, and our ids with them: one device-to-host copy for all."""
+        """Return the int64 `values` ([k] each) on the host, one after another. The draft's ids come along in the same copy, so that a
+        round copies from the device to the host only once."""
         if values[0].is_cpu:  # everything is on the host: nothing to gather
             return [value for tensor in values for value in tensor.tolist()]
         if "ids" in self.__dict__:
@@ -108,11 +118,11 @@ class Draft:
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """1 for children of the root, 2 for theirs, ..."""
+        """Each node's depth: 1 for children of the root, 2 for theirs, and so on."""
         return depths(self.parents)
 
     def children(self, node: int) -> list[int]:
-        """Nodes directly behind `node` (or ROOT), in the order in which they were drawn."""
+        """The nodes that directly follow `node` (or ROOT), in the order in which they were drawn."""
         return [child for child, parent in enumerate(self.parents) if parent == node]
 
     def path(self, node: int) -> tuple[int, ...]:
@@ -126,25 +136,26 @@ class Draft:
         return tuple(reversed(steps))
 
     def with_q(self, q: Tensor) -> Draft:
-        """The same nodes, as if they had been drawn from these [N, V] weights."""
+        """Return the same nodes as if they had been drawn from these [N, V] weights."""
         return Draft(self.tokens, self.parents, q, self.confidence, self.stages, self.base, self.entropy)
 
     def distributions(self, p: Tensor) -> Tensor:
-        """[N, V] q shaped like the rows of p: point masses written out as one-hot rows."""
+        """Return q as [N, V], in the width of p. Point masses become rows with a single 1."""
         if self.q is not None:
             return self.q
         return torch.zeros(len(self), p.shape[-1], dtype=p.dtype, device=p.device).scatter_(1, self.tokens[:, None], 1.0)
 
 
 class HostDraft(Draft):
-    """Point masses whose ids are on the host already. `tokens` is made when it is asked for, which on a CPU most rounds never do."""
+    """A draft of point masses whose ids are on the host already. The tensor `tokens` is made when it is first asked for; on a CPU most
+    rounds never ask."""
 
     def __init__(self, ids: Sequence[int], parents: tuple[int, ...], device: torch.device | str = "cpu", base: Draft | None = None):
         self.__dict__.update(ids=tuple(ids), parents=parents, q=None, confidence=None, stages=(), base=base, entropy=None, _device=device)
         if parents is chain_parents(len(parents)):
             self.__dict__["is_chain"] = True
         if device != "cpu" and torch.device(device).type != "cpu":
-            self.tokens  # noqa: B018 - on its way to the device before the target's pass wants it
+            self.tokens  # noqa: B018 - the copy to the device begins now, before the target's pass needs it
 
     @cached_property
     def tokens(self) -> Tensor:
@@ -153,12 +164,12 @@ class HostDraft(Draft):
 
 @lru_cache(maxsize=256)
 def chain_parents(length: int) -> tuple[int, ...]:
-    """(-1, 0, 1, ...): one shared tuple per length, so that recognising a chain is an identity check."""
+    """Return (-1, 0, 1, ...). There is one shared tuple per length, so a chain can be recognised by identity, without a comparison."""
     return tuple(range(ROOT, length - 1))
 
 
 def depths(parents: Sequence[int]) -> tuple[int, ...]:
-    """Of each node: 1 for children of the root, 2 for theirs, ..."""
+    """Return each node's depth: 1 for children of the root, 2 for theirs, and so on. (-1, -1, 0, 0) gives (1, 1, 2, 2)."""
     found: list[int] = []
     for parent in parents:
         found.append(1 if parent == ROOT else found[parent] + 1)
@@ -167,5 +178,5 @@ def depths(parents: Sequence[int]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def empty_draft(device: torch.device | str = "cpu") -> Draft:
-    """No proposal at all: with it a round is one step of autoregressive decoding."""
+    """The draft without tokens. A round with it is one step of autoregressive decoding."""
     return Draft.of_ids((), device)

@@ -1,28 +1,18 @@
-"""The same draft length every round. Looks at nothing, learns nothing.
+"""The rules that say how many tokens a draft has.
 
-transformers' `num_assistant_tokens_schedule`: longer by 2 after a draft that was accepted whole, else shorter by 1.
+- `FixedLength` drafts the same number of tokens every round.
+- `HeuristicLength` is transformers' `num_assistant_tokens_schedule`, the rule of `AssistedCandidateGenerator.update_candidate_strategy`
+  (transformers 5): two more tokens after a draft that was accepted whole, else one less.
+- `ConfidenceThreshold` is transformers' `assistant_confidence_threshold`: the draft ends after a token that the drafter thought unlikely.
+- `AdaEDL` (Agrawal et al. 2024, arXiv:2410.18351) ends the draft where the entropy of the drafter's distribution says that acceptance is
+  unlikely. Its threshold moves by the update of Draft & Verify (Zhang et al. 2023, arXiv:2309.08168).
+- `EGAG` (entropy-guided adaptive gamma) is the rule of a fork of romsto/Speculative-Decoding, unchanged: the lower the entropy of the
+  drafter's first distribution, the longer the draft. `CalibratedEGAG` spreads the same entropies over the whole range of lengths.
+- `CostModel`, which measures times, has a file of its own (cost_model.py).
 
-The rule of `AssistedCandidateGenerator.update_candidate_strategy` (transformers 5): no upper bound, never below 1. Rounds that drafted
-nothing (the prefill, the last token) teach nothing.
-
-H of a drafter's law, in nats: what entropy-guided policies read. Pure functions of [..., V] logits, on their device, without a sync.
-
-transformers' `assistant_confidence_threshold`: stop drafting behind a token that the drafter itself held unlikely.
-
-That token stays in the verified block, so the law of the text is untouched. As in transformers without scikit-learn the threshold is
-constant; there the probability is read behind top-k and top-p, here before them (greedy: the same).
-
-AdaEDL: stop drafting where the entropy of the drafter's law lets acceptance be unlikely (Agrawal et al. 2024, arXiv:2410.18351).
-
-The expected acceptance of a token drawn from a law of entropy H is held to be at least 1 - sqrt(k H), k about 0.2. The threshold on it
-follows the acceptance seen, by the update of Draft & Verify (Zhang et al. 2023, arXiv:2309.08168). The token drawn from that law stays in
-the draft.
-
-Entropy-guided adaptive gamma: one look at the drafter's first logits says how far it may go. Low entropy, long draft.
-
-EGAG is the rule of the fork of romsto/Speculative-Decoding, unchanged; its published map hardly moves (with |V| = 128k and gamma_max 6
-every H below 1.96 nats gives 5, and 6 needs H = 0), so CalibratedEGAG spreads the same signal over the whole range. The look costs no pass:
-it is taken after the first token is drawn from those logits, and that token stays in the draft.
+The rules that read a probability or an entropy decide only after the token was drawn from those logits, and that token stays in the draft.
+So they cost no pass and leave the distribution of the text unchanged; but they need a drafter that is a model. The other rules work for
+every drafter. Entropies are in nats.
 """
 
 from __future__ import annotations
@@ -40,7 +30,7 @@ from specexp.decoding.sampling import Draws
 
 @dataclass(frozen=True)
 class FixedLength(LengthRule):
-    """gamma tokens every round (Leviathan et al. 2023, Algorithm 1). gamma 0 is autoregressive decoding."""
+    """Drafts gamma tokens every round (Leviathan et al. 2023, Algorithm 1). With gamma 0 decoding is autoregressive."""
 
     gamma: int
 
@@ -53,7 +43,10 @@ class FixedLength(LengthRule):
 
 
 class HeuristicLength(LengthRule):
-    """schedule "heuristic": gamma is where the last prompt left it."""
+    """transformers' schedule "heuristic": gamma grows by 2 after a draft that was accepted whole and else falls by 1, never below 1 and
+    without an upper bound. For example, from 5: accepted whole, 7; not, 6; not, 5. A new prompt goes on with the last prompt's gamma.
+    Rounds that drafted nothing (the prefill, the last token) leave it as it is.
+    """
 
     def __init__(self, gamma: int = 20):
         if gamma < 1:
@@ -69,25 +62,31 @@ class HeuristicLength(LengthRule):
 
 
 class TransientHeuristicLength(HeuristicLength):
-    """schedule "heuristic_transient": every prompt begins with the first length again."""
+    """transformers' schedule "heuristic_transient": the same, but every prompt begins with the first length again."""
 
     def start(self) -> None:
         self.gamma = self.initial
 
 
 def probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """softmax(logits / T) in float32 or better, before any top-k or nucleus; temperature 0 reads the raw law (T = 1)."""
+    """Return softmax(logits / T) in float32 or better, before any top-k or nucleus. At temperature 0, T is taken to be 1."""
     logits = logits if logits.is_floating_point() and logits.itemsize > 4 else logits.float()
     return (logits / temperature if temperature > 0 else logits).softmax(-1)
 
 
 def entropy(probability: Tensor) -> Tensor:
-    """[..., V] -> [...]: -sum p log(p + 1e-8), the form of S3 and AdaEDL's implementations (exact to 1e-8 V, ids of p = 0 count 0)."""
+    """Return the entropy in nats, [..., V] -> [...]: -sum p log(p + 1e-8). This is the form that the implementations of EGAG's fork and of
+    AdaEDL use; its error is at most 1e-8 V, and ids with p = 0 add 0."""
     return -(probability * (probability + 1e-8).log()).sum(-1)
 
 
 class ConfidenceThreshold(LengthRule):
-    """At most gamma_max tokens (`num_assistant_tokens`), the last one being the first whose probability is below `threshold`."""
+    """Drafts at most gamma_max tokens (transformers' `num_assistant_tokens`) and ends the draft with the first token whose probability is
+    below `threshold`.
+
+    The threshold is constant, as it is in transformers without scikit-learn. transformers reads the probability after top-k and top-p, this
+    rule before them; in greedy decoding the two are the same.
+    """
 
     def __init__(self, threshold: float = 0.4, gamma_max: int = 20):
         if not 0 <= threshold <= 1:
@@ -107,10 +106,14 @@ RATE_MEMORY, THRESHOLD_MEMORY = 0.5, 0.9  # weights of the past: beta_1 and beta
 
 
 class AdaEDL(LengthRule):
-    """gamma_max: most tokens of a draft. entropy_factor: k. threshold: the first of a prompt; it then moves by steps of `step`,
+    """Ends a draft after the first token whose distribution has 1 - sqrt(k H) < threshold.
 
-    up while the average acceptance rate is below `target_rate`, down while it is above (not where the draft ran to gamma_max: a lower
-    threshold could not have made it longer). step 0 keeps it.
+    The paper takes 1 - sqrt(k H), with k about 0.2, as a lower bound on the expected acceptance of a token drawn from a distribution of
+    entropy H. For example, H = 1 nat gives 1 - sqrt(0.2) = 0.55, and H = 2 gives 0.37.
+
+    gamma_max: the most tokens of a draft. entropy_factor: k. threshold: its value at the beginning of each prompt. After every round it
+    moves by `step` / 10: up while the average acceptance rate is below `target_rate`, down while it is not. It does not move down after a
+    draft of gamma_max tokens, because a lower threshold could not have made that one longer. With step 0 it stays.
     """
 
     def __init__(
@@ -143,7 +146,7 @@ class AdaEDL(LengthRule):
         return self.bound(nats) >= self.threshold
 
     def bound(self, nats: Tensor) -> Tensor:
-        """1 - sqrt(k H)."""
+        """Return 1 - sqrt(k H)."""
         return 1 - (self.entropy_factor * nats.clamp_min(0)).sqrt()
 
     def observe(self, drafted: int, accepted: int) -> None:
@@ -163,7 +166,9 @@ class AdaEDL(LengthRule):
 class EGAG(LengthRule):
     """gamma = int((1 - H / log|V|) gamma_max), clipped to [gamma_min, gamma_max], then averaged: ema * old + (1 - ema) * new, rounded.
 
-    H is of softmax(logits / T) before top-k and top-p; temperature 0 reads the raw law. The average starts anew with every prompt.
+    H is the entropy of the drafter's first distribution, softmax(logits / T) before top-k and top-p; at temperature 0, T is taken to be 1.
+    The average starts anew with every prompt. The published formula hardly changes its answer: with |V| = 128k and gamma_max 6 every H
+    below 1.96 nats gives 5, and 6 needs H = 0. That is why there is CalibratedEGAG.
     """
 
     def __init__(self, gamma_min: int = 1, gamma_max: int = 6, ema: float = 0.9):
@@ -203,9 +208,11 @@ class EGAG(LengthRule):
 
 
 class CalibratedEGAG(EGAG):
-    """The rank of H among the last `window` entropies, over all prompts, mapped to the range: each length is asked for equally often.
+    """Maps the rank of H among the last `window` entropies, over all prompts, to the range of lengths. So each length comes up equally
+    often: with gamma_min 1 and gamma_max 8 the eighth of the rounds that has the lowest entropies gets 8 tokens, and the eighth that has
+    the highest gets 1.
 
-    Equal entropies share their middle rank; the very first asks for the middle of the range.
+    Equal entropies share the rank in their middle. The very first entropy gives the middle of the range.
     """
 
     def __init__(self, gamma_min: int = 1, gamma_max: int = 8, ema: float = 0.0, window: int = 256):
@@ -220,7 +227,7 @@ class CalibratedEGAG(EGAG):
         above = known - bisect_right(self._ordered, nats)
         equal = known - above - bisect_left(self._ordered, nats)
         self._remember(nats)
-        share = (above + (equal + 1) / 2) / (known + 1)  # in (0, 1): the share of entropies above this one, itself the middle of its equals
+        share = (above + (equal + 1) / 2) / (known + 1)  # in (0, 1): the share of entropies above this one; its equals count by half
         return self._clipped(self.gamma_min + int(share * (self.gamma_max - self.gamma_min + 1)))
 
     def _remember(self, nats: float) -> None:

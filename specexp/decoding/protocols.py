@@ -1,4 +1,8 @@
-"""The small interfaces between the loop and its parts, with the defaults of parts that need no more. Nothing here computes anything."""
+"""The interfaces between the decoding loop and its parts: runner, drafter, verifier and length rule.
+
+`Drafter` and `LengthRule` are base classes whose defaults do nothing, so that a subclass overrides only what it needs. Nothing here
+computes anything.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from specexp.decoding.sampling import Draws, Sampling
 
 
 class Verdict(NamedTuple):
-    """path: accepted nodes from the root down. token: the one the target adds behind them."""
+    """What a verifier decides. path: the accepted nodes, from the root down. token: the one that the target adds after them."""
 
     path: tuple[int, ...]
     token: int
@@ -23,18 +27,19 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """Keep the first `keep` generated tokens; finish is "eos" or "stop"."""
+    """Where a text ends: its first `keep` generated tokens are kept. finish is "eos" or "stop"."""
 
     keep: int
     finish: str
 
 
 Proceeds = Callable[[int, Tensor, Tensor, Draws], "Tensor | bool"]
-"""(tokens drafted, [V] logits that the last of them was drawn from, that token [], the generation's draws) -> whether one more is to be
-drafted.
+"""A question that is asked between two drafted tokens: shall one more be drafted? Its arguments are the number of tokens drafted, the [V]
+logits that the last of them was drawn from, that token ([]), and the generation's draws.
 
-A tensor answer is a pure function of logits and token, without a sync, so that a rollout may compute all answers on the device and cut at
-the first no. What was drawn is kept either way: a rule could otherwise undo a draw, and bias the text.
+An answer that is a tensor depends on the logits and the token alone and needs no synchronisation, so a rollout may compute all answers on
+the device and cut the draft at the first no. The token already drawn is kept either way: if a rule could take it back, the text would be
+biased.
 """
 
 Stop = Callable[[Sequence[int], int], Cut | None]  # (generated ids, index of the first new one) -> where the text ends
@@ -42,10 +47,10 @@ Stop = Callable[[Sequence[int], int], Cut | None]  # (generated ids, index of th
 
 @dataclass(frozen=True)
 class Facts:
-    """What is true of a runner as long as it lives.
+    """What stays true of a runner.
 
-    kind: the cache's, for tables and files ("full", "sink", ...). device: where it runs. trees: whether drafts that are no chains can be
-    scored. cache_exact: the cache changes nothing about the model.
+    kind: the name of its kind of cache, for tables and files ("full", "sink", ...). device: where it runs. trees: whether it can score
+    drafts that are not chains. cache_exact: whether the model gives the same answers with this cache as without one.
     """
 
     kind: str
@@ -56,7 +61,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Usage:
-    """Since a runner's last `start`. forwards: model passes. kv_bytes: the filled cache at its largest. evicted: tokens dropped from it."""
+    """What a runner has used since its last `start`. forwards: the number of model passes. kv_bytes: the largest size of the filled cache.
+    evicted: the number of tokens dropped from it."""
 
     forwards: int = 0
     kv_bytes: int = 0
@@ -64,46 +70,49 @@ class Usage:
 
 
 class Runner(Protocol):
-    """A pure function (context, draft) -> logits; any cache behind it is a memo of that function."""
+    """A model as a pure function (context, draft) -> logits. It may keep a cache, which saves work and changes no answer: the logits
+    depend on the context and the draft, never on what was asked before."""
 
     facts: Facts
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
-        """Forget everything (a repeated prompt must not skip its prefill) and make room for as many tokens more.
+        """Forget everything and make room for the prompt and max_new_tokens more. Even a repeated prompt is forgotten, so that its prefill
+        is measured again.
 
         Returns the ids that the context begins with: the prompt itself, or an encoder-decoder model's start token."""
 
     def usage(self) -> Usage:
-        """What this text has taken so far."""
+        """What this text has used so far."""
 
     def describe(self) -> str:
-        """What it runs, for a message to the user."""
+        """A few words about the model it runs, for a message to the user."""
 
     def room(self, context: Context) -> int | None:
-        """How many tokens behind the context's last one may be fed together with it, on any path; None: no bound."""
+        """The most tokens that may follow the context's last one in the same pass, on any path. None: there is no bound."""
 
     def ready(self, width: int) -> bool:
-        """Whether a pass over `width` tokens behind a text needs no preparation that would take long (compiling, capturing)."""
+        """Whether a pass over `width` tokens that follow a text can run at once, without compiling or capturing something first."""
 
     def ready_to_draft(self, length: int, draws: Draws) -> bool:
-        """The same of a rollout of `length` tokens."""
+        """Whether a rollout of `length` tokens can run at once, in the same sense."""
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
-        """[rows, V]: the last `rows` rows of [context's last token, node 0, .., node N-1], in one pass."""
+        """Return the logits of the draft in one pass: the last `rows` rows, [rows, V], of the N + 1 rows [context's last token, node 0,
+        .., node N-1]. Each row holds the logits of the token that follows."""
 
     def keep_states(self) -> None:
-        """From the next `start` on `states` can be asked. ValueError where the model or the cache cannot have them."""
+        """Keep what `states` returns, from the next `start` on. Raises ValueError if the model or the cache does not allow it."""
 
     def states(self, context: Context) -> Tensor:
-        """[len(context) - 1, D]: what the output projection reads behind every token of the context but the last.
+        """Return [len(context) - 1, D], what the output projection reads at every token of the context but the last.
 
-        A memo like keys and values: what was computed for them is kept, and what is missing is computed by a pass."""
+        Like keys and values they are kept once they were computed, and missing ones are computed by a pass."""
 
     def rollout(self, context: Context, length: int, draws: Draws, proceeds: Proceeds | None = None) -> Draft:
-        """x_1 .. x_length drawn one after another from this model, on the device, without a host sync.
+        """Draw x_1 .. x_length one after another from this model, on the device, without waiting for the host.
 
-        `proceeds` ends it early; it is asked between two tokens, where a no spares a pass.
-        The answer is a sync, which costs less than the pass.
+        `proceeds` may end the rollout early. It is asked between two tokens; each answer makes the host wait for the device, which costs
+        less than the pass that a no saves.
         """
 
 
@@ -111,53 +120,57 @@ NO_MODELS: Mapping[str, Runner] = MappingProxyType({})
 
 
 class Drafter:
-    """What proposes. A subclass overrides what it needs; this class proposes nothing, learns nothing and asks no model."""
+    """Proposes drafts. This base class proposes nothing, learns nothing and uses no model; a subclass overrides what it needs."""
 
-    needs_trees = False  # proposes drafts that are no chains
-    models: Mapping[str, Runner] = NO_MODELS  # the models it asks, by name
+    needs_trees = False  # whether it proposes drafts that are not chains
+    models: Mapping[str, Runner] = NO_MODELS  # the models it uses, by name
 
     def check(self, sampling: Sampling) -> None:
-        """UserError for a sampling rule under which it cannot work."""
+        """Raise UserError for a sampling rule under which it cannot work."""
 
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
-        """What is not to be timed (drafters of tests and measurements are told the target's text). Comes before `start`."""
+        """Do what is not to be timed. It is called before `start`. Drafters for tests and measurements decode the target's text here."""
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
-        """Forget everything. An encoder-decoder model's contexts do not contain the prompt; who copies, copies from both."""
+        """Forget everything; a new text begins. An encoder-decoder model's contexts do not contain the prompt, so a drafter that copies
+        has to look at both."""
 
     def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
-        """At most `limit` nodes on any path; the empty draft for limit 0."""
+        """Return a draft with at most `limit` nodes on any path; for limit 0 that is the empty draft."""
         return empty_draft(context.device)
 
     def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
-        """What became of the draft (for lengths that adapt and tables that learn). logits: [N + 1, V], the target's."""
+        """Learn what was accepted of the draft, for lengths that adapt and tables that learn. logits: [N + 1, V], the target's."""
 
 
 class Verifier(Protocol):
+    """Decides which drafted tokens are kept. lossless: whether the text then has exactly the target's distribution."""
+
     lossless: bool
 
     def __call__(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
-        """logits: [N + 1, V], row 0 behind the context, row i + 1 behind node i."""
+        """logits: [N + 1, V], the target's; row 0 says what follows the context, row i + 1 what follows node i."""
 
 
 class LengthRule:
-    """How long a draft is. A subclass overrides what it needs; what it does not costs nothing in the loop."""
+    """Says how long a draft is. A subclass overrides what it needs; what it leaves out costs no time in the loop."""
 
-    proceeds: Proceeds | None = None  # for rules that look at the drafter's logits: only a drafter that has some can serve them
-    entropy: Tensor | float | None = None  # nats, of the law this round's first token was drawn from, where the rule looked at it
+    proceeds: Proceeds | None = None  # for rules that look at the drafter's logits; they need a drafter that is a model
+    entropy: Tensor | float | None = None  # in nats, of the distribution of this round's first token, if the rule looked at it
 
     def start(self) -> None:
-        """A new prompt begins. What was learnt may be kept."""
+        """A new prompt begins. The rule may keep what it has learnt."""
 
     def length(self) -> int:
-        """At most how many tokens to draft in the round that begins now, from the past alone."""
+        """Return the most tokens to draft in the round that begins now. The answer depends on earlier rounds alone."""
         raise NotImplementedError(f"{type(self).__name__} says no length")
 
     def observe(self, drafted: int, accepted: int) -> None:
-        """What became of the draft. Also told of rounds whose length was never asked for (the prefill: 0, 0)."""
+        """Learn how many tokens were drafted and accepted. This is also called after rounds for which no length was asked, such as the
+        prefill (0, 0)."""
 
 
 def within(limit: int, room: int | None) -> int:
-    """`limit`, or a runner's `room` where that is less (None: no bound): a streaming cache evicts at fixed places of the text, and no pass
-    may reach across one, so that every method meets the same cache at every token."""
+    """Return the smaller of `limit` and a runner's `room` (None: no bound). A streaming cache evicts at fixed places of the text, and no
+    pass may reach across such a place; so every method sees the same cache at every token."""
     return limit if room is None or room > limit else room

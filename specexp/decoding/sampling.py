@@ -1,9 +1,10 @@
-"""How a token is drawn: from logits to the law that is really sampled from, and all randomness of one generation.
+"""How a token is drawn: `Sampling` turns logits into the distribution that is sampled from, and `Draws` holds the randomness of one
+generation. Target and draft are sampled by the same rule.
 
-One rule for target and draft alike. Temperature 0 is argmax: p becomes one-hot, so the rejection rule needs no second algorithm. The order
-is transformers': temperature, then top-k, then nucleus. Exactly k ids survive top-k, ties included, so no tie makes "greedy" random.
-A generation is seeded once from (seed, example, sample) and never again, so that it can be repeated alone. Tests replace `Draws` to
-enumerate every outcome with its probability.
+Temperature 0 means argmax: p is then 1 for one id, so the rejection rule needs no second algorithm for greedy decoding. The order is that
+of transformers: temperature, then top-k, then nucleus. Exactly k ids remain after top-k even when several are equally likely, so top-k 1 is
+never random. A generation is seeded once, from (seed, example, sample), so it can be repeated without the generations before it. Tests
+replace `Draws` to go through every outcome with its probability.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 
 NUMPYS = (torch.float32, torch.float64)
-TINY = torch.finfo(torch.float32).tiny  # a float32 that is not 0
+TINY = torch.finfo(torch.float32).tiny  # the smallest normal float32, so that a division by a tiny temperature is not one by 0
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """greedy: temperature 0. multinomial: temperature alone. topk, nucleus, topknucleus: with top_k and/or top_p."""
+    """The sampling rule. conf/sampling names the common ones: greedy is temperature 0, multinomial is a temperature alone, and topk,
+    nucleus and topknucleus add top_k, top_p or both."""
 
     temperature: float = 0.0
     top_k: int | None = None
@@ -42,12 +44,12 @@ class Sampling:
         return self.temperature == 0
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """[..., V] logits -> [..., V] probabilities, float32 or better."""
+        """Turn [..., V] logits into [..., V] probabilities, in float32 or better."""
         if self.is_greedy:
             best = logits.argmax(-1, keepdim=True)
             return torch.zeros_like(logits, dtype=torch.float32).scatter_(-1, best, 1.0)
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, TINY)  # overflows to -inf alone
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, TINY)  # at most 0, so it can overflow only to -inf
         return self._nucleus(self._top_k(logits).softmax(-1))
 
     def _top_k(self, logits: Tensor) -> Tensor:
@@ -57,7 +59,8 @@ class Sampling:
         return torch.full_like(logits, float("-inf")).scatter_(-1, ids, values)
 
     def _nucleus(self, probabilities: Tensor) -> Tensor:
-        """The smallest set of most likely ids whose mass reaches top_p, renormalised (Holtzman et al. 2020)."""
+        """Keep the smallest set of most likely ids whose probabilities add up to top_p or more, and scale them to a sum of 1 (Holtzman et
+        al. 2020). With top_p 0.7, (0.5, 0.3, 0.2) becomes (0.625, 0.375, 0)."""
         if self.top_p is None or self.top_p == 1:
             return probabilities
         ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
@@ -70,7 +73,8 @@ GREEDY = Sampling()
 
 
 class Draws:
-    """One generation's sampling rule and its randomness, on one device; uniforms in float64 where the device has it (CPU, CUDA).
+    """One generation's sampling rule and its randomness, on one device. Uniform numbers are float64 where the device has that type (CPU
+    and CUDA).
 
     seed: any values, such as (seed, example, sample).
     """
@@ -82,7 +86,7 @@ class Draws:
         self.dtype = torch.float64 if torch.device(device).type in ("cpu", "cuda") else torch.float32
 
     def greedily(self) -> Draws:
-        """The same randomness under the greedy rule (between the models of a cascade)."""
+        """Return the same randomness with the greedy rule, as it is used between the models of a cascade."""
         if self.is_greedy:
             return self
         other = copy(self)
@@ -90,30 +94,34 @@ class Draws:
         return other
 
     def law(self, logits: Tensor) -> Tensor:
-        """[..., V] logits -> [..., V] the probabilities that tokens are drawn with."""
+        """Turn [..., V] logits into the [..., V] probabilities that tokens are drawn with."""
         return self.sampling(logits)
 
     def token(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """One token per row of [..., V] logits, and the law it was drawn from (None: a point mass)."""
+        """Draw one token per row of [..., V] logits. Returns the tokens and the distributions they were drawn from, or None in place of
+        those under greedy sampling, where nothing is drawn."""
         if self.is_greedy:
             return best(logits), None
         q = self.sampling(logits)
         return self.draw(q), q
 
     def uniform(self, *shape: int) -> Tensor:
-        """r ~ U[0, 1), of the given shape."""
+        """Draw r ~ U[0, 1) in the given shape."""
         return torch.rand(shape, generator=self.generator, dtype=self.dtype, device=self.generator.device)
 
     def accept(self, p: Tensor, q: Tensor) -> Tensor:
-        """[n] bool, each true with probability min(1, p/q) for p, q [n] (p/0 counts as certain unless p is 0). No sync."""
+        """Return [n] bool, each true with probability min(1, p/q), for p and q of [n]. Where q is 0 it is true unless p is 0 too. The host
+        does not wait for the device."""
         return self.uniform(*p.shape) * q < p
 
     def draw(self, weights: Tensor) -> Tensor:
-        """One id per row of [..., V] non-negative weights (they need not sum to 1); ids of weight 0 are never drawn. No sync.
+        """Draw one id per row of [..., V] weights, which are not negative and need not add up to 1. An id of weight 0 is never drawn. The
+        host does not wait for the device.
 
-        NaN weights give some id: a broken model is found by who looks at its likelihoods, not by a crash of the device.
+        NaN weights give some id and no error, because an error inside a CUDA kernel would leave the device unusable. A model that gives
+        NaN can be told by its likelihoods.
         """
-        if self.dtype == torch.float32:  # too coarse to add up a vocabulary: an exponential race instead of the inverse CDF
+        if self.dtype == torch.float32:  # too coarse to add up a whole vocabulary, so ids race by exponential times instead
             return (weights / torch.empty_like(weights).exponential_(generator=self.generator)).argmax(-1)
         cdf = weights.cumsum(-1, dtype=self.dtype)
         threshold = self.uniform(*weights.shape[:-1], 1) * cdf[..., -1:]  # below the total: u is at most 1 - 2^-53
@@ -121,10 +129,11 @@ class Draws:
 
 
 def best(logits: Tensor) -> Tensor:
-    """[..., V] -> [...] the most likely ids, the first of equals. NumPy's search is three times torch's on the CPU for a few rows."""
+    """Return the most likely ids, [..., V] -> [...]; of equally likely ones the first. On the CPU, NumPy's search is three times as fast as
+    torch's for a few rows."""
     return torch.from_numpy(np.asarray(logits.numpy().argmax(-1))) if is_numpys(logits) else logits.argmax(-1)
 
 
 def is_numpys(logits: Tensor) -> bool:
-    """Whether NumPy can read them where they lie."""
+    """Whether NumPy can read these logits without a copy."""
     return logits.is_cpu and logits.dtype in NUMPYS

@@ -1,12 +1,15 @@
-"""Which drafted tokens survive, and which token the target adds.
+"""The rules that decide which drafted tokens are kept, and which token the target adds.
 
-The rejection rule of speculative sampling is lossless: Leviathan et al. 2023 (arXiv:2211.17192, Algorithm 1) and Chen et al. 2023
-(arXiv:2302.01318, Algorithm 2) state one and the same law, and greedy matching is this rule with a one-hot p. Chains are verified
-vectorised and on the device; trees node by node, which is also the legible form that the vectorised one is tested against.
+The rejection rule of speculative sampling is lossless: the text has exactly the distribution that the target alone would give it. Leviathan
+et al. 2023 (arXiv:2211.17192, Algorithm 1) and Chen et al. 2023 (arXiv:2302.01318, Algorithm 2) state the same rule. Under greedy decoding
+p is 1 for one id, and the rule keeps the drafted tokens that equal the target's own.
 
-The other rules keep more and change the text, and say so (`lossless = False`): Cascade Speculative Drafting's leniency (Chen et al. 2023,
-arXiv:2312.11462), meant for reviews between drafts; and Medusa's typical acceptance (Cai et al. 2024, arXiv:2401.10774, section 2.3.1;
-after truncation sampling, Hewitt et al. 2022).
+The other rules keep more tokens and change the text, so their `lossless` is False. `LenientVerifier` is the leniency of Cascade Speculative
+Drafting (Chen et al. 2023, arXiv:2312.11462), which is meant for draft models that review each other. `TypicalAcceptance` is Medusa's rule
+(Cai et al. 2024, arXiv:2401.10774, section 2.3.1; after truncation sampling, Hewitt et al. 2022).
+
+A chain is verified on the device in one vectorised step, a tree node by node. The tests check the first form against the second, which is
+easier to read. The rules know logits and drafts, and nothing of how either was made.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ from specexp.decoding.sampling import Draws, is_numpys
 
 
 class RejectionVerifier:
-    """Accept x with probability min(1, p(x)/q(x)); at the first refusal emit x ~ norm(max(0, p - q)); if none, x ~ p.
+    """Accept each drafted x with probability min(1, p(x)/q(x)). At the first refusal emit x ~ norm(max(0, p - q)) instead; if nothing was
+    refused, emit one more x ~ p.
 
-    The emitted text has exactly the target's law: sum_x min(p, q) + norm-residual mass is p, token by token.
+    Every token then has exactly the distribution p. For example, with p = (0.5, 0.5) and q = (0.8, 0.2), a drafted 0 is accepted with
+    probability 0.5 / 0.8 and a drafted 1 always, so the accepted tokens have the probabilities min(p, q) = (0.5, 0.2). The remaining 0.3
+    are refusals, after which norm(max(0, p - q)) = (0, 1) is drawn: (0.5, 0.2) + 0.3 * (0, 1) = (0.5, 0.5) = p.
     """
 
     lossless = True
@@ -34,20 +40,21 @@ class RejectionVerifier:
         return self.chain(draft, p, draws) if draft.is_chain else self.tree(draft, p, draws)
 
     def point_masses(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
-        """A chain with q(x) = 1: draw y ~ p at every row and keep x while y = x. [N + 1, V] logits.
+        """Verify a chain of point masses (q(x) = 1) by [N + 1, V] logits: draw y ~ p at every row, and keep x as long as y = x.
 
-        The same law for less work: y = x has probability p(x), and y given y != x is the residual's draw. At temperature 0
-        the draw is argmax; the empty draft leaves the target's own token.
+        This gives the same distribution with less work: y = x has the probability p(x) of acceptance, and y given y != x has the
+        distribution of the residual. At temperature 0 the draw is the argmax. Of an empty draft only the target's own token remains.
         """
         drawn, count = self._drawn(draft, logits, draws), 0
-        for x, y in zip(draft.ids, drawn, strict=False):  # the last y stands behind all of them
+        for x, y in zip(draft.ids, drawn, strict=False):  # there is one y more than there are x
             if x != y:
                 break
             count += 1
         return Verdict(draft.path(count - 1), drawn[count])
 
     def tree_of_point_masses(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
-        """As above behind every node: draw y ~ p and go on at the child that is y (staged speculative decoding, arXiv:2308.04623)."""
+        """Verify a tree of point masses in the same way: draw y ~ p at the node, and go on at the child whose token is y (staged
+        speculative decoding, arXiv:2308.04623)."""
         drawn, path, node = self._drawn(draft, logits, draws), [], ROOT
         child_of = dict(reversed([*zip(zip(draft.parents, draft.ids, strict=True), range(len(draft)), strict=True)]))
         while (child := child_of.get((node, drawn[node + 1]))) is not None:
@@ -56,26 +63,28 @@ class RejectionVerifier:
         return Verdict(tuple(path), drawn[node + 1])
 
     def _drawn(self, draft: Draft, logits: Tensor, draws: Draws) -> list[int]:
-        """y ~ p at every row, on the host."""
+        """Draw y ~ p at every row, and return the ids on the host."""
         if draws.is_greedy and is_numpys(logits):
             return logits.numpy().argmax(-1).tolist()
         return draft.fetch(draws.token(logits)[0])
 
     def chain(self, draft: Draft, p: Tensor, draws: Draws) -> Verdict:
-        """p: [N + 1, V]. No host sync but the one copy at the end, which brings the drafted ids along."""
+        """Verify a chain. p: [N + 1, V]. The host waits for the device only once, for the copy at the end, which brings the drafted ids
+        along."""
         n, q, x = len(draft), draft.distributions(p), draft.tokens[:, None]
         kept = draws.accept(p[:n].gather(1, x)[:, 0], q.gather(1, x)[:, 0])
         accepted = kept.cumprod(0).sum(0, keepdim=True)  # [1]
-        q_next = q.index_select(0, accepted.clamp(max=n - 1)) * (accepted < n)[:, None]  # nothing was refused behind x_N
+        q_next = q.index_select(0, accepted.clamp(max=n - 1)) * (accepted < n)[:, None]  # after x_N nothing was refused, so q is 0
         token = draws.draw(self.residual(p.index_select(0, accepted), q_next))
         count, token_id = draft.fetch(accepted, token)
         return Verdict(draft.path(count - 1), token_id)
 
     def tree(self, draft: Draft, p: Tensor, draws: Draws) -> Verdict:
-        """Recursive rejection: each refused sibling takes its q out of p before the next is tried.
+        """Verify a tree by recursive rejection: after a sibling was refused, p becomes norm(max(0, p - q)), and the next sibling is tried
+        against that.
 
-        Exact with and without replacement, since each node's q is the law it was drawn from given its refused siblings
-        (SpecInfer, arXiv:2305.09781, Algorithm 2; Sequoia, arXiv:2402.12374).
+        This is exact whether siblings were drawn with or without replacement, because each node's q is the distribution it was drawn from
+        given its refused siblings (SpecInfer, arXiv:2305.09781, Algorithm 2; Sequoia, arXiv:2402.12374).
         """
         q, path, node = draft.distributions(p), [], ROOT
         while True:
@@ -91,20 +100,22 @@ class RejectionVerifier:
                 return Verdict(tuple(path), int(draws.draw(row)))
 
     def residual(self, p: Tensor, q: Tensor) -> Tensor:
-        """norm(max(0, p - q)) over the last axis; p where rounding leaves nothing (p and q equal up to rounding)."""
+        """Return norm(max(0, p - q)) over the last axis, or p where nothing is left of that because p and q are equal up to rounding."""
         rest = (p - q).clamp_min(0)
         total = rest.sum(-1, keepdim=True)
         return torch.where(total > 0, rest / total, p)
 
 
 class AnotherModels(RejectionVerifier):
-    """The same rule where the text is not the target's own, as the draft model decodes alone."""
+    """The same rule for a method that decodes with another model than the target, as the draft model alone. The text is then that other
+    model's, so the method is not lossless."""
 
     lossless = False
 
 
 class SkipSampleAdjustment(RejectionVerifier):
-    """After a refusal resample from p itself, as an option of the original does. Lossy: refused tokens come back too often."""
+    """After a refusal draw from p itself instead of the residual, as an option of the original implementation does. This is lossy: a token
+    that was just refused may be drawn again, so such tokens come too often."""
 
     lossless = False
 
@@ -119,11 +130,12 @@ class SkipSampleAdjustment(RejectionVerifier):
 
 
 class LenientVerifier(RejectionVerifier):
-    """Keep x if it is what the model draws, or if p(x) > q(x) / leniency; leniency 1 is as strict as the lossless rule.
+    """Keep x if it is the token that the model draws itself, or if p(x) > q(x) / leniency. Leniency 1 is as strict as the lossless rule.
 
-    p and q are the models' own probabilities (softmax, temperature 1) in a greedy or deterministic draft; q is 1 where the draft does not
-    say (`Draft.confidence`): leniency 2 or less then changes nothing, since p > 1/2 is the argmax anyway. Drafts with a law q of their own
-    are judged with q / leniency in place of q (their p and q after temperature, top-k and nucleus), and so are trees, point masses too.
+    In a chain of point masses, p and q are the models' own probabilities (softmax at temperature 1). q is the draft's `confidence`, or 1 if
+    it has none; leniency 2 or less then changes nothing in greedy decoding, because a token with p > 1/2 is the argmax anyway. A draft that
+    was drawn from distributions q, and every tree, is judged by the rejection rule with q / leniency in place of q, where p and q are taken
+    after temperature, top-k and nucleus.
     """
 
     lossless = False
@@ -155,7 +167,8 @@ class LenientVerifier(RejectionVerifier):
 
 
 class LenientArgmax(LenientVerifier):
-    """The same, greedy whatever the generation's sampling: between drafts, where what is handed up is no sample of anything."""
+    """The same rule, always greedy, whatever the generation's sampling. It is for reviews between draft models, whose result is only a
+    proposal for the target and need not have any particular distribution."""
 
     def __init__(self, leniency: float = 3.0):
         super().__init__(leniency)
@@ -165,11 +178,12 @@ class LenientArgmax(LenientVerifier):
 
 
 class TypicalAcceptance:
-    """Accept x iff p(x) > min(epsilon, delta * exp(-H(p))), p being the law that is sampled from and H its entropy in nats; keep the
-    longest path of accepted tokens, of equally long ones the likelier; the token behind it is drawn from p.
+    """Accept x if p(x) > min(epsilon, delta * exp(-H(p))), where p is the distribution that is sampled from and H its entropy in nats. The
+    longest path of accepted tokens is kept, of equally long ones the likelier, and the token after it is drawn from p.
 
-    epsilon: the hard threshold, above which every token is accepted. delta: the one that entropy lowers; the paper takes about the root of
-    epsilon. Any drafter's chains and trees; what law they were drawn from plays no part.
+    epsilon: the hard threshold, above which every token is accepted. delta: the factor of the threshold that entropy lowers; the paper
+    takes about the square root of epsilon. For example, with epsilon 0.09 and delta 0.3 the threshold is 0.09 where H = 1 nat (0.3 *
+    exp(-1) = 0.11 is more) and 0.041 where H = 2. The rule takes chains and trees of any drafter and does not look at their q.
     """
 
     lossless = False
@@ -185,7 +199,7 @@ class TypicalAcceptance:
         return Verdict(path, int(draws.draw(p[path[-1] + 1 if path else 0])))
 
     def thresholds(self, p: Tensor) -> Tensor:
-        """[n, V] laws -> [n]."""
+        """Return the threshold of each of [n, V] distributions, [n]."""
         entropy = torch.special.entr(p).sum(-1)
         return (self.delta * (-entropy).exp()).clamp(max=self.epsilon)
 
@@ -194,7 +208,7 @@ class TypicalAcceptance:
         likely = p[rows, draft.tokens]
         accepted, logs = torch.stack([(likely > self.thresholds(p)[rows]).to(likely.dtype), likely.log()]).tolist()
         best, value = ROOT, (0, 0.0)
-        kept: dict[int, tuple[int, float]] = {ROOT: value}  # (length, log-likelihood) of the paths to accepted nodes
+        kept: dict[int, tuple[int, float]] = {ROOT: value}  # node -> (length, log-likelihood) of its path, if all of it is accepted
         for node, parent in enumerate(draft.parents):
             if accepted[node] and parent in kept:
                 kept[node] = (kept[parent][0] + 1, kept[parent][1] + logs[node])
