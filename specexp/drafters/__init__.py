@@ -1,1 +1,2 @@
-"""Whatever proposes: a model, the text itself, tables, cascades. Drafters know ids and runners, not text or devices' caches."""
+"""The drafters: models, copies of the text itself, tables of counts, cascades of several models, trees and heads. They work on token ids
+and runners, and know nothing of text or of what a cache holds."""

@@ -1,19 +1,17 @@
-"""What followed the last few ids before, may follow them again: drafts copied from the prompt and from the text itself.
+"""Drafters that copy from the prompt and the text so far: what followed the last few ids earlier may follow them again. For example, if the
+text is "A B C D ... A B", the last two ids also stood at its beginning, and the draft is "C D ...".
 
-No model and no law: proposals are point masses, which under sampling are accepted with probability p(x), so the text's law stays
-exact. A round costs the same however long the text is. What a fork holds beyond its trunk is matched too, and never indexed.
+`PromptLookupDrafter` looks for the last few ids (Saxena 2023; LLMA, Yang et al. 2023, arXiv:2304.04487). `MaxGramDrafter` looks for the
+longest end of the text that also stands earlier (max-gram of Cascade Speculative Drafting, arXiv:2312.11462). The original of max-gram
+takes the earliest occurrence and, where there is none, a chain of bigrams; here both are a choice: `EarliestMatch` or `LatestMatch`, and as
+the fallback `BigramDrafter` as in the original, `KatzDrafter` or `NoDraft`.
 
-What a drafter may copy from: the prompt and the text so far, split into what is settled and a loose end.
+No model is asked, and the proposals are point masses. Under sampling they are accepted with probability p(x), so the text keeps its exact
+distribution. A round takes the same time however long the text is.
 
-Settled ids never change, so an index may take them in for good; the loose end (what a fork holds beyond its trunk) may read
-differently next time and is only ever read. Knows nothing of how matches are found.
-
-Prompt lookup: a few ids are enough to find a place to copy from (Saxena 2023; LLMA, Yang et al. 2023, arXiv:2304.04487).
-
-Max-gram: the longest suffix of the text that stood there before says what comes next (Cascade Speculative Drafting, arXiv:2312.11462).
-
-The original takes the earliest occurrence and ends in a chain of bigrams; here the occurrence is a choice (`EarliestMatch`,
-`LatestMatch`), and any drafter may stand in where nothing matches (`BigramDrafter` as in the original, `NoDraft`, `KatzDrafter`).
+`Material` splits the prompt and the text into two parts. Settled ids never change, so an index may store them. The loose end is what a fork
+of the text holds beyond the place where it was forked off; it may be different next time, so it is searched and never stored. How matches
+are found is not known here (see suffixes.py).
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from specexp.errors import UserError
 
 
 class CopyDrafter(Drafter):
-    """At most as many ids as `policy` says, from where `match` finds the text's end earlier in prompt and text."""
+    """Copies at most as many ids as `policy` says from the place where `match` finds the end of the text earlier in prompt and text."""
 
     def __init__(self, policy: LengthRule, match: Match):
         self.policy, self.match, self._material = without_logits(policy), match, Material()
@@ -59,7 +57,8 @@ class CopyDrafter(Drafter):
 
 
 def copied(ids: list[int], loose: list[int], behind: int, length: int) -> list[int]:
-    """`length` ids from index `behind` of `ids` and `loose` on; past the text's end the copy goes on out of itself."""
+    """Return `length` ids from index `behind` on, counted over `ids` and then `loose`. If that reaches the end of the text, the copy goes
+    on with its own beginning: from "A B" it becomes "A B A B ..."."""
     text = ids[behind : behind + length]
     text += loose[max(0, behind - len(ids)) : length - len(text) + max(0, behind - len(ids))]
     while len(text) < length:
@@ -68,7 +67,7 @@ def copied(ids: list[int], loose: list[int], behind: int, length: int) -> list[i
 
 
 def without_logits(policy: LengthRule) -> LengthRule:
-    """That very policy, for a drafter that is no model. Raises UserError where it wants to look at a drafter's logits."""
+    """Return the policy, for a drafter that is not a model. Raises UserError if the policy has to look at a drafter's logits."""
     if policy.proceeds is not None:
         looks = type(policy).__name__
         raise UserError(f"{looks} looks at a draft model's logits, and this drafter is no model; choose the policy fixed or cost_model.")
@@ -76,19 +75,20 @@ def without_logits(policy: LengthRule) -> LengthRule:
 
 
 class Material:
-    """The context, behind the prompt where the context does not begin with it (encoder-decoder models)."""
+    """What may be copied from: the context, and before it the prompt if the context does not contain it (encoder-decoder models)."""
 
     def __init__(self) -> None:
         self.prompt: list[int] = []
-        self.apart = False  # the prompt is not part of the context
-        self._taken = 0  # settled ids handed out, the prompt's included
+        self.apart = False  # whether the prompt is not part of the context
+        self._taken = 0  # the number of settled ids handed out, those of the prompt included
         self._lineage: object = None
 
     def start(self, prompt: Sequence[int]) -> None:
         self.prompt, self.apart, self._taken, self._lineage = list(prompt), False, 0, None
 
     def restarts(self, context: Context) -> bool:
-        """Whether this text is another than the one read so far: whoever has indexed that one must forget it. Call before `settled`."""
+        """Whether this is another text than the one read so far, so that an index of that one has to be emptied. Call it before
+        `settled`."""
         if context.lineage is self._lineage:
             return False
         self.apart = context.ids[: min(len(self.prompt), context.permanent)] != self.prompt
@@ -96,7 +96,7 @@ class Material:
         return True
 
     def settled(self, context: Context) -> list[int]:
-        """The settled ids that were not handed out before."""
+        """Return the settled ids that were not returned before."""
         lead = self._lead
         fresh = self.prompt[self._taken :] if self._taken < lead else []
         fresh = fresh + context.ids[max(0, self._taken - lead) : context.permanent]
@@ -104,11 +104,11 @@ class Material:
         return fresh
 
     def skip_prompt(self) -> None:
-        """The prompt, being apart, has been read by other means."""
+        """Note that the prompt, which is not part of the context, has been read already."""
         self._taken = max(self._taken, self._lead)
 
     def loose(self, context: Context) -> list[int]:
-        """What comes behind everything settled."""
+        """Return the ids that come after everything settled."""
         return context.ids[context.permanent :]
 
     @property
@@ -117,7 +117,8 @@ class Material:
 
 
 class PromptLookupDrafter(CopyDrafter):
-    """Copies what followed the latest earlier occurrence of the last `max_ngram` ids, else of a shorter suffix down to `min_ngram`."""
+    """Copies what followed the latest earlier occurrence of the last `max_ngram` ids. If they have none it tries one id fewer, down to the
+    last `min_ngram`."""
 
     def __init__(self, policy: LengthRule, max_ngram: int = 3, min_ngram: int = 1):
         if not 1 <= min_ngram <= max_ngram:
@@ -126,7 +127,7 @@ class PromptLookupDrafter(CopyDrafter):
 
 
 class MaxGramDrafter(CopyDrafter):
-    """match: which earlier occurrence counts, and from which length on. fallback: drafts where there is none."""
+    """match: which earlier occurrence counts, and how long it has to be. fallback: the drafter that is asked if there is none."""
 
     def __init__(self, policy: LengthRule, match: Match, fallback: Drafter):
         super().__init__(policy, match)
@@ -147,7 +148,8 @@ class MaxGramDrafter(CopyDrafter):
         return self.fallback.propose(context, limit, draws) if self._asked else draft
 
     def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
-        """The copying policy is told of every round, with nothing drafted where the fallback did; the fallback of its own drafts."""
+        """Tell the policy of copying about every round, as one without a draft if the fallback drafted. The fallback is told about its own
+        drafts only."""
         if self._asked:
             self.policy.observe(0, 0)
             self.fallback.observe(draft, verdict, logits)

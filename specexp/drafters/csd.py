@@ -1,18 +1,22 @@
-"""Cascade Speculative Drafting (Chen et al. 2023, arXiv:2312.11462, Algorithm 1): vertical and horizontal cascades by one matrix.
+"""Cascade Speculative Drafting (Chen et al. 2023, arXiv:2312.11462, Algorithm 1): several draft models work together, as a matrix K says.
 
-Draft models are ordered from the biggest to the smallest, and a drafter without a model comes last. Row 0 of K says how many tokens each
-of them adds to the target's draft; rows and columns behind model i's own say how many each smaller one adds to what model i reviews.
-Knows nothing of caches or of how reviewers judge.
+The draft models are ordered from the biggest to the smallest, and a drafter without a model (max-gram) comes last. They are combined in two
+ways:
 
-A vertical cascade: a drafter that is itself a decoder. One of its rounds is the draft: what a smaller model's proposals
-became under a bigger model's review, so the bigger one never drafts token by token (Chen et al. 2023, arXiv:2312.11462, section 3.1).
+- Vertically (`CascadeDrafter`, section 3.1 of the paper): a model reviews what smaller ones propose, and the result is its draft. So it
+  never drafts token by token.
+- Horizontally (`RelayDrafter`, section 3.2): several drafters make one draft in turn. Its first tokens are the likeliest to be kept, so the
+  best drafter makes those, and the later ones are left to cheaper drafters.
 
-Knows nothing of K matrices or of how many levels there are.
+Row 0 of K says how many tokens each drafter adds to the target's draft. Row i says the same for what draft model i reviews (counted from
+1); only its columns from i on are used. With two draft models, A and the smaller B, and max-gram:
 
-A horizontal cascade: drafters that take turns by position. The first tokens of a draft are the likeliest to be kept, so the best
-drafter makes them; later ones are left to cheaper drafters (Chen et al. 2023, arXiv:2312.11462, section 3.2).
+                A   B   max-gram
+        row 0 [[4,  3,  2],        the target reviews 4 tokens of A, then 3 of B, then 2 of max-gram
+        row 1  [0,  5,  1],        A makes its tokens by reviewing 5 of B and then 1 of max-gram, again and again
+        row 2  [0,  0,  6]]        B makes its tokens by reviewing 6 of max-gram
 
-Knows nothing of what the drafters are.
+This module knows nothing of caches or of the rule by which a model reviews.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from specexp.decoding.sampling import Draws
 
 
 class KMatrix:
-    """rows: n x n whole numbers for n drafters, of which the upper triangle is used. pair: the models whose number it has to fit."""
+    """The checked matrix K. rows: n x n whole numbers for n drafters, of which only the upper triangle is used. pair: the models that it is
+    for, whose number it has to fit."""
 
     def __init__(self, rows: Sequence[Sequence[int]], pair):
         given = f"k_matrix={shown(rows)}"
@@ -49,9 +54,8 @@ def shown(rows: Sequence) -> str:
 
 
 def cascade(runners: Mapping[str, Runner], statistical: Drafter, name: str, k_matrix: KMatrix, reviewer: Verifier) -> RelayDrafter:
-    """What drafts for the target. runners: the draft models, biggest first. statistical: the last drafter, `name` its stage.
-
-    reviewer: how each draft model judges what smaller drafters propose to it.
+    """Build the target's drafter. runners: the draft models, the biggest first. statistical: the last drafter, which has no model. name:
+    its name in the records. reviewer: the rule by which each draft model judges what smaller drafters propose to it.
     """
     return _relay([*runners.items()], statistical, name, k_matrix.rows, reviewer)
 
@@ -59,7 +63,8 @@ def cascade(runners: Mapping[str, Runner], statistical: Drafter, name: str, k_ma
 def _relay(
     models: list[tuple[str, Runner]], statistical: Drafter, name: str, rows: Sequence[Sequence[int]], reviewer: Verifier
 ) -> RelayDrafter:
-    """One level: K's first row relays over the models, each of which reviews a relay over the smaller ones by the rest of K."""
+    """Build one level: the drafters take turns by the first row of `rows`, and each model among them reviews a smaller level, which is
+    built from the remaining rows and columns."""
     stages: dict[str, Drafter] = {}
     for place, (model, runner) in enumerate(models, start=1):
         rest = [row[place:] for row in rows[place:]]
@@ -69,11 +74,12 @@ def _relay(
 
 
 class CascadeDrafter(Drafter):
-    """Each draft is one round of `decoder`: accepted tokens and the one its target adds. name: of that target.
+    """Drafts by one round of `decoder`: the draft is the accepted tokens and the one that the decoder's target adds. name: the name of that
+    target.
 
-    An exact decoder's tokens have its target's law, which is handed up as q. Those of a lenient one have no law that anybody knows, so
-    they are point masses. Either way whoever reviews them stays exact. (A round's length depends on draws that were made before its
-    last token's, never on that token's own, so q holds for every token there is.)
+    If the decoder is lossless, its tokens have its target's distribution, and that becomes the draft's q. The distribution of a lenient
+    decoder's tokens is not known, so they count as point masses. In both cases the review of the draft stays exact. (A round's length
+    depends on draws made before its last token, never on that token's own draw, so q is right for every token.)
     """
 
     def __init__(self, decoder: Decoder, name: str = "draft"):
@@ -99,20 +105,23 @@ class CascadeDrafter(Drafter):
         return draft
 
     def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
-        """What the level above did with the draft changes nothing here: the decoder's own drafter was told by its own rounds."""
+        """Nothing is learnt from what the level above did with the draft: the decoder's own drafter has learnt from the decoder's
+        rounds."""
 
     def _laws(self, logits: Tensor, tokens: Tensor, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
-        """[n, V] logits behind which the n tokens stand -> (q or None for point masses, the model's own probability of each token)."""
+        """Return q and confidence of n tokens, given the [n, V] logits that they follow: q is [n, V] for a lossless decoder under sampling,
+        and otherwise None, with the model's own probability of each token, [n], as the confidence."""
         if self.decoder.lossless and not draws.is_greedy:
             return draws.law(logits), None
         return None, logits.float().softmax(-1).gather(1, tokens[:, None])[:, 0]
 
 
 class RelayDrafter(Drafter):
-    """drafters: by name, in their order. lengths: drafter i goes on until there are lengths[0] + .. + lengths[i] tokens.
+    """Lets several drafters make one draft in turn. drafters: by name, in their order. lengths: drafter i goes on until the draft has
+    lengths[0] + .. + lengths[i] tokens.
 
-    A drafter may overshoot its mark, as its last proposal is kept whole; one that proposes nothing leaves the rest to the next.
-    Each token's stage is the name of the drafter that proposed it.
+    The last proposal of a drafter is kept whole, so the draft may get longer than that; the next drafter then has fewer to add. A drafter
+    that proposes nothing leaves the rest to the next. Each token's stage is the name of the drafter that proposed it.
     """
 
     def __init__(self, drafters: Mapping[str, Drafter], lengths: Sequence[int]):
@@ -124,7 +133,7 @@ class RelayDrafter(Drafter):
 
     @property
     def models(self) -> dict[str, Runner]:
-        """One that works at several levels is one model: it has one name."""
+        """All models of all drafters. A model that works at several levels has one name and is listed once."""
         return {name: runner for drafter in self.drafters.values() for name, runner in drafter.models.items()}
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
@@ -147,18 +156,19 @@ class RelayDrafter(Drafter):
         return joined(parts, tuple(stages)) if parts else empty_draft(context.device)
 
     def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
-        """Nobody learns here: lengths are given, and a drafter sees its own proposals judged only in a cascade's rounds."""
+        """Nothing is learnt: the lengths are given, and a drafter learns only from the rounds of the decoder that it belongs to."""
 
 
 def joined(parts: Sequence[Draft], stages: tuple[str, ...]) -> Draft:
-    """Chains, each behind the one before, as one chain. Point masses among laws are written out as one-hot rows of q."""
+    """Join chains, each of which follows the one before, into one. If some have a q, the point masses of the others become rows of q with a
+    single 1."""
     law = next((part.q for part in parts if part.q is not None), None)
     q = None if law is None else torch.cat([part.distributions(law) for part in parts])
     return Draft.chain(torch.cat([part.tokens for part in parts]), q, confidence=_confidence(parts), stages=stages)
 
 
 def _confidence(parts: Sequence[Draft]) -> torch.Tensor | None:
-    """[N], 1 for tokens of a drafter that has no model of its own; None if none has."""
+    """Return the confidence of all parts, [N]. It is 1 for tokens of a part that has none, and None if no part has any."""
     if all(part.confidence is None for part in parts):
         return None
     known = [torch.ones(len(p), device=p.tokens.device) if p.confidence is None else p.confidence for p in parts]

@@ -1,12 +1,18 @@
-"""The shape of a token tree, decided before a token of it is drawn; so siblings may be drawn at random without biasing the text.
+"""Token trees whose shape is decided before a token of them is drawn (SpecInfer, arXiv:2305.09781; Sequoia, arXiv:2402.12374).
 
-Nodes with children are numbered first, level by level, then all leaves: a draft model is fed a prefix of the nodes, never a leaf.
-Knows nothing of tokens or models.
+Because the shape does not depend on the tokens, siblings may be drawn at random without biasing the text. They are drawn without
+replacement, and each keeps the distribution that it was drawn from given its earlier siblings, which is what the recursive rejection rule
+expects (`RejectionVerifier.tree`). In greedy decoding a node's children are its best ids.
 
-A draft model fills a tree whose shape is decided beforehand; one draft pass per level.
+A draft model fills the tree with one pass per level. Nodes with children are numbered first, level by level, and then all leaves, so that
+the draft model is fed the first nodes of the tree and never a leaf. For branching [2, 2], where the second node of the first level is cut
+to one child:
 
-SpecInfer (arXiv:2305.09781) and Sequoia (arXiv:2402.12374). Siblings are drawn without replacement, each with the law it was drawn
-from given its earlier siblings, which is what the recursive rejection rule expects. Greedy: each node's best ids.
+    root ─┬─ 0 ─┬─ 2        The first pass scores the root and gives it the children 0 and 1.
+          │     └─ 3        The second pass scores 0 and 1 and gives them the leaves 2, 3 and 4.
+          └─ 1 ─── 4
+
+`Shape` and `FixedShape` know nothing of tokens or models; `DrawnTreeDrafter` knows nothing of how a shape is chosen.
 """
 
 from __future__ import annotations
@@ -24,14 +30,16 @@ from specexp.decoding.draft import ROOT, Draft, empty_draft
 from specexp.decoding.protocols import Drafter, Runner, Verdict, within
 from specexp.decoding.sampling import Draws
 
-WIDEST = 64  # children of one node: far more than ever pay
+WIDEST = 64  # the most children of one node, far more than have been found to pay
 
 
 @dataclass(frozen=True)
 class Level:
-    """The children of the nodes that one draft pass scores. rows: that many nodes; width: most children of any of them.
+    """The children of the nodes that one draft pass scores. rows: the number of these nodes. width: the most children of any of them.
 
-    inner and leaves: for each such child, row * width + rank, in node order; inner_parents and leaf_parents: the nodes they hang from.
+    The pass gives every node `width` children; child number `rank` of row `row` has the place row * width + rank. inner: the places of the
+    children that have children themselves, in the order of their nodes. leaves: those of the children that have none. inner_parents,
+    leaf_parents: the node that each of these hangs from.
     """
 
     rows: int
@@ -44,9 +52,9 @@ class Level:
 
 @dataclass(frozen=True)
 class Shape:
-    """children[n][r] is the r-th child of node n, for nodes in any order in which parents come first; node 0 is the root.
-
-    Children with children of their own come before their siblings without: the best guesses go deepest.
+    """A tree without tokens. children[n][r] is the r-th child of node n. Node 0 is the root, and every node has a higher number than its
+    parent. Of siblings, those that have children come first, because the best guesses are to go deepest. For example, ((1, 2), (3,), (),
+    ()) is a root with two children, the first of which has one child.
     """
 
     children: tuple[tuple[int, ...], ...]
@@ -59,7 +67,7 @@ class Shape:
 
     @cached_property
     def depth(self) -> int:
-        """Levels below the root."""
+        """The number of levels below the root."""
         return len(self.levels)
 
     @cached_property
@@ -78,7 +86,7 @@ class Shape:
         return tuple(found)
 
     def cut(self, depth: int) -> Shape:
-        """No path longer than `depth`."""
+        """Return the same tree without the nodes that are more than `depth` levels below the root."""
         if depth >= self.depth:
             return self
         kept, level = [0], [0]
@@ -93,16 +101,17 @@ class Shapes(Protocol):
     """Gives the shape of each round's tree."""
 
     def shape(self) -> Shape:
-        """From the past alone."""
+        """Return the shape of the next tree. It may depend on earlier rounds, but not on the tokens of this one."""
 
     def observe(self, draft: Draft, verdict: Verdict) -> None:
-        """What became of a tree of that shape, perhaps cut."""
+        """Learn what was accepted of a tree of that shape. The tree may have been cut to fewer levels."""
 
 
 class FixedShape(Shapes):
-    """The same tree every round, built breadth first: `branching` children per node down to `depth`, at most max_nodes in all.
+    """The same tree every round: `branching` children per node down to `depth`, filled level by level with at most max_nodes nodes.
 
-    branching: one number for all levels, or one per level ([3, 2, 1]; `depth` then follows from it).
+    branching: one number for all levels, or one number per level, which also gives the depth. For example, [3, 2, 1] makes 3 + 6 + 6 = 15
+    nodes.
     """
 
     def __init__(self, branching: int | Sequence[int], depth: int | None = None, max_nodes: int | None = None):
@@ -125,7 +134,7 @@ class FixedShape(Shapes):
 
 
 def breadth_first(widths: Sequence[int], max_nodes: int | None = None) -> Shape:
-    """widths[d] children for every node of level d, until max_nodes are reached."""
+    """Give every node of level d widths[d] children, level by level, until there are max_nodes nodes."""
     children: list[list[int]] = [[]]
     level = [0]
     for width in widths:
@@ -143,7 +152,8 @@ def breadth_first(widths: Sequence[int], max_nodes: int | None = None) -> Shape:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One draft pass: over `rows` nodes, each getting up to `width` children, of which the [k] rows `inner` and `leaves` are kept."""
+    """One draft pass: it scores `rows` nodes and gives each `width` children. inner and leaves: [k], the places of the children that are
+    kept, as in `Level` but on the device."""
 
     rows: int
     width: int
@@ -153,7 +163,7 @@ class Pass:
 
 
 class DrawnTreeDrafter(Drafter):
-    """shapes: gives the shape of each round's tree."""
+    """Fills each round's tree with tokens of a draft model. shapes: gives the shape of each round's tree."""
 
     needs_trees = True
 
@@ -186,7 +196,8 @@ class DrawnTreeDrafter(Drafter):
         self.shapes.observe(draft, verdict)
 
     def _children(self, logits: Tensor, width: int, draws: Draws) -> tuple[Tensor, Tensor | None]:
-        """[L, V] logits of a level's nodes -> tokens [L*width], node by node, and q [L*width, V] or None (greedy: point masses)."""
+        """Return the children of a level's nodes, given the nodes' logits [L, V]: tokens [L * width], node by node, and q [L * width, V],
+        which is None in greedy decoding (point masses)."""
         if draws.is_greedy:
             return logits.topk(width, -1).indices.flatten(), None
         q, tokens, laws = draws.law(logits), [], []
@@ -196,12 +207,12 @@ class DrawnTreeDrafter(Drafter):
             laws.append(q)
             q = q.scatter(-1, token[:, None], 0.0)
             total = q.sum(-1, keepdim=True)
-            q = torch.where(total > 0, q / total, laws[-1])  # nothing left to draw: a repeated sibling, refused for sure
+            q = torch.where(total > 0, q / total, laws[-1])  # nothing left to draw: a sibling is repeated and sure to be refused
         return torch.stack(tokens, 1).flatten(), torch.stack(laws, 1).flatten(0, 1)
 
 
 def growing(runner: Runner) -> Runner:
-    """The runner itself, if it can score trees while they grow. Raises ValueError."""
+    """Return the runner if it can score trees while they grow. Raises ValueError if it cannot."""
     if not runner.facts.trees:
         raise ValueError(f"{runner.describe()} cannot grow token trees; choose a method that drafts chains (method=speculative).")
     return runner
@@ -209,7 +220,8 @@ def growing(runner: Runner) -> Runner:
 
 @lru_cache(maxsize=64)
 def planned(shape: Shape, limit: int, device: torch.device) -> tuple[tuple[Pass, ...], tuple[int, ...]]:
-    """The passes that fill a shape of at most `limit` levels, and the parents of all leaves, in the order in which the passes make them."""
+    """Return the passes that fill the shape, cut to `limit` levels, and the parents of all leaves in the order in which the passes make
+    them."""
     levels = shape.cut(limit).levels
     index = lambda rows: torch.tensor(rows, dtype=torch.int64, device=device)
     passes = tuple(Pass(lv.rows, lv.width, index(lv.inner), lv.inner_parents, index(lv.leaves)) for lv in levels)
