@@ -1,11 +1,12 @@
-"""A tree of the draft's best tokens that grows where the draft is sure of its paths; one draft pass per level.
+"""Token trees that grow where the draft model is sure of itself, with one draft pass per level.
 
-Nodes are point masses, which the target's rule keeps exact at every temperature: what is in the tree depends on the draft's probabilities
-alone, never on a draw. Trees are grown on the host, so each pass ends in one synchronisation. Knows nothing of how nodes are verified.
+A `Growth` decides which nodes get children, and how many, from the draft's probabilities and from earlier rounds: `BestFirst` (as EAGLE-2),
+`Threshold` and `Adaptive` (both from DynaTree). The shape of such a tree depends on the tokens in it, so a drawn token would bias the text.
+Therefore the tree consists of the draft's best tokens, and its nodes are point masses, which the rejection rule verifies exactly at every
+temperature.
 
-Where a token tree grows: which nodes get children, and how many, from the draft's probabilities and from earlier rounds.
-
-Such a shape depends on the tokens in it, so these trees consist of the draft's best tokens, never of drawn ones.
+A tree is grown on the host (`Sprout`), so the host waits for the device once per draft pass (`Feeler`). How the nodes are verified is not
+known here.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from specexp.decoding.protocols import Drafter, Runner, Verdict, within
 from specexp.decoding.sampling import Draws
 from specexp.drafters.fixed_trees import growing
 
-Best = list[tuple[float, int]]  # (log-probability, id) of the likeliest tokens behind a node, best first
+Best = list[tuple[float, int]]  # (log-probability, id) of the likeliest tokens after a node, best first
 
 
 class Sprout:
-    """A growing tree on the host. log_p: of each node's path. The best `max_nodes` of all that grew will stay."""
+    """A growing tree on the host. log_p: the log-probability of each node's path. Of all nodes that grew, the `max_nodes` with the
+    likeliest paths stay in the draft."""
 
     def __init__(self, growth: Growth, max_nodes: int, limit: int):
         self.growth, self.max_nodes, self.limit = growth, max_nodes, limit
@@ -61,29 +63,31 @@ class Sprout:
         self.depths.append(depth)
 
     def prune(self) -> None:
-        """Nodes that cannot be among the best any more need no children: theirs would be less likely still."""
+        """Take from the frontier the nodes that cannot be among the best `max_nodes` any more. Their children would be less likely still,
+        so they need none."""
         if len(self.ids) > self.max_nodes:
             bar = sorted(self.log_p, reverse=True)[self.max_nodes - 1]
             self.frontier = [node for node in self.frontier if self.path_log_p(node) >= bar]
 
     def draft(self, device: torch.device) -> Draft:
-        """The best nodes; a parent is never less likely than its child, and was there before it."""
+        """Return the best nodes as a draft. A parent is at least as likely as its child and has a lower number, so no kept node loses its
+        parent."""
         kept = sorted(sorted(range(len(self.ids)), key=lambda node: (-self.log_p[node], node))[: self.max_nodes])
         number = {ROOT: ROOT} | {node: i for i, node in enumerate(kept)}
         return Draft.of_nodes([self.ids[n] for n in kept], tuple(number[self.parents[n]] for n in kept), device)
 
 
 class Feeler:
-    """What the draft says behind the nodes of one sprout: at most one draft pass each time it is asked."""
+    """Asks the draft model what follows the nodes of one sprout, with at most one draft pass each time."""
 
     def __init__(self, runner: Runner, context: Context, temperature: float, width: int):
         self.runner, self.context, self.temperature, self.width = runner, context, temperature, width
-        self.fed = empty_draft(context.device)  # the nodes the draft has seen
-        self.place = {ROOT: ROOT}  # sprout's node -> node of `fed`
-        self.best: dict[int, Best] = {}  # behind nodes of `fed`
+        self.fed = empty_draft(context.device)  # the nodes that the draft model has scored
+        self.place = {ROOT: ROOT}  # node of the sprout -> node of `fed`
+        self.best: dict[int, Best] = {}  # node of `fed` -> the best tokens after it
 
     def ready(self, sprout: Sprout) -> list[int]:
-        """Nodes of the frontier behind which the draft's best tokens are known now: all of them, after one pass."""
+        """Return the nodes of the frontier whose best next tokens are known: all of them, after one pass over them."""
         nodes = [node for node in sprout.frontier if node != ROOT]
         ids, parents = [sprout.ids[node] for node in nodes], [self.place[sprout.parents[node]] for node in nodes]
         self.place.update(zip(nodes, range(len(self.fed), len(self.fed) + len(nodes)), strict=True))
@@ -94,11 +98,12 @@ class Feeler:
         return list(sprout.frontier)
 
     def guesses(self, sprout: Sprout) -> Sequence[tuple[int, int]]:
-        """(id, node of `fed` that it follows) of nodes that may be asked for later; they are numbered behind those asked for now."""
+        """Return (id, node of `fed` that it follows) of nodes that may be needed later and are to be scored in the same pass. They are
+        numbered after those needed now. This class makes no such guesses."""
         return ()
 
     def _feed(self, ids: Sequence[int], parents: Sequence[int]) -> None:
-        """One draft pass over further nodes; the first one also looks behind the context itself."""
+        """Run one draft pass over further nodes. The first pass also scores what follows the context itself."""
         if ids:
             base = self.fed if len(self.fed) else None
             self.fed = Draft.of_nodes((*self.fed.ids, *ids), (*self.fed.parents, *parents), self.context.device, base)
@@ -107,7 +112,8 @@ class Feeler:
         self.best.update(zip(range(len(self.fed) - rows, len(self.fed)), found, strict=True))
 
     def _likeliest(self, logits: Tensor) -> list[Best]:
-        """[n, V] logits -> each row's best tokens, in one copy to the host (ids are exact in a float64)."""
+        """Return each row's best tokens, given [n, V] logits. Log-probabilities and ids come to the host in one copy, as float64, which
+        holds every id exactly."""
         dtype = torch.float32 if logits.device.type == "mps" else torch.float64
         values, ids = (logits.float() / self.temperature).log_softmax(-1).topk(min(self.width, logits.shape[-1]))
         log_p, tokens = torch.stack([values.to(dtype), ids.to(dtype)]).tolist()
@@ -115,7 +121,8 @@ class Feeler:
 
 
 class GrownTreeDrafter(Drafter):
-    """growth: where the tree grows. max_nodes: how many of its nodes are verified, those of the likeliest paths."""
+    """Drafts a tree that grows by the draft model's probabilities. growth: decides where it grows. max_nodes: how many of its nodes are
+    verified, which are those with the likeliest paths."""
 
     needs_trees = True
 
@@ -152,7 +159,7 @@ class GrownTreeDrafter(Drafter):
 
 
 class Growth(Protocol):
-    """width, depth: no node gets more children, no path gets longer."""
+    """Decides where a tree grows. width: the most children of a node. depth: the most nodes of a path."""
 
     width: int
     depth: int
@@ -161,19 +168,21 @@ class Growth(Protocol):
         """A new prompt begins."""
 
     def children(self, confidence: float) -> int:
-        """How many children a node gets behind which the draft's best token has this probability."""
+        """Return how many children a node gets if the draft's best token after it has the probability `confidence`."""
         return self.width
 
     def expands(self, p: float, depth: int) -> bool:
-        """Whether a node `depth` levels below the root, whose path has probability p, gets children (the root always does)."""
+        """Return whether a node `depth` levels below the root gets children, where p is the probability of its path. The root always gets
+        children."""
         return depth < self.depth
 
     def observe(self, depth: int, accepted: int) -> None:
-        """What became of a round's tree of that depth."""
+        """Learn how many tokens of a tree of that depth were accepted."""
 
 
 class BestFirst(Growth):
-    """Wherever the path's probability is among the best that the budget of nodes allows (as EAGLE-2, arXiv:2406.16858, ranks its nodes)."""
+    """Nodes get children if their path is among the likeliest that the budget of nodes allows, as EAGLE-2 (arXiv:2406.16858) ranks its
+    nodes. The budget is `GrownTreeDrafter`'s max_nodes."""
 
     def __init__(self, branching: int = 4, depth: int = 8):
         _check(branching=branching, depth=depth)
@@ -181,7 +190,8 @@ class BestFirst(Growth):
 
 
 class Threshold(Growth):
-    """Wherever the path's probability is at least `threshold`; other nodes are verified, but get no children (DynaTree's second tree)."""
+    """Nodes get children if their path has at least the probability `threshold`. Other nodes are verified too, but get no children
+    (DynaTree's second tree)."""
 
     def __init__(self, branching: int = 2, depth: int = 5, threshold: float = 0.03):
         _check(branching=branching, depth=depth)
@@ -195,10 +205,13 @@ class Threshold(Growth):
 class Adaptive(Growth):
     """DynaTree's three rules.
 
-    Branching by confidence: min_branching children where the draft's best token has more than `high`, max_branching where it has less
-    than `low`, mid_branching between. Depth by the path's probability: no children below `stop` or `threshold`, beyond base_depth only
-    above `deep`, never beyond max_depth. History: base_depth and `high` follow the part of the tree's depth that was accepted in the last
-    `window` rounds of this prompt, base_depth += depth_rate * (accepted - share) and high -= high_rate * (accepted - share).
+    - Branching depends on confidence. A node gets min_branching children if the draft's best token after it has a probability above
+      `high`, max_branching if it has less than `low`, and mid_branching between the two.
+    - Depth depends on the path's probability. A node whose path is less likely than `stop` or `threshold` gets no children. Beyond
+      base_depth only paths likelier than `deep` go on, and none beyond max_depth.
+    - History moves base_depth and `high`. `accepted` is the share of the tree's depth that was accepted, averaged over the last `window`
+      rounds of this prompt. After each round base_depth += depth_rate * (accepted - share) and high -= high_rate * (accepted - share). For
+      example, with share 0.7 and accepted 0.9 base_depth grows by 0.2 and `high` falls by 0.01. The first 4 rounds change nothing.
     """
 
     LEAST_ROUNDS, LEAST_DEPTH, HIGH_RANGE = 5, 2, (0.5, 0.95)

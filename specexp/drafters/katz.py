@@ -1,8 +1,18 @@
-"""A Katz back-off trigram of a corpus as a draft (Katz 1987; the second draft of Staged Speculative Decoding, arXiv:2308.04623).
+"""A Katz back-off trigram as a drafter: it drafts by how often three ids followed each other in a corpus (Katz 1987; the second draft of
+Staged Speculative Decoding, arXiv:2308.04623).
 
-P(w|uv) = (c(uvw) - d) / c(uv) where uvw was counted, alpha(uv) P(w|v) elsewhere; P(w|v) likewise over P(w); P(w) = (c(w) + 1)/(N + V).
-d is the absolute discount of each order, n1 / (n1 + 2 n2) (Ney et al. 1994); alpha gives the rest exactly the mass that is left, also
-after rare n-grams were dropped. A distribution over all V ids, computed when it is asked for.
+Let c be the counts of the corpus, and u and v the last two ids. The probability of the next id w is
+
+    P(w|uv) = (c(uvw) - d) / c(uv)   if uvw was counted, and else   alpha(uv) P(w|v)
+    P(w|v)  = (c(vw) - d) / c(v)     if vw was counted, and else    alpha(v) P(w)
+    P(w)    = (c(w) + 1) / (N + V)
+
+d is the absolute discount, for each order n1 / (n1 + 2 n2), where n1 and n2 are the numbers of n-grams that occur once and twice (Ney et
+al. 1994). alpha is such that the probabilities add up to 1, also after rare n-grams were dropped. For example, if uv occurred 10 times,
+followed 6 times by x and 4 times by y, then with d = 0.5 P(x|uv) = 0.55 and P(y|uv) = 0.35, and the other ids share 0.1.
+
+The table gives a distribution over all V ids, which is computed when it is asked for. How the ids were counted is the matter of
+`NgramCounts` (ngrams.py).
 """
 
 from __future__ import annotations
@@ -25,8 +35,8 @@ from specexp.drafters.ngrams import NgramCounts
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """What follows each of C contexts. contexts: [C] sorted keys; starts: [C + 1]; ids and p: [E], rows starts[i] to starts[i + 1];
-    rest: [C], alpha: the factor on the next shorter context's P for all other ids."""
+    """What follows each of C contexts. contexts: [C] sorted keys. starts: [C + 1]. ids and p: [E]; those of context i are at starts[i] to
+    starts[i + 1]. rest: [C], the alpha of each context: the factor on the next shorter context's P for all other ids."""
 
     contexts: Tensor
     starts: Tensor
@@ -35,7 +45,7 @@ class Level:
     rest: Tensor
 
     def apply(self, key: int, shorter: Tensor) -> Tensor:
-        """[V] P behind the context `key`, given P behind the shorter one."""
+        """Return P after the context `key`, [V], given P after the next shorter context, [V]."""
         row = int(torch.searchsorted(self.contexts, key))
         if row == len(self.contexts) or self.contexts[row] != key:
             return shorter
@@ -46,7 +56,8 @@ class Level:
 
 
 class KatzTable:
-    """tensors: what the file holds (see `counted`); the probabilities are worked out from it at once, in float64."""
+    """The trigram's table. tensors: what the file holds (see `_counted`). The probabilities are computed from the counts at once, in
+    float64."""
 
     def __init__(self, tensors: dict[str, Tensor], facts: ngrams.Facts):
         self.tensors, self.facts = tensors, facts
@@ -55,11 +66,12 @@ class KatzTable:
         pairs = _entries(tensors, "bigram")
         self.bigrams = _level(tensors, "bigram", pairs, self.unigrams[pairs[1]])
         triples = _entries(tensors, "trigram")
-        behind = tensors["trigram_contexts"][triples[0]] % facts.vocab_size  # v of each (u, v, w)
+        behind = tensors["trigram_contexts"][triples[0]] % facts.vocab_size  # the v of each (u, v, w)
         self.trigrams = _level(tensors, "trigram", triples, self._pairs(behind, triples[1]))
 
     def distribution(self, before: Sequence[int]) -> Tensor:
-        """[V] float64 P(w | the last two of `before`), which sums to 1. Ids the table lacks are no context."""
+        """Return P(w | the last two ids of `before`), [V] in float64, which adds up to 1. Ids that the table does not know are left out of
+        the context."""
         size = self.facts.vocab_size
         p = self.unigrams
         if before and before[-1] < size:
@@ -72,9 +84,9 @@ class KatzTable:
         ngrams.save(path, self.tensors, self.facts)
 
     def _pairs(self, before: Tensor, ids: Tensor) -> Tensor:
-        """P(w | v) for the ids v = before[i], w = ids[i]."""
+        """Return P(w | v) for each v = before[i] and w = ids[i]."""
         level, size = self.bigrams, self.facts.vocab_size
-        rows = torch.searchsorted(level.contexts, before)  # every v was counted before something, though that may have been dropped
+        rows = torch.searchsorted(level.contexts, before)  # a v may be missing, if all pairs that begin with it were too rare to keep
         known = (rows < len(level.contexts)) & (level.contexts[rows.clamp(max=len(level.contexts) - 1)] == before)
         p = torch.where(known, level.rest[rows.clamp(max=len(level.rest) - 1)], 1.0) * self.unigrams[ids]
         keys = level.contexts.repeat_interleave(level.starts.diff()) * size + level.ids
@@ -83,30 +95,31 @@ class KatzTable:
 
 
 def _entries(tensors: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
-    """For each counted n-gram its context's row and its last id."""
+    """Return the row of the context and the last id of each counted n-gram."""
     starts = tensors[f"{name}_starts"]
     return torch.arange(len(starts) - 1).repeat_interleave(starts.diff()), tensors[f"{name}_ids"]
 
 
 def _level(tensors: dict[str, Tensor], name: str, entries: tuple[Tensor, Tensor], shorter: Tensor) -> Level:
-    """shorter: [E] P of each entry's id behind the next shorter context."""
+    """Compute the probabilities of one order. shorter: [E], P of each entry's id after the next shorter context."""
     rows, ids = entries
     totals = tensors[f"{name}_totals"].double()
     p = (tensors[f"{name}_counts"] - tensors[f"{name}_discount"].double()) / totals[rows]
     left = 1 - torch.zeros_like(totals).index_add_(0, rows, p)
     others = 1 - torch.zeros_like(totals).index_add_(0, rows, shorter)
-    nothing = others < 1e-9  # all V ids were seen here: nothing to leave the mass to, so they share it
+    nothing = others < 1e-9  # all V ids were counted here, so they share what would be left for others
     p = torch.where(nothing[rows], p / (1 - left)[rows], p)
     return Level(tensors[f"{name}_contexts"], tensors[f"{name}_starts"], ids, p, torch.where(nothing, 0.0, left / others))
 
 
 def load_katz(path: str) -> KatzTable:
-    """UserError if `path` (a file or asset:NAME) holds no trigram table."""
+    """Load a trigram table. Raises UserError if `path` (a file or asset:NAME) holds none."""
     return KatzTable(*ngrams.load(path, "trigram"))
 
 
 def katz(counts: NgramCounts, tokenizer: str, min_count: int = 1) -> KatzTable:
-    """The table of a corpus, without bigrams and trigrams that occur less than `min_count` times; their mass goes to the back-off."""
+    """Make the table of a corpus. Bigrams and trigrams that occur less than `min_count` times are dropped, and their probability goes to
+    the shorter contexts."""
     tensors = {"unigrams": torch.zeros(counts.vocab_size, dtype=torch.int64).index_add_(0, counts.keys[1], counts.counts[1])}
     for name, order in (("bigram", 2), ("trigram", 3)):
         tensors |= {f"{name}_{part}": tensor for part, tensor in _counted(counts, order, min_count).items()}
@@ -114,7 +127,8 @@ def katz(counts: NgramCounts, tokenizer: str, min_count: int = 1) -> KatzTable:
 
 
 def _counted(counts: NgramCounts, order: int, min_count: int) -> dict[str, Tensor]:
-    """contexts, starts, ids, counts as in Level; totals: [C] c(context), the dropped included; discount: [1]."""
+    """Return the tensors of one order. contexts, starts, ids: as in `Level`. counts: [E]. totals: [C], c(context), in which dropped n-grams
+    are included. discount: [1], d."""
     keys, times = counts.keys[order], counts.counts[order]
     once, twice = int((times == 1).sum()), int((times == 2).sum())
     contexts, rows = torch.unique(keys // counts.vocab_size, return_inverse=True)
@@ -133,12 +147,13 @@ def _counted(counts: NgramCounts, order: int, min_count: int) -> dict[str, Tenso
 
 
 class KatzDrafter(Drafter):
-    """Chains by the target's own sampling rule: argmax at temperature 0, else real draws, which hand up the law they came from."""
+    """Drafts chains by the generation's sampling rule. At temperature 0 they are the likeliest ids; otherwise they are drawn, and the draft
+    has the distributions they were drawn from as its q."""
 
     def __init__(self, table: KatzTable, policy: LengthRule, vocabulary: ngrams.Vocabulary):
         ngrams.check_vocabulary(table.facts, vocabulary)
         self.table, self.policy, self.vocabulary = table, without_logits(policy), vocabulary
-        self._best: dict[tuple[int, ...], int] = {}  # argmax behind two ids, since asked for
+        self._best: dict[tuple[int, ...], int] = {}  # the likeliest id after two ids, for those already asked for
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.policy.start()
@@ -174,6 +189,6 @@ class KatzDrafter(Drafter):
         return Draft.chain(torch.cat(tokens), torch.cat(q))
 
     def _logits(self, before: Sequence[int]) -> Tensor:
-        """[rows] log P, -inf for rows that are no ids of the tokenizer."""
+        """Return log P in the width of the target's logits, [rows]; it is -inf for ids that the tokenizer does not have."""
         p = self.table.distribution(before[-2:])[: self.vocabulary.rows]
         return torch.nn.functional.pad(p.log(), (0, self.vocabulary.rows - len(p)), value=float("-inf"))

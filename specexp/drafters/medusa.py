@@ -1,15 +1,16 @@
-"""Medusa (Cai et al. 2024, arXiv:2401.10774): heads on the target's own last hidden state guess several tokens ahead, and a static tree of
-their best guesses is verified in one pass. No draft model.
+"""Medusa (Cai et al. 2024, arXiv:2401.10774): heads on the target's own last hidden state guess several tokens ahead, and a tree of their
+best guesses is verified in one pass. There is no draft model.
 
-Guesses are deterministic given the past, so they are point masses: lossless by rejection, greedy and under sampling. One small forward
-of all heads per round, which is the whole of `draft_seconds`; it is no model pass and counts as none.
-Does not know where heads come from.
+The shape of the tree is fixed (section 2.3.3 of the paper). It is chosen by how often the guesses of each head are right, by rank. A node
+is named by the path of ranks that leads to it: (0, 2) is the third guess of head 1 after the first guess of head 0. Heads are assumed to
+err independently, so a path is right with the product of its accuracies. With the accuracies 0.6 and 0.2 for the first two guesses of
+head 0, and 0.5 for the first of head 1, the best tree of two nodes is
 
-Static trees of Medusa (Cai et al. 2024, arXiv:2401.10774, section 2.3.3): which guesses to verify together, from how often guesses of
-each head and rank are right. Pure; knows nothing of models.
+    context ──── (0) ──── (0, 0)      because (0, 0) is right in 0.6 * 0.5 = 0.3 of all rounds, and (1) only in 0.2
 
-A node is the path of ranks that leads to it: (0, 2) is head 1's third guess behind head 0's first. Heads are taken to err independently,
-so a path is right with the product of its accuracies.
+The guesses follow from the text without chance, so they are point masses, and the rejection rule keeps the method lossless, greedy and
+under sampling. All heads together are one small forward per round. Its time is `draft_seconds`; it is not counted as a model pass. Where
+the heads come from is not known here.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from specexp.decoding.sampling import Draws
 
 
 class MedusaDrafter(Drafter):
-    """target: whose states the heads read. heads: [n, D] -> [K, n, V] logits, head i about the token i + 2 places behind the state's.
-    tree: paths of ranks, see below.
+    """target: the runner whose states the heads read. heads: [n, D] -> [K, n, V] logits; head i guesses the token i + 2 places after the
+    state's own. tree: its nodes as paths of ranks.
 
-    A tree of width 1 is a chain, and does without trees. Raises ValueError for a tree that its heads cannot fill.
+    A tree in which every node has one child is a chain, and works for targets that cannot verify trees. Raises ValueError for a tree that
+    the heads cannot fill.
     """
 
     def __init__(self, target: Runner, heads: Callable[[Tensor], Tensor], tree: Iterable[Sequence[int]]):
@@ -44,9 +46,9 @@ class MedusaDrafter(Drafter):
 
     def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         parents = self._shapes[min(limit, len(self._shapes) - 1)]
-        if not parents or len(context) < 2:  # nothing wanted, or no token that a state could stand behind
+        if not parents or len(context) < 2:  # no draft is wanted, or no token has a state yet
             return empty_draft(context.device)
-        state = self.target.states(context)[-1:]  # [1, D], of the last token but one
+        state = self.target.states(context)[-1:]  # [1, D], at the last token but one
         if self._places.device != state.device:
             self._places = self._places.to(state.device)
         best = self.heads(state)[:, 0].topk(self._ranks, -1).indices  # [K, ranks]
@@ -54,7 +56,8 @@ class MedusaDrafter(Drafter):
 
 
 def _shapes(paths: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """Parents of the nodes within each depth, from 0 on; one object each, so that masks are built once."""
+    """Return, for each depth from 0 on, the parents of the nodes within that depth. Each answer is one object that is used again and again,
+    so that the mask of a tree is built once."""
     numbers = {path: number for number, path in enumerate(paths)}
     parents = tuple(numbers.get(path[:-1], ROOT) for path in paths)
     counts = [sum(len(path) <= depth for path in paths) for depth in range(len(paths[-1]) + 1 if paths else 1)]
@@ -63,11 +66,11 @@ def _shapes(paths: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
 
 Path = tuple[int, ...]
 
-FIRST, BY_HEAD, BY_RANK = 0.6, 0.8, 0.25  # an assumption, no measurement: see `assumed_accuracies`
+FIRST, BY_HEAD, BY_RANK = 0.6, 0.8, 0.25  # these are assumed, not measured: see `assumed_accuracies`
 
 
 class Measured(Protocol):
-    """heads, vocabulary: K, V. accuracies: [K][ranks], or None where nobody measured them."""
+    """What is known of some heads. heads: their number K. vocabulary: V. accuracies: [K][ranks], or None if they were not measured."""
 
     heads: int
     vocabulary: int
@@ -75,10 +78,11 @@ class Measured(Protocol):
 
 
 def medusa_tree(accuracies: Sequence[Sequence[float]], nodes: int, ranks: int | None = None) -> tuple[Path, ...]:
-    """The `nodes` paths of largest product, sorted by (length, ranks); fewer only if there are no more. ranks: at most so many a head.
+    """Return the tree of the `nodes` paths with the largest products, sorted by (length, ranks); there are fewer only if there are no more.
+    ranks: how many guesses of each head may be used.
 
-    Greedy: of all neighbours of the tree the likeliest is added. No other tree of this size has a larger sum of products, which is how
-    many of its tokens are kept on average. Raises ValueError for nodes < 1, ranks < 1, no heads.
+    The tree is built greedily: of all nodes that could be added to it the likeliest is added. No other tree of this size has a larger sum
+    of products, and that sum is how many of its tokens are accepted on average. Raises ValueError for nodes < 1, ranks < 1 or no heads.
     """
     if nodes < 1 or (ranks is not None and ranks < 1) or not accuracies:
         raise ValueError(f"nodes={nodes}, ranks={ranks} of {len(accuracies)} heads make no tree; give 1 or more of each.")
@@ -96,9 +100,10 @@ def medusa_tree(accuracies: Sequence[Sequence[float]], nodes: int, ranks: int | 
 def static_tree(
     heads: Measured, nodes: int | None, ranks: int | None = None, paths: Sequence[Sequence[int]] | None = None
 ) -> tuple[Path, ...]:
-    """The tree of `nodes` for these heads; where their accuracies are not known, for assumed ones. paths: a tree of one's own instead.
+    """Return the tree of `nodes` nodes for these heads, by their accuracies or, if those were not measured, by assumed ones. paths: the
+    user's own tree, given instead of `nodes`.
 
-    Raises ValueError unless it is one of the two, and for paths that are no tree of theirs.
+    Raises ValueError if both or neither are given, and for paths that are not a tree that these heads can fill.
     """
     if paths is not None and nodes is None and ranks is None:
         if not paths:
@@ -112,8 +117,8 @@ def static_tree(
 
 
 def sound_tree(paths: Iterable[Sequence[int]], heads: int, vocabulary: int | None = None) -> tuple[Path, ...]:
-    """The same paths, sorted by (length, ranks). Raises ValueError unless each one's beginning is among them, once, and this many heads of
-    this many ids (None: not known here) have guesses for all."""
+    """Return the same paths, sorted by (length, ranks). heads, vocabulary: how many heads there are, and of how many ids each (None: not
+    known here). Raises ValueError if a path occurs twice, if its beginning is not among the paths, or if the heads have no guess for it."""
     tree = tuple(sorted((tuple(path) for path in paths), key=lambda path: (len(path), path)))
     for path, before in zip(tree, (None, *tree[:-1]), strict=True):
         if not path or path == before or path[-1] < 0 or (len(path) > 1 and path[:-1] not in tree):
@@ -126,14 +131,14 @@ def sound_tree(paths: Iterable[Sequence[int]], heads: int, vocabulary: int | Non
 
 
 def assumed_accuracies(heads: int, ranks: int = 10) -> list[list[float]]:
-    """A stand-in for heads that nobody measured: the first guess of head 0 is right in 60 %, each further head in 0.8 of the one before,
-    each further rank in a quarter of the one before (about what the paper tells of Vicuna's). Measure: `python -m specexp.medusa
-    --measure HEADS`."""
+    """Return accuracies for heads that were not measured. The first guess of head 0 is taken to be right in 60 % of all cases, that of each
+    further head in 0.8 times as many, and each further rank in a quarter as many as the one before, which is about what the paper says of
+    Vicuna's heads. `python -m specexp.medusa --measure HEADS` measures them."""
     return [[FIRST * BY_HEAD**head * BY_RANK**rank for rank in range(ranks)] for head in range(heads)]
 
 
 def _children(path: Path, product: float, accuracies: Sequence[Sequence[float]], ranks: int | None) -> Iterator[tuple[float, int, Path]]:
-    """(minus product, length, path) of every guess behind `path`: in the order in which a heap gives them."""
+    """Yield (minus product, length, path) of every guess after `path`. A heap of these gives the largest product first."""
     if len(path) < len(accuracies):
         for rank, accuracy in enumerate(accuracies[len(path)][:ranks]):
             yield -product * accuracy, len(path) + 1, (*path, rank)

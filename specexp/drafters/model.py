@@ -1,6 +1,7 @@
-"""A smaller model drafts a chain by rolling it out (Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318).
+"""The drafter of speculative sampling, a smaller model that drafts token by token (Leviathan et al. 2023, arXiv:2211.17192; Chen et al.
+2023, arXiv:2302.01318), and the drafter that proposes nothing, with which decoding is autoregressive.
 
-The drafter that proposes nothing: with it the loop is autoregressive decoding.
+How long a draft is, and how it is verified, is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from specexp.decoding.sampling import Draws
 
 
 class ModelDrafter(Drafter):
-    """Chains of the length the policy asks for, drawn by the same sampling rule as the target's."""
+    """Drafts chains of the length that the policy asks for. Their tokens are drawn by the same sampling rule as the target's."""
 
     def __init__(self, runner: Runner, policy: LengthRule):
         self.runner, self.policy = runner, policy
@@ -30,7 +31,7 @@ class ModelDrafter(Drafter):
         self.policy.start()
 
     def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
-        if limit == 0:  # round 0: the draft model's own prefill waits until it is needed
+        if limit == 0:  # in the first round, for one: the draft model's own prefill waits until it is needed
             return empty_draft(context.device)
         length = min(self.policy.length(), within(limit, self.runner.room(context)))
         draft = self.runner.rollout(context, length, draws, self.policy.proceeds)
@@ -41,4 +42,4 @@ class ModelDrafter(Drafter):
 
 
 class NoDraft(Drafter):
-    """Proposes nothing: with it the loop is autoregressive decoding."""
+    """Proposes nothing, so that decoding is autoregressive."""

@@ -1,14 +1,13 @@
-"""N-gram assisted decoding: counts over prompt and text draft, and learn from every round (NASD in romsto's speculative decoding).
+"""N-gram assisted decoding: the draft is what most often followed the last few ids, by counts over the prompt and the text that grow with
+every round (NASD in romsto/Speculative-Decoding).
 
-With top_k_filler=1 this is n-gram assisted decoding proper (NAPD, LLMA's relative); more fills the counts with what the target
-considered. Proposals are point masses, the random ones too (drawn from no law of the target's), so the text's law stays exact.
-With reset_in_between=false the counts outlive a prompt: the text is the same (greedy) or of the same law, but speed then depends on
-the order of the prompts.
+With top_k_filler=1 this is n-gram assisted decoding proper (NAPD, a relative of LLMA). With more, the counts also take in the ids that the
+target thought likely without emitting them. The proposals are point masses, even those drawn at random, since they are drawn without regard
+to the target; so the text keeps its exact distribution. With reset_in_between=false the counts are kept from prompt to prompt. The text is
+then the same (greedy) or has the same distribution (sampling), but the speed depends on the order of the prompts.
 
-What followed the last ids how often: n-gram counts that learn while the text is written (NASD, romsto's speculative decoding).
-
-A storage counts and answers; it knows nothing of drafts. Counting one id and answering once cost O(order), however much was counted.
-The most frequent id of each context is kept at hand; it gives way only to one counted more often, so ties keep the first.
+A storage counts and answers, and knows nothing of drafts. Counting one id and answering once each take O(order) steps, however much was
+counted before.
 """
 
 from __future__ import annotations
@@ -28,11 +27,13 @@ from specexp.errors import UserError
 
 
 class NasdDrafter(Drafter):
-    """top_k_filler: of how many of the target's best ids each round's positions are counted, besides the emitted one (1: of none).
+    """top_k_filler: how many of the target's best ids are counted at each position, besides the emitted id. With 1 none are.
 
-    stop_if_unknown: the draft ends where the storage has no answer; else it goes on with an id drawn uniformly (once the number of
-    ids is known, from the first scores on). In a cascade, ids of the trunk are counted when they are settled; what an inner level
-    accepted may still be refused, so it is looked up and not counted.
+    stop_if_unknown: the draft ends where the storage has no answer. Otherwise it goes on with an id drawn uniformly, as soon as the number
+    of ids is known, which is after the first round.
+
+    In a cascade, ids are counted when they are settled in the text. What an inner level accepted may still be refused, so it is used to
+    look up and not counted.
     """
 
     def __init__(
@@ -49,9 +50,9 @@ class NasdDrafter(Drafter):
         self.stop_if_unknown, self.reset_in_between = stop_if_unknown, reset_in_between
         self._material = Material()
         self._last: list[int] = []  # the last order - 1 ids that were counted
-        self._ahead: list[int] = []  # counted after a round, not yet seen in the context
-        self._drafted: Draft | None = None  # for a trunk: its verdict says what becomes of the text
-        self._ids: torch.Tensor | None = None  # [V] ones: to draw an id uniformly
+        self._ahead: list[int] = []  # ids that were counted after a round and have not been seen in the context yet
+        self._drafted: Draft | None = None  # the last draft for the text itself (not for a fork): its verdict says how the text goes on
+        self._ids: torch.Tensor | None = None  # [V] ones, to draw an id uniformly
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.policy.start()
@@ -84,7 +85,7 @@ class NasdDrafter(Drafter):
         fresh = self._material.settled(context)
         if not fresh:
             return
-        if fresh[: len(self._ahead)] != self._ahead:  # the verdict was not the trunk's
+        if fresh[: len(self._ahead)] != self._ahead:  # the text went on differently
             self._last, self._ahead = context.ids[: context.permanent - len(fresh)][1 - self.storage.order :], []
         self._count(fresh[len(self._ahead) :])
         self._ahead = []
@@ -103,7 +104,7 @@ class NasdDrafter(Drafter):
         return Draft.of_ids(ids, context.device) if ids else empty_draft(context.device)
 
     def _learn(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
-        """Each position of the round: the emitted id once, then the target's best ids there, best first."""
+        """Count at each position of the round: the emitted id once, and then the target's best ids there, best first."""
         emitted = [*(draft.ids[node] for node in verdict.path), verdict.token]
         fillers = self._best(verdict, logits) if self.top_k_filler > 1 else ((),) * len(emitted)
         for token, others in zip(emitted, fillers, strict=True):
@@ -114,7 +115,7 @@ class NasdDrafter(Drafter):
         self._ahead = emitted
 
     def _best(self, verdict: Verdict, logits: Tensor) -> list[list[int]]:
-        """The target's top ids behind the context and behind each accepted node."""
+        """Return the target's best ids after the context and after each accepted node."""
         rows = logits[[node + 1 for node in (ROOT, *verdict.path)]]
         return rows.topk(min(self.top_k_filler, rows.shape[-1]), -1).indices.tolist()
 
@@ -126,19 +127,21 @@ class NasdDrafter(Drafter):
 
 
 class NgramStorage(Protocol):
+    """Counts what follows the last ids. A context is the ids that a count belongs to."""
+
     order: int  # n: a context has at most n - 1 ids
 
     def clear(self) -> None: ...
 
     def count(self, before: Sequence[int], token: int) -> None:
-        """`token` has followed `before` (whose last order - 1 ids matter) once more."""
+        """Count that `token` has followed `before` once more. Of `before` the last order - 1 ids matter."""
 
     def likeliest(self, before: Sequence[int]) -> int | None:
-        """What followed `before` most often, None where that is not known."""
+        """Return the id that followed `before` most often, or None if none was counted."""
 
 
 class _Followers:
-    """Counts behind one context, and the id counted most."""
+    """The counts of the ids after one context, and the id counted most. Of ids counted equally often it is the one that got there first."""
 
     __slots__ = ("best", "counts", "most")
 
@@ -153,7 +156,7 @@ class _Followers:
 
 
 class BasicStorage:
-    """Contexts of order - 1 ids down to one; the longest that is known answers (back-off)."""
+    """Counts after contexts of order - 1 ids, order - 2 ids and so on down to one. The longest context that is known answers (back-off)."""
 
     def __init__(self, order: int = 3):
         if order < 2:
@@ -178,7 +181,7 @@ class BasicStorage:
 
 
 class OneLevelStorage(BasicStorage):
-    """Contexts of exactly order - 1 ids: fewer answers, surer ones."""
+    """Counts after contexts of exactly order - 1 ids, so it answers less often, and its answers are right more often."""
 
     def __init__(self, order: int = 3):
         super().__init__(order)

@@ -1,10 +1,13 @@
-"""Tables as safetensors files: whole or not there, with what they were built from. Knows nothing of what the tensors mean.
+"""Tables of n-grams: how they are counted in a corpus and kept in files, and the drafter that uses the simplest of them.
 
-How often each n-gram occurs in a stream of documents: sorted keys and counts, a block of documents at a time.
+- `NgramCounts` counts how often each n-gram occurs in a stream of documents, a block of documents at a time. Its memory grows with the
+  number of different n-grams, not with the length of the text. An n-gram never reaches from one document into the next.
+- `save` and `load` keep tables as safetensors files, together with the facts about what they were built from. A file is complete or does
+  not exist. These functions do not know what the tensors mean.
+- `BigramDrafter` drafts the likeliest next id after each id. It is the cheapest drafter there is, and the last in the cascade of
+  CS-Drafting (arXiv:2312.11462).
 
-Memory grows with the number of different n-grams, not with the text. N-grams never reach across documents.
-
-The likeliest next id after each id, from a corpus: the cheapest draft there is (the last resort of CS-Drafting, arXiv:2312.11462).
+The trigram is in katz.py.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class Vocabulary(Protocol):
-    """entries: ids the pair's tokenizer knows. rows: V of the target's logits."""
+    """entries: the number of ids that the pair's tokenizer knows. rows: V, the width of the target's logits."""
 
     entries: int
     rows: int
@@ -43,7 +46,8 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True)
 class Facts:
-    """kind: "bigram" or "trigram". vocab_size: ids of the tokenizer that was used. tokens: how many were counted."""
+    """What a table was built from. kind: "bigram" or "trigram". vocab_size: the number of ids of the tokenizer. tokenizer: its name.
+    tokens: how many tokens were counted."""
 
     kind: str
     vocab_size: int
@@ -51,24 +55,26 @@ class Facts:
     tokens: int
 
 
-ADDED = 64  # ids that a tokenizer may have more than the one its table was built with: no draft says them
+ADDED = 64  # a tokenizer may have this many ids more than the one that its table was built with; they are never drafted
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> None:
-    """Integers are stored in the smallest type that holds them. Replaces `path` at once."""
+    """Write a table. Integers are stored in the smallest type that holds them. `path` is replaced in one step, so that no half-written
+    file is ever seen."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: _compact(tensor) for name, tensor in tensors.items()}, draft, {k: str(v) for k, v in asdict(facts).items()})
         os.replace(draft, path)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):  # the directory itself may be missing, or no directory
+        with suppress(OSError):  # the directory may not exist, or may be a file
             draft.unlink()
         raise UserError(f"cannot write {path} ({error}); choose another directory with --out DIR.") from error
 
 
 def load(path: str, kind: str) -> tuple[dict[str, Tensor], Facts]:
-    """The tensors, integers as int64, and the facts. `path` may be asset:NAME. UserError if there is no table of this kind."""
+    """Return a table's tensors, with integers as int64, and its facts. `path` may be asset:NAME. Raises UserError if there is no table of
+    this kind."""
     place = asset_path(path)
     if not place.is_file():
         raise UserError(f"there is no {kind} table {place}; {BUILD}, and give its path (method.table=FILE for method=katz).")
@@ -84,7 +90,8 @@ def load(path: str, kind: str) -> tuple[dict[str, Tensor], Facts]:
 
 
 def check_vocabulary(facts: Facts, vocabulary: Vocabulary) -> None:
-    """UserError unless the table is for as many ids as the pair's tokenizer has, but for a few added behind (padding, roles of a chat)."""
+    """Raise UserError unless the table has as many ids as the pair's tokenizer. The tokenizer may have up to ADDED more, which are added at
+    the end for padding or for the roles of a chat."""
     if not 0 <= vocabulary.entries - facts.vocab_size <= ADDED:
         raise UserError(
             f"the {facts.kind} table was built for {facts.tokenizer} with {facts.vocab_size} ids, but this pair's tokenizer has "
@@ -101,11 +108,13 @@ def _compact(tensor: Tensor) -> Tensor:
 
 
 ORDERS = (1, 2, 3)
-BLOCK = 1_000_000  # tokens counted at once
+BLOCK = 1_000_000  # about how many tokens are counted at once
 
 
 class NgramCounts:
-    """keys[n]: [K] sorted int64, the n ids of a gram as digits to the base `vocab_size`; counts[n]: [K]; tokens: all that was read."""
+    """keys[n]: [K] sorted int64, one for each different n-gram: its ids are the digits of a number to the base `vocab_size`. With 100 ids,
+    the trigram (7, 0, 25) has the key 70025. counts[n]: [K], how often each occurs. tokens: how many tokens were read.
+    """
 
     def __init__(self, vocab_size: int):
         self.vocab_size, self.tokens = vocab_size, 0
@@ -150,7 +159,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True, eq=False)
 class BigramTable:
-    """following: [V] int64, UNKNOWN behind ids that the corpus never went on from."""
+    """following: [V] int64, the likeliest next id after each id, or UNKNOWN after ids that nothing follows in the corpus."""
 
     following: Tensor
     facts: Facts
@@ -164,16 +173,16 @@ class BigramTable:
 
 
 def load_bigrams(path: str) -> BigramTable:
-    """UserError if `path` (a file or asset:NAME) holds no bigram table."""
+    """Load a bigram table. Raises UserError if `path` (a file or asset:NAME) holds none."""
     tensors, facts = load(path, "bigram")
     return BigramTable(tensors["following"], facts)
 
 
 def bigrams(counts: NgramCounts, tokenizer: str) -> BigramTable:
-    """argmax over w of count(v, w) for every v; ties go to the smaller id."""
+    """Make the table: for every v the w with the largest count(v, w), of equal ones the smallest id."""
     often = counts.counts[2].sort(descending=True, stable=True).indices
     first, second = counts.keys[2][often] // counts.vocab_size, counts.keys[2][often] % counts.vocab_size
-    order = first.sort(stable=True).indices  # by first id; behind it the most frequent second comes first
+    order = first.sort(stable=True).indices  # by first id, and for each the most frequent second id comes first
     starts = torch.searchsorted(first[order], ids := torch.unique(first))
     following = torch.full((counts.vocab_size,), UNKNOWN, dtype=torch.int64)
     following[ids] = second[order][starts]
@@ -181,7 +190,7 @@ def bigrams(counts: NgramCounts, tokenizer: str) -> BigramTable:
 
 
 class BigramDrafter(Drafter):
-    """A chain of likeliest successors: point masses."""
+    """Drafts the likeliest next id, then the likeliest after that, and so on. The tokens are point masses."""
 
     def __init__(self, table: BigramTable, policy: LengthRule, vocabulary: Vocabulary):
         check_vocabulary(table.facts, vocabulary)

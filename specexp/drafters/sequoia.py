@@ -1,9 +1,13 @@
-"""Sequoia's tree (Chen et al. 2024, arXiv:2402.12374, section 4.1): of all shapes with a budget of nodes the one whose expected
-number of accepted tokens is largest, by dynamic programming over how likely the child of each rank is to be accepted.
+"""Sequoia's tree (Chen et al. 2024, arXiv:2402.12374, section 4.1): of all shapes with a given number of nodes, the one with the most
+expected accepted tokens. It is found by dynamic programming over how likely the child of each rank is to be accepted.
 
-The rates are given, or measured in the rounds so far, of all prompts; a shape depends on earlier rounds alone, which leaves the law of the
-text exact, but under sampling a seed repeats a text only with given rates. Rates are taken to be the same everywhere
-in the tree. What a pass over more nodes costs is not considered: the budget is the user's.
+The rank of a child is its place among its siblings, from 0. For example, let the child of rank 0 be accepted with probability 0.5 and that
+of rank 1 with 0.3. A chain of three nodes then has 0.5 + 0.25 + 0.125 = 0.875 expected accepted tokens. The best tree of three nodes has
+two children of the root, and one child of the first of them: 0.5 + 0.3 + 0.5 * 0.5 = 1.05.
+
+These rates are given by the user, or measured in all rounds so far, of all prompts. A shape depends on earlier rounds alone, so the text
+keeps its exact distribution; but under sampling a seed gives the same text twice only with given rates. The rates are assumed to be the
+same everywhere in the tree. What a pass over more nodes costs is not considered: the user chooses the number of nodes.
 """
 
 from __future__ import annotations
@@ -16,14 +20,16 @@ from specexp.decoding.draft import ROOT, Draft
 from specexp.decoding.protocols import Verdict
 from specexp.drafters.fixed_trees import Shape, Shapes
 
-FIRST_RATE, FADING, PRIOR_WEIGHT = 0.6, 0.5, 4.0  # before anything is known; a rank beside the one above it; in tries
-FIRST_REVIEW = 16  # rounds until the first tree from measured rates; each later one after twice as many
+# The rate of rank 0 before anything was measured, the factor from one rank's rate to the next one's, and as how many tries they count.
+FIRST_RATE, FADING, PRIOR_WEIGHT = 0.6, 0.5, 4.0
+FIRST_REVIEW = 16  # the tree is chosen anew after 16 rounds, 32 rounds, 64 rounds and so on
 
 
 class SequoiaShape(Shapes):
-    """max_nodes: drafted tokens per round. max_depth, max_branching: bounds of the search.
+    """max_nodes: the number of tokens drafted per round. max_depth, max_branching: the bounds of the search.
 
-    acceptance: P(the child of rank r is the one accepted | its parent was), r = 0, 1, ..; None: measured, over all prompts so far.
+    acceptance: P(the child of rank r is the one that is accepted | its parent was accepted), for r = 0, 1, .. None: the rates are measured,
+    over all prompts so far.
     """
 
     def __init__(self, max_nodes: int, max_depth: int = 8, max_branching: int = 8, acceptance: Sequence[float] | None = None):
@@ -56,13 +62,14 @@ class SequoiaShape(Shapes):
 
 
 class RankRates:
-    """How often the child of each rank was accepted where its earlier siblings were not."""
+    """Counts how often the child of each rank was tried, which happens if its earlier siblings were refused, and how often it was
+    accepted."""
 
     def __init__(self, ranks: int):
         self.tried, self.accepted = [0] * ranks, [0] * ranks
 
     def observe(self, draft: Draft, verdict: Verdict) -> None:
-        """Walk the accepted path: at each of its nodes siblings were tried in their order."""
+        """Count one round: at each node of the accepted path its children were tried in their order, until one was accepted."""
         for node, accepted in zip((ROOT, *verdict.path), (*verdict.path, None), strict=True):
             for rank, child in enumerate(draft.children(node)):
                 self.tried[rank] += 1
@@ -71,7 +78,8 @@ class RankRates:
                     break
 
     def acceptance(self) -> list[float]:
-        """By rank, P(this child is the one accepted); falling, so that noise never puts a later sibling first."""
+        """Return P(this child is the one that is accepted) by rank. It never rises with the rank, so that no later sibling comes first by
+        chance."""
         prior, left, found = FIRST_RATE, 1.0, []
         for tried, accepted in zip(self.tried, self.accepted, strict=True):
             rate = (accepted + PRIOR_WEIGHT * prior) / (tried + PRIOR_WEIGHT)
@@ -81,7 +89,8 @@ class RankRates:
 
 
 def best_shape(acceptance: Sequence[float], max_nodes: int, max_depth: int) -> Shape:
-    """The tree of at most max_nodes below the root with most expected accepted tokens; acceptance falls with the rank."""
+    """Return the tree of at most max_nodes nodes below the root that has the most expected accepted tokens. `acceptance` has to fall with
+    the rank."""
     splits = _splits(np.array(acceptance, dtype=np.float64), max_nodes, max_depth)
     children: list[tuple[int, ...]] = [()]
     open_nodes = [(0, max_nodes, max_depth)]
@@ -94,16 +103,17 @@ def best_shape(acceptance: Sequence[float], max_nodes: int, max_depth: int) -> S
 
 
 def _splits(acceptance: np.ndarray, max_nodes: int, max_depth: int) -> np.ndarray:
-    """[depth + 1, ranks, nodes + 1]: of so many nodes left for the children of this rank and later, how many the first one's subtree gets.
+    """Return splits, [max_depth + 1, ranks, max_nodes + 1]. splits[d, r, m]: if m nodes are left for the children of rank r and later, on d
+    levels, how many of them the subtree of the child of rank r gets.
 
-    gain[d][m]: the expected accepted tokens below a node that may have m nodes on d levels below it; a subtree of y nodes is worth
-    p_r (1 + gain[d - 1][y - 1]).
+    Let gain[d][m] be the expected number of accepted tokens below a node that may have m nodes on d levels. A subtree of y nodes, whose
+    root has the rank r, then adds p_r (1 + gain[d - 1][y - 1]).
     """
     ranks = len(acceptance)
     splits = np.zeros((max_depth + 1, ranks, max_nodes + 1), dtype=np.int64)
     gain = np.zeros(max_nodes + 1)
     for depth in range(1, max_depth + 1):
-        worth = np.concatenate([[0.0], 1 + gain[:-1]])  # of a subtree of y nodes whose root is accepted
+        worth = np.concatenate([[0.0], 1 + gain[:-1]])  # the value of a subtree of y nodes, if its root is accepted
         rest = np.zeros(max_nodes + 1)
         for rank in reversed(range(ranks)):
             here = np.zeros(max_nodes + 1)
@@ -117,7 +127,7 @@ def _splits(acceptance: np.ndarray, max_nodes: int, max_depth: int) -> np.ndarra
 
 
 def _sizes(splits: np.ndarray, budget: int, depth: int) -> list[int]:
-    """Sizes of the subtrees of a node's children, by rank."""
+    """Return the sizes of the subtrees of a node's children, by rank."""
     sizes = []
     for rank in range(splits.shape[1] if depth else 0):
         size = int(splits[depth, rank, budget])

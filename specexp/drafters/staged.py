@@ -1,9 +1,11 @@
-"""Staged speculative decoding (Spector and Re 2023, arXiv:2308.04623): the draft model's own tree is made speculatively.
+"""Staged speculative decoding (Spector and Re 2023, arXiv:2308.04623): the draft model's own tree is drafted speculatively too.
 
-A Katz trigram guesses what the draft will put into the tree; each draft pass scores the guesses together with the nodes it was made
-for, and where a guess came true the tree grows on without another pass. The tree is the one that the draft would have grown alone
-(up to rounding, where two paths are equally likely); only the number of draft passes differs, so guesses, however bad, do not touch the
-target's law.
+A Katz trigram guesses which tokens the draft model will put into its tree. Each draft pass scores these guesses together with the nodes
+that it was needed for, and where a guess was right the tree grows on without another pass. For example, a path of 3 tokens takes 3 draft
+passes; if the first pass also scores a right guess of the first two tokens, it takes one.
+
+The tree is the same as the draft model would have grown alone, except that rounding may decide differently between equally likely paths.
+Only the number of draft passes differs. So bad guesses cost time and never change the distribution of the text.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from specexp.drafters.katz import KatzTable
 
 
 class StagedTreeDrafter(GrownTreeDrafter):
-    """table: the trigram. guesses: nodes that each draft pass scores in advance. guess_branching: most guesses behind one node."""
+    """table: the trigram. guesses: how many nodes each draft pass scores in advance. guess_branching: the most guesses after one node."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class StagedTreeDrafter(GrownTreeDrafter):
 
 
 class Trigram:
-    """The likeliest continuations behind two ids, remembered until the next prompt."""
+    """The likeliest ids after two ids, which are remembered until the next prompt."""
 
     def __init__(self, table: KatzTable, rows: int, width: int):
         self.table, self.rows, self.width = table, rows, width
@@ -58,7 +60,7 @@ class Trigram:
         self._known.clear()
 
     def __call__(self, before: tuple[int, ...]) -> list[tuple[float, int]]:
-        """(log P, id), best first."""
+        """Return (log P, id) of the likeliest ids, best first."""
         if before not in self._known:
             p = self.table.distribution(before)[: self.rows]
             values, ids = p.log().topk(min(self.width, len(p)))
@@ -67,12 +69,12 @@ class Trigram:
 
 
 class GuessingFeeler(Feeler):
-    """Feeds guesses along with the nodes that a pass is made for; a node that was guessed before needs no pass."""
+    """Scores guesses together with the nodes that a pass is needed for. A node that was guessed earlier needs no pass of its own."""
 
     def __init__(self, runner: Runner, context: Context, temperature: float, growth: Growth, trigram: Trigram, count: int):
         super().__init__(runner, context, temperature, growth.width)
         self.deepest, self.trigram, self.count = growth.depth - 1, trigram, count
-        self.guessed: dict[tuple[int, int], int] = {}  # (node of `fed` or ROOT, id behind it) -> node of `fed`
+        self.guessed: dict[tuple[int, int], int] = {}  # (node of `fed` or ROOT, id that follows it) -> node of `fed`
 
     def ready(self, sprout: Sprout) -> list[int]:
         return [node for node in sprout.frontier if self._came_true(sprout, node)] or super().ready(sprout)
@@ -84,7 +86,8 @@ class GuessingFeeler(Feeler):
         return place is not None
 
     def guesses(self, sprout: Sprout) -> list[tuple[int, int]]:
-        """A small tree below the frontier, likeliest paths first: by the draft as far as it was asked, by the trigram from there."""
+        """Return guesses that form a small tree below the frontier, the likeliest paths first. A path's probability is the draft model's up
+        to the frontier, and from there the trigram's."""
         first = len(self.fed) + len(sprout.frontier) - (ROOT in sprout.frontier)
         deepest, found, heap = min(self.deepest, sprout.limit - 1), [], []
         for node in sprout.frontier:
@@ -102,7 +105,7 @@ class GuessingFeeler(Feeler):
             heappush(heap, (-log_p - more, place, token, before, depth))
 
     def _before(self, sprout: Sprout, node: int) -> tuple[int, ...]:
-        """The last two ids up to and with this node."""
+        """Return the last two ids of the text that ends with this node."""
         last: list[int] = []
         while node != ROOT and len(last) < 2:
             last.insert(0, sprout.ids[node])

@@ -1,13 +1,16 @@
-"""Where the last few ids of a text stood before: indexes of suffixes that grow with the text and are asked once per round.
+"""Indexes that find where the last few ids of a text stood earlier. They grow with the text and are asked once per round.
 
-Semantics, the same for all and tested against a plain scan: of the text's suffixes of at most `max_match` ids, the longest that also
-ends earlier in the text, if it has `min_match` ids; and of its earlier ends the latest or the earliest. Nothing here knows what is
-done with a match. The loose end of a fork (`Material`) is read and never indexed, at a cost that depends on its own length alone.
+All of them answer the same question, and are tested against a plain scan of the text: which is the longest suffix of the text, of at most
+`max_match` and at least `min_match` ids, that also stands earlier in the text? Of several earlier places one index takes the latest, the
+other the earliest. For example, in "A B C A B D A B" the suffix "A B" also stands at the beginning and in the middle; C followed the
+earliest and D the latest. The loose end of a fork (see `copying.Material`) is searched and never indexed, and its cost depends on its own
+length alone.
 
-A suffix automaton that grows with its text: O(1) amortised per id (Blumer et al. 1985).
+`HashedMatch` is a table of n-grams. `EarliestMatch` and `LatestMatch` use a suffix automaton (Blumer et al. 1985), which takes O(1) steps
+per id on average. A state of the automaton stands for all substrings that end at the same places of the text, and its suffix link leads to
+the longest suffix of them that ends at more places.
 
-A state stands for all substrings that end at the same places of the text; its suffix link leads to the longest suffix that ends at
-more places. Knows nothing of tokens' meaning, nor of drafts.
+Nothing here knows what is done with a match.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ from typing import Protocol
 
 from specexp.errors import UserError
 
-Found = tuple[int, int]  # (length of the match, index right behind its earlier occurrence); (0, 0) for none
+Found = tuple[int, int]  # (length of the match, index of the id right after its earlier occurrence); (0, 0) for none
 NOTHING: Found = (0, 0)
 
 
 class Match(Protocol):
-    """ids: what has been indexed, in order."""
+    """An index of a text. ids: what has been indexed, in order."""
 
     ids: list[int]
 
@@ -33,11 +36,12 @@ class Match(Protocol):
         """Index further settled ids."""
 
     def find(self, loose: Sequence[int] = ()) -> int | None:
-        """The text is `ids` and `loose` behind them: the index of what followed the match, or None. It is below the text's length."""
+        """Search the text that consists of `ids` and then `loose`. Returns the index of the id that followed the match, which is below the
+        text's length, or None."""
 
 
 class _Match(ABC):
-    """What all indexes share: the settled part is asked, the loose end scanned, the better of the two answers wins."""
+    """What all indexes share: the index of the settled ids is asked, the loose end is scanned, and the better answer is taken."""
 
     def __init__(self, min_match: int, max_match: int):
         if not 1 <= min_match <= max_match:
@@ -61,18 +65,18 @@ class _Match(ABC):
 
     @abstractmethod
     def _append(self, token: int) -> None:
-        """Take one settled id into the index and `ids`."""
+        """Add one settled id to the index and to `ids`."""
 
     @abstractmethod
     def _settled(self, loose: Sequence[int]) -> Found:
-        """The best match whose earlier occurrence ends before the last of `ids`."""
+        """Return the best match whose earlier occurrence ends before the last of `ids`."""
 
     def _better(self, found: Found, best: Found) -> bool:
         """Whether a match found further on in the text is to be preferred."""
         return found[0] >= best[0]
 
     def _in(self, loose: Sequence[int]) -> list[Found]:
-        """Matches whose earlier occurrence ends at the last of `ids` or behind it, from left to right."""
+        """Return the matches whose earlier occurrence ends at the last of `ids` or after it, from left to right."""
         if not loose:
             return []
         text = [*self.ids[-self.max_match :], *loose]
@@ -81,7 +85,7 @@ class _Match(ABC):
 
 
 def _shared(text: list[int], end: int, most: int) -> int:
-    """How many ids before `end` equal the text's last ones, at most `most`."""
+    """Return how many ids before `end` equal the last ones of the text, counting up to `most`."""
     length = 0
     while length < min(end, most) and text[end - 1 - length] == text[-1 - length]:
         length += 1
@@ -89,14 +93,15 @@ def _shared(text: list[int], end: int, most: int) -> int:
 
 
 class HashedMatch(_Match):
-    """The latest occurrence, by a table of all n-grams of `min_match` to `max_match` ids: the fastest where these are few."""
+    """Takes the latest occurrence, by a table of all n-grams of `min_match` to `max_match` ids. It is the fastest index if these sizes are
+    few."""
 
     def clear(self) -> None:
         super().clear()
-        self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> index right behind its latest occurrence
+        self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> index of the id right after its latest occurrence
 
     def _append(self, token: int) -> None:
-        end = len(self.ids)  # what ends here has a continuation only now
+        end = len(self.ids)  # the n-grams that end here are added now, because `token` is what follows them
         for size in range(self.min_match, min(self.max_match, end) + 1):
             self._ends[tuple(self.ids[end - size :])] = end
         self.ids.append(token)
@@ -110,7 +115,7 @@ class HashedMatch(_Match):
 
 
 class _AutomatonMatch(_Match):
-    """The longest match of any length, by a suffix automaton."""
+    """Finds matches of any length by a suffix automaton."""
 
     def clear(self) -> None:
         super().clear()
@@ -133,11 +138,11 @@ class _AutomatonMatch(_Match):
 
     @abstractmethod
     def _end(self, state: int) -> int:
-        """The earlier end to copy from; 0 if there is none before the last of `ids`."""
+        """Return the end of the earlier occurrence to copy from, or 0 if none ends before the last of `ids`."""
 
 
 class EarliestMatch(_AutomatonMatch):
-    """The first occurrence, as in the original (CS-Drafting's max-gram)."""
+    """Takes the first occurrence, as the original does (CS-Drafting's max-gram)."""
 
     def __init__(self, min_match: int = 1, max_match: int = 32):
         super().__init__(min_match, max_match)
@@ -151,13 +156,13 @@ class EarliestMatch(_AutomatonMatch):
 
 
 class LatestMatch(_AutomatonMatch):
-    """The last occurrence before the text's end: what was written lately is the better guide."""
+    """Takes the last occurrence before the end of the text, because what was written lately predicts better what comes next."""
 
     def __init__(self, min_match: int = 1, max_match: int = 32):
         super().__init__(min_match, max_match)
 
     def _append(self, token: int) -> None:
-        self._automaton.pass_through(self._state, len(self.ids))  # at most max_match states: one per length
+        self._automaton.pass_through(self._state, len(self.ids))  # this visits at most max_match states, one per length
         super()._append(token)
 
     def _end(self, state: int) -> int:
@@ -168,9 +173,11 @@ START = 0  # the state of the empty string
 
 
 class SuffixAutomaton:
-    """next[s]: id -> state. link[s]: the state of the longest suffix outside s (-1 for the root). length[s]: of s's longest string.
+    """next[s]: id -> the state that follows state s. link[s]: the state of the longest suffix that does not belong to s (-1 for the root).
+    length[s]: the length of the longest string of s.
 
-    first_end[s]: index right behind the first occurrence. last_end[s]: behind the latest that `pass_through` has noted, 0 before.
+    first_end[s]: the index of the id right after the first occurrence. last_end[s]: the same for the latest occurrence that `pass_through`
+    has noted, or 0 if it has noted none.
     """
 
     def __init__(self) -> None:
@@ -188,11 +195,12 @@ class SuffixAutomaton:
         self._whole = new
 
     def follow(self, state: int, length: int, token: int, most: int) -> tuple[int, int]:
-        """From the suffix of `length` ids in `state` to the longest suffix, of at most `most` ids, once `token` has come behind it.
+        """Go from the suffix of `length` ids in `state` to the longest suffix, of at most `most` ids, after `token` was added. Returns its
+        state and its length.
 
-        Call it after `append(token)` where `token` joins the text: the suffix is then one of the text's own.
+        If `token` joins the text, call `append(token)` first, since the suffix is then part of the text itself.
         """
-        state = self._holding(state, length)  # it may have been split since
+        state = self._holding(state, length)  # the state may have been split since it was returned
         while state != -1 and token not in self.next[state]:
             state = self.link[state]
             length = self.length[state] if state != -1 else 0
@@ -202,19 +210,20 @@ class SuffixAutomaton:
         return self._holding(self.next[state][token], length), length
 
     def pass_through(self, state: int, end: int) -> None:
-        """Note `end` as the latest end of the strings in `state` and of all their suffixes."""
+        """Store `end` as the latest end of the strings of `state` and of all their suffixes."""
         while state != START:
             self.last_end[state] = end
             state = self.link[state]
 
     def _holding(self, state: int, length: int) -> int:
-        """Of `state` and what its links lead to: the one that holds the suffix of `length` ids."""
+        """Return the state that holds the suffix of `length` ids: `state` itself or one that its links lead to."""
         while state != START and self.length[self.link[state]] >= length:
             state = self.link[state]
         return state
 
     def _exactly_behind(self, state: int, token: int) -> int:
-        """The state whose longest string is `state`'s longest with `token` behind it: split off where it is not there yet."""
+        """Return the state whose longest string is the longest string of `state` followed by `token`. If there is none yet, it is split off
+        from the state that holds this string."""
         behind = self.next[state][token]
         if self.length[behind] == self.length[state] + 1:
             return behind

@@ -1,21 +1,21 @@
-"""Drafts of a chosen quality, for testing and measuring the rest of the system apart from any draft model.
+"""Drafters of a chosen quality, for testing and measuring everything but the draft model. They work in greedy decoding only.
 
-Two drafters, both from the target's own greedy text (foresight.py), spoilt at random: every drafted position is right with probability
-alpha, independently of all others, as the theory of speculative decoding assumes (Leviathan et al. 2023, arXiv:2211.17192, section 3.2).
+Both draft from the target's own greedy text, which is decoded beforehand (`Foresight`), and replace some of its tokens at random by wrong
+ones (`Spoiling`). Every drafted token is right with probability alpha, independently of all others, as the theory of speculative decoding
+assumes (Leviathan et al. 2023, arXiv:2211.17192, section 3.2).
 
-- SyntheticDrafter costs nothing per token (c = 0): what remains of the time is the target's, the verifier's and the loop's own.
-- PlantedDrafter makes every pass of a real draft model, over the drafted tokens, and only then puts the planted token in the place of the
-  model's own: the cost is the real draft's (and a few operations on single numbers), its quality the chosen one.
+- `SyntheticDrafter` asks no model, so drafting costs nothing per token (c = 0), and the time that remains is that of the target, the
+  verifier and the loop.
+- `PlantedDrafter` runs every pass of a real draft model over the drafted tokens, and only then puts the chosen token in the place of the
+  model's own. Its cost is that of the real draft model (and a few operations on single numbers), its quality the chosen one.
 
-Verification is the same as ever, so the text stays the target's. What they do not promise: a speedup that anybody could have. They are told
-the answer, and every token of theirs has the origin "draft:synthetic" or "draft:planted" in the records. A real draft's acceptance is not
-independent from position to position. Greedy decoding only.
+Verification is the usual one, so the text stays the target's. The speedup is not one that a user could have, because these drafters are
+told the answer; so in the records every token of theirs has the origin "draft:synthetic" or "draft:planted". The acceptance of a real draft
+model, moreover, is not independent from position to position.
 
-The target's own greedy text, known before it is decoded: what test drafters draft from.
-
-It is decoded autoregressively by a runner of its own, once per prompt, before any clock starts where whoever times calls `prepare`
-(generation.py does), else in `start`. So it costs nothing that is measured as decoding, and no drafter with it is one anybody could use.
-Knows greedy text only: what will be drawn under sampling cannot be known beforehand.
+The target's text is decoded autoregressively, once per prompt, by a runner of its own. The experiment calls `prepare` before it starts the
+clock, so this is not measured as decoding; if nobody calls it, `start` does the same. Text that will be drawn under sampling cannot be
+known beforehand.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from specexp.errors import UserError
 
 
 class ForeseeingDrafter(Drafter, ABC):
-    """policy: draft lengths. spoiling: how many of the tokens are right."""
+    """What both drafters share. foresight: the target's text. policy: the draft lengths. spoiling: which of the tokens are replaced."""
 
     stage: ClassVar[str]
 
@@ -48,7 +48,7 @@ class ForeseeingDrafter(Drafter, ABC):
         self.foresight, self.policy, self.spoiling = foresight, policy, spoiling
 
     def check(self, sampling: Sampling) -> None:
-        """Under sampling the text cannot be foreseen."""
+        """Raise UserError under sampling, where the text cannot be known beforehand."""
         if not sampling.is_greedy:
             raise UserError(
                 f"sampling.temperature={sampling.temperature} draws texts that nobody can foresee, and this method drafts from the "
@@ -56,7 +56,7 @@ class ForeseeingDrafter(Drafter, ABC):
             )
 
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
-        """What is not to be timed: the target's text is decoded."""
+        """Decode the target's text, which is not to be timed."""
         self.foresight.prepare(prompt, max_new_tokens)
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
@@ -76,11 +76,11 @@ class ForeseeingDrafter(Drafter, ABC):
 
     @abstractmethod
     def _drafted(self, context: Context, foreseen: Tensor, draws: Draws) -> Draft:
-        """A chain as long as `foreseen`, [n] ids of the target's own text, which it spoils."""
+        """Return a chain as long as `foreseen`, the [n] next ids of the target's own text, with some of them replaced."""
 
 
 class SyntheticDrafter(ForeseeingDrafter):
-    """Spoilt tokens at once, on the device: no model, no cost."""
+    """Drafts all tokens at once, on the device, without a model."""
 
     stage = "synthetic"
 
@@ -92,8 +92,8 @@ class SyntheticDrafter(ForeseeingDrafter):
 
 
 class PlantedDrafter(ForeseeingDrafter):
-    """runner: the draft model, which is rolled out as ever over the tokens that are planted. Eager rollouts only: one that is captured as a
-    whole draws by itself."""
+    """runner: the draft model, which is rolled out as usual, over the tokens that are planted. The rollout runs step by step, because one
+    that is captured as a whole chooses its tokens itself."""
 
     stage = "planted"
 
@@ -114,16 +114,16 @@ class PlantedDrafter(ForeseeingDrafter):
 
     def _drafted(self, context: Context, foreseen: Tensor, draws: Draws) -> Draft:
         draft = self.runner.rollout(context, len(foreseen), _Planting(draws, foreseen, self.spoiling), self.policy.proceeds)
-        draft.__dict__["stages"] = (self.stage,) * len(draft)  # this very draft: the runner's cache knows it by identity
+        draft.__dict__["stages"] = (self.stage,) * len(draft)  # not a copy: the runner recognises its draft by identity
         return draft if self.policy.entropy is None else draft.note(float(self.policy.entropy))
 
 
 class _Planting(Draws):
-    """For one rollout: the model's own token is found, and gives way to the planted one."""
+    """The draws of one rollout: the model's own token is computed, and then the planted one is returned instead."""
 
     def __init__(self, draws: Draws, foreseen: Tensor, spoiling: Spoiling):
         self.__dict__.update(draws.__dict__)
-        self.is_greedy = False  # no runner's shortcut for greedy drafts may draw by itself
+        self.is_greedy = False  # so that no runner takes its faster way for greedy drafts, in which it chooses the tokens itself
         self._foreseen, self._spoiling, self._draws = iter(foreseen), spoiling, draws
 
     def token(self, logits: Tensor) -> tuple[Tensor, None]:
@@ -132,22 +132,22 @@ class _Planting(Draws):
 
 
 class Foresight:
-    """oracle: the target's weights with a cache of their own.
+    """The target's own greedy text, decoded beforehand. oracle: a runner of the target's weights with a cache of its own.
 
-    Where the text leaves what was foreseen (a near-tie that another width of pass decides otherwise, in 16 bits), nothing is foreseen any
-    more: drafts are then empty, and the rest of that text is decoded autoregressively.
+    In 16 bits two tokens may be so close that a pass over more rows decides differently between them, and the text then leaves what was
+    decoded beforehand. From there on the drafts are empty, and the rest of that text is decoded autoregressively.
     """
 
     def __init__(self, oracle: Runner):
         self.oracle = oracle
-        self._known: tuple[tuple[int, ...], int] | None = None  # prompt and length of what was decoded last
+        self._known: tuple[tuple[int, ...], int] | None = None  # the prompt and the length of the text that was decoded last
         self._ids: list[int] = []
         self._tokens = torch.empty(0, dtype=torch.int64)
         self._begin: int | None = None  # where the generated text begins in a context
-        self._agreed = 0  # of the text so far: so many ids are as foreseen
+        self._agreed = 0  # how many ids of the text so far were compared and are as foreseen
 
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
-        """Decode what will be asked for, unless it is what was decoded last."""
+        """Decode the text of this prompt, unless it is the one that was decoded last."""
         wanted = (tuple(prompt), max_new_tokens)
         if wanted == self._known:
             return
@@ -163,7 +163,8 @@ class Foresight:
         self._begin, self._agreed = None, 0
 
     def ahead(self, context: Context, length: int) -> Tensor:
-        """[<= length] the tokens that the target will put behind the context; none where the text went another way."""
+        """Return the next `length` tokens that the target will emit after the context, fewer at the end of the text, and none if the text
+        has left what was foreseen."""
         if self._begin is None:
             self._begin = len(context)
         since = len(context) - self._begin
@@ -176,8 +177,7 @@ class Foresight:
 
 @dataclass(frozen=True)
 class Spoiling:
-    """alpha: probability that a token stays what was foreseen. UserError for one outside [0, 1].
-    """
+    """Replaces some tokens by wrong ones. alpha: the probability that a token stays right. Raises UserError for one outside [0, 1]."""
 
     alpha: float
 
@@ -186,7 +186,8 @@ class Spoiling:
             raise UserError(f"alpha={self.alpha} is no probability; give the share of drafted tokens that are to be accepted, from 0 to 1.")
 
     def __call__(self, foreseen: Tensor, draws: Draws, own: Tensor | None = None) -> Tensor:
-        """[n] each token kept or not, independently; else another one: `own` where that differs, or a neighbouring id. No sync."""
+        """Return [n] tokens, each of which is kept with probability alpha, independently of the others. A wrong one is `own` if that
+        differs from the right one, and otherwise a neighbouring id. The host does not wait for the device."""
         neighbour = torch.where(foreseen == 0, 1, foreseen - 1)
         wrong = neighbour if own is None else torch.where(own == foreseen, neighbour, own)
         return torch.where(draws.uniform(*foreseen.shape) < self.alpha, foreseen, wrong)
