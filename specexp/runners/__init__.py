@@ -1,1 +1,2 @@
-"""Models as pure functions (context, draft) -> logits, with caches that are only a memo of them."""
+"""Models as pure functions (context, draft) -> logits. Their caches save work and change no answer, except for the streaming cache
+(sink.py), which is another model."""

@@ -1,7 +1,7 @@
-"""A transformers model over all beams of a search: the prompt read once, then one token per beam and pass.
+"""A transformers model, run over all beams of a search: the prompt is read once, and then each pass takes one token per beam.
 
-Decoder-only models and the T5 family. Knows models and caches; nothing of scores, rules or text. The cached form is a memo of the
-stateless one, which is kept as its oracle.
+Decoder-only models and the T5 family are supported. Each has two runners: one with a cache, and one that reads every whole text in each
+pass, which is slow and serves as the reference that the first is tested against. The runners know nothing of scores, rules or text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from specexp.runners.runner import KnownIds, ModelRunner, StatelessRunner, fit_v
 
 
 def beam_runner(runner: ModelRunner | StatelessRunner) -> BeamRunner:
-    """The same model with the same kind of cache, over beams. UserError for a cache that holds one text only."""
+    """Return a runner over beams for the same model and kind of cache. Raises UserError for a cache that can hold only one text."""
     has_encoder = runner.model.config.is_encoder_decoder
     if isinstance(runner, StatelessRunner):
         kind = StatelessSourceBeamRunner if has_encoder else StatelessBeamRunner
@@ -34,7 +34,7 @@ def beam_runner(runner: ModelRunner | StatelessRunner) -> BeamRunner:
 
 
 class CachedBeamRunner:
-    """model: in eval mode, with logits brought to the width `vocab_size`. One pass per token over [beams, 1] ids."""
+    """Runs one pass per token over [beams, 1] ids. model: in eval mode. vocab_size: the width that the logits are cut or padded to."""
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
         self.model = model
@@ -68,11 +68,12 @@ class CachedBeamRunner:
         return self._forward(torch.tensor(tokens, device=self.device)[:, None])
 
     def _open(self, prompt: Sequence[int]) -> list[int]:
-        """The ids that every text begins with."""
+        """Return the ids that every text begins with."""
         return list(prompt)
 
     def _forward(self, tokens: Tensor) -> Tensor:
-        """[rows, n] tokens into the slots from `cache.length` on -> [rows, V]."""
+        """Feed [rows, n] tokens, whose keys and values go into the slots from `cache.length` on. Returns the logits of the last one,
+        [rows, V]."""
         logits = self._pass(self._known_ids(tokens))[:, -1]
         rows, width = tokens.shape
         self.cache.length += width
@@ -81,7 +82,8 @@ class CachedBeamRunner:
         return fit_vocabulary(logits, self.vocab_size)
 
     def _pass(self, tokens: Tensor) -> Tensor:
-        """[rows, n, V] or [rows, 1, V]. No mask: rows are equally long, and one token sees all before it."""
+        """Return logits, [rows, n, V] or [rows, 1, V]. No mask is needed, because all rows are equally long and each token sees everything
+        before it."""
         rows, width = tokens.shape
         inputs = {"logits_to_keep": 1} if self.architecture.trims_logits else {}
         if self.architecture.positions:
@@ -91,7 +93,7 @@ class CachedBeamRunner:
 
 
 class SourceBeamRunner(CachedBeamRunner):
-    """An encoder-decoder model: the prompt is encoded once, and all beams read the one copy of its keys and values."""
+    """Runs an encoder-decoder model: the prompt is encoded once, and all beams read the same copy of its keys and values."""
 
     @property
     def kv_bytes(self) -> int:
@@ -115,7 +117,7 @@ class SourceBeamRunner(CachedBeamRunner):
 
 
 class StatelessBeamRunner:
-    """The same without any memory: every beam's whole text in each pass (`cache=none`)."""
+    """Runs the model without a cache (`cache=none`): every pass reads the whole text of every beam."""
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
         self.model = model
@@ -150,7 +152,7 @@ class StatelessBeamRunner:
 
 
 class StatelessSourceBeamRunner(StatelessBeamRunner):
-    """Of an encoder-decoder model: the source is read again with every pass."""
+    """Runs an encoder-decoder model without a cache: the source is read again in every pass."""
 
     def _open(self, prompt: Sequence[int]) -> list[int]:
         self._source = self._known_ids(torch.tensor([list(prompt)], device=self.device))

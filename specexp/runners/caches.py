@@ -1,7 +1,8 @@
-"""Keys and values, preallocated and addressed by position: appending writes in place, rolling back moves a length.
+"""Buffers of keys and values that are allocated beforehand and addressed by position. Appending writes into them in place; taking tokens
+back only makes a number, the length, smaller.
 
-The only file that touches transformers' cache classes. Knows nothing of tokens: what the slots spell is the memo's business.
-Positions equal slots; evicting (sink_cache.py) and captured caches are other classes.
+Here the slot of a token is its position in the text. The caches that evict tokens (sink.py) and that serve captured passes (static.py) are
+built on these classes. A cache knows nothing of tokens: which ids its slots belong to is kept in a `Memo` (memo.py).
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, EncoderDecoderCache
 
-SPARE = 64  # slots that a buffer gets beyond what a pass needs that outgrew it
+SPARE = 64  # when a pass outgrows a buffer, the new buffer has this many slots more than the pass needs
 
 
 class FullCache(Cache):
-    """Keeps every position. Per layer one [1, H, capacity, d] buffer for keys and one for values; slots [0, length) are filled.
+    """Keeps every position. Each layer has one [1, H, capacity, d] buffer for keys and one for values, of which the slots [0, length) are
+    filled.
 
-    Buffers are kept between prompts, and grow a little should a pass outgrow what was reserved.
+    A pass over n tokens writes the slots [length, length + n) of every layer, and its caller then sets `length`. To take tokens back, the
+    caller sets `length` to less:
 
-    A pass over n tokens writes slots [length, length + n) of every layer; its caller then sets `length`.
+        slots      0  1  2  3  4  5  6        After "A B C" three drafted tokens were fed (length 6). Only x is accepted, so length
+        contents   A  B  C  x  y  z  -        becomes 4, and the next pass writes over y and z.
+
+    Buffers are kept from prompt to prompt, and grow a little if a pass needs more than was reserved.
     """
 
-    is_sliding = is_linear = is_dummy = (False,)  # asked by transformers per pass; the base class would ask every layer
+    is_sliding = is_linear = is_dummy = (False,)  # transformers asks for these in every pass; the base class would go through all layers
     is_compileable = False
-    evicted = 0  # tokens of the text that have no slot any more, all from before those that moved up
+    evicted = 0  # how many tokens of the text have no slot any more
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -35,17 +41,18 @@ class FullCache(Cache):
         self.values: list[Tensor] = []
 
     def reserve(self, capacity: int) -> None:
-        """Empty, with room for `capacity` positions, so that nothing is allocated while decoding."""
+        """Empty the cache and make room for `capacity` positions, so that nothing is allocated while decoding."""
         self.length = 0
         if not self._holds(capacity):
             self.keys, self.values, self._capacity = [], [], capacity
 
     def _holds(self, capacity: int) -> bool:
-        """What an allocation that failed left in pieces does not."""
+        """Whether the buffers have room for `capacity` positions. If an allocation failed halfway they do not."""
         return bool(self.keys) and len(self.keys) == len(self.values) and self.values[-1].shape[2] >= capacity
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """[1, H, n, d] each -> views of the filled part, [1, H, length + n, d]. (Signature: transformers' interface.)"""
+        """Write keys and values, [1, H, n, d] each, and return views of the filled part, [1, H, length + n, d]. (The signature is that of
+        transformers' interface.)"""
         count = key_states.shape[2]
         end = self.length + count
         if layer_idx == len(self.keys):
@@ -57,7 +64,7 @@ class FullCache(Cache):
         return keys, values
 
     def filled(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        """Views of a layer's slots [0, end), for whoever writes the last of them; the layer has been written before."""
+        """Return views of a layer's slots [0, end), to write the last of them. The layer has to have been written before."""
         if end > self.keys[layer].shape[2]:
             self.keys[layer] = _grown(self.keys[layer], self.length, self._enough(end))
             self.values[layer] = _grown(self.values[layer], self.length, self._enough(end))
@@ -67,14 +74,16 @@ class FullCache(Cache):
         return _buffer(states, capacity)
 
     def _enough(self, needed: int) -> int:
-        """Slots to have once `needed` are more than were reserved: a token tree's nodes are, near the end of a text."""
+        """Return how many slots to allocate when `needed` is more than was reserved, as happens near the end of a text when all nodes of a
+        token tree are fed."""
         return needed + SPARE
 
     def gather(self, slots: list[int], start: int) -> None:
-        """Move the rows in `slots` (ascending, all >= start) to start, start + 1, ...: an accepted tree path becomes a chain."""
+        """Move the contents of `slots` (ascending, all >= start) to start, start + 1, and so on. The accepted path of a tree thus becomes
+        part of the text: with slots=[6, 8] and start=5 what is in 6 moves to 5, and what is in 8 to 6."""
         index = torch.tensor(slots)
         for buffer in (*self.keys, *self.values):
-            if index.device != buffer.device:  # once, but for layers on several devices
+            if index.device != buffer.device:  # the index is copied once, or more often if the layers are on several devices
                 index = index.to(buffer.device)
             buffer[:, :, start : start + len(slots)] = buffer.index_select(2, index)
 
@@ -99,7 +108,8 @@ class FullCache(Cache):
 
 
 class SourceCache(EncoderDecoderCache):
-    """What a decoder has cached, and the keys and values of its source: the first pass writes those, later ones only read them."""
+    """The cache of a decoder together with the keys and values of its source. The first pass writes the source's, later passes only read
+    them."""
 
     def __init__(self, decoder: FullCache) -> None:
         super().__init__(decoder, DynamicCache())
@@ -111,8 +121,8 @@ class SourceCache(EncoderDecoderCache):
 
 
 def held_bytes(cache: Cache, slots: int) -> int:
-    """Of the first `slots` positions in one of transformers' own caches; a layer with a window holds no more than it does now, and the keys
-    and values of a source count whole."""
+    """Return the bytes of the first `slots` positions in one of transformers' own caches. A layer with a sliding window counts only what it
+    holds now, and the keys and values of a source count in full."""
     if isinstance(cache, EncoderDecoderCache):
         source = [layer for layer in cache.cross_attention_cache.layers if layer.is_initialized]
         return held_bytes(cache.self_attention_cache, slots) + sum(layer.keys.nbytes + layer.values.nbytes for layer in source)
@@ -125,25 +135,26 @@ def _layer_bytes(layer: CacheLayerMixin, slots: int) -> int:
 
 
 class BeamCache(FullCache):
-    """One row per beam: buffers [rows, H, capacity, d]. The prompt is prefilled into row 0 and copied to the others once.
+    """One row per beam: the buffers are [rows, H, capacity, d]. The prompt is read into row 0 and then copied to the others once.
 
-    What is reserved has to suffice: a search knows its longest text.
+    The buffers do not grow, because a search knows its longest text beforehand.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._rows = 1
-        self._shared = 0  # leading slots that are the same in every row
+        self._shared = 0  # how many leading slots are the same in every row
 
     def reserve(self, capacity: int, rows: int = 1) -> None:
-        """Empty, with room for `rows` texts of `capacity` positions."""
+        """Empty the cache and make room for `rows` texts of `capacity` positions."""
         super().reserve(capacity)
         if self.keys and self.keys[0].shape[0] < rows:
             self.keys, self.values = [], []
         self._rows, self._shared = rows, 0
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """[n, H, w, d] each, for the first n rows -> views of their filled part, [n, H, length + w, d]."""
+        """Write keys and values of the first n rows, [n, H, w, d] each, and return views of the rows' filled part, [n, H, length + w,
+        d]."""
         if layer_idx == len(self.keys):
             self.keys.append(_buffer(key_states, self._capacity, self._rows))
             self.values.append(_buffer(value_states, self._capacity, self._rows))
@@ -155,13 +166,13 @@ class BeamCache(FullCache):
         return filled
 
     def spread(self) -> None:
-        """Row 0 into all rows: from here on every beam has the prompt, which `reorder` need not move again."""
+        """Copy row 0 to all rows. Every beam then has the prompt, which `reorder` need not move again."""
         for buffer in (*self.keys, *self.values):
             buffer[1:, :, : self.length] = buffer[:1, :, : self.length]
         self._shared = self.length
 
     def reorder(self, parents: Sequence[int]) -> None:
-        """Row i becomes what row parents[i] was."""
+        """Make row i a copy of what row parents[i] was."""
         width = self.length - self._shared
         if width == 0 or list(parents) == list(range(len(parents))):
             return
@@ -174,10 +185,11 @@ class BeamCache(FullCache):
 
 
 class BeamSourceCache(SourceCache):
-    """The beams' own cache, and beside it one copy of the source's keys and values (cross-attention) that every row sees."""
+    """The beams' own cache together with one copy of the source's keys and values (for cross-attention), which all rows read."""
 
     def show(self, rows: int) -> None:
-        """To passes over `rows` texts: views, no copies. The first pass, over one text, writes what is shown."""
+        """Show the source to passes over `rows` texts, as views without copying. The first pass, over one text, writes the source's keys
+        and values."""
         for layer in self.cross_attention_cache.layers:
             layer.keys, layer.values = (states[:1].expand(rows, -1, -1, -1) for states in (layer.keys, layer.values))
 

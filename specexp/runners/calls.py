@@ -1,15 +1,15 @@
-"""What an architecture can do is a fact about it, looked up once when a runner is built and refused there.
+"""How a transformers model is called, and what its architecture allows.
 
-A model type that is not listed runs through transformers' own masks, which is right for chains and impossible for trees.
+- `Architecture` says whether a model accepts attention masks of ours, which token trees need. It is looked up once, when a runner is built,
+  so what cannot work is refused there. A model type that is not listed here runs with transformers' own masks, which works for chains and
+  not for trees.
+- `DecoderOnlyPass` calls a decoder-only model, whose text begins with the prompt. It keeps nothing between calls; the cache is the
+  caller's.
+- `EncoderDecoderPass` calls a model of the T5 family. The encoder reads the prompt once, and the decoder's text begins with a start token.
+  The encoder runs in the first pass after `start`, so a draft model that is never asked costs nothing. That pass also computes the keys and
+  values of the cross-attention, which are kept. Positions are relative and counted from the cache's length, so there are no token trees.
 
-How a decoder-only model is called: the prompt is the beginning of the text. Keeps nothing between calls; the cache is the caller's.
-
-How an encoder-decoder model of the T5 family is called: the prompt is read once by the encoder, and the text that the decoder writes
-begins with a start token of its own.
-
-The encoder runs with the first pass after `start` (a draft that is never asked costs nothing); the keys and values of the cross-attention
-are computed in that pass and kept. Positions are relative and counted from the cache's length: chains only, no token trees.
-Knows nothing of drafts, nor what the slots of the cache spell.
+These calls know nothing of drafts or of which ids the cache's slots belong to.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from torch import Tensor
 
 from specexp.runners.caches import FullCache, SourceCache
 
-# Model types tested (tests/decoding/test_lossless_models.py) to take an additive [1, 1, rows, slots] mask as it is and positions as given.
+# These model types are tested (tests/decoding/test_lossless_models.py) to use an additive [1, 1, rows, slots] mask and positions as given.
 _OWN_MASKS = frozenset({"llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "opt", "phi", "gptj", "t5", "mt5"})
 _SLIDING = frozenset({"sliding_attention", "chunked_attention", "linear_attention", "conv", "hybrid"})
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """own_masks: takes our masks (needed for trees). positions, trims_logits: its forward has `position_ids`, `logits_to_keep`."""
+    """What a model's forward accepts. own_masks: attention masks of ours, which trees need. positions: `position_ids`. trims_logits:
+    `logits_to_keep`."""
 
     model_type: str
     own_masks: bool
@@ -55,18 +56,18 @@ class Architecture:
 
 
 def own_masks(config: object) -> bool:
-    """Whether a model of this configuration takes our masks, if its attention is transformers' sdpa or eager one."""
+    """Whether a model of this configuration accepts our masks, provided that its attention is transformers' sdpa or eager one."""
     return config.model_type in _OWN_MASKS and not slides(config)
 
 
 def slides(config: object) -> bool:
-    """Some layer sees only a window: a full causal mask of ours would show it too much."""
+    """Whether some layer sees only a window of the text. A full causal mask of ours would show such a layer too much."""
     layers = set(getattr(config, "layer_types", None) or ())
     return bool(layers & _SLIDING) or (not layers and getattr(config, "sliding_window", None) is not None)
 
 
 class DecoderOnlyPass:
-    """model: a causal LM. known_ids: brings ids into the range of its embeddings."""
+    """Calls a causal language model. known_ids: brings ids into the range of its embeddings."""
 
     source_bytes = 0
 
@@ -74,18 +75,20 @@ class DecoderOnlyPass:
         self.model, self.architecture, self.known_ids = model, architecture, known_ids
 
     def start(self, prompt: Sequence[int]) -> list[int]:
-        """The ids that the context begins with."""
+        """Return the ids that the context begins with."""
         return list(prompt)
 
     def reserve(self, length: int) -> None:
-        """Make what passes over texts of up to `length` tokens look up, so that nothing is made while they run."""
+        """Make the tables that passes over texts of up to `length` tokens need, so that none is made while decoding. There are none
+        here."""
 
     def full(self, tokens: Tensor, rows: int) -> Tensor:
-        """[n] tokens, all there are -> [rows, V] logits of the last rows."""
+        """Feed the whole text, [n] tokens, without a cache. Returns the logits of its last rows, [rows, V]."""
         return self.model(input_ids=self.known_ids(tokens)[None], use_cache=False).logits[0, -rows:]
 
     def cached(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: object, rows: int) -> Tensor:
-        """[n] tokens and their positions, behind what the cache holds -> [rows, V]; their keys and values are written into the cache."""
+        """Feed [n] tokens at these positions, which follow what the cache holds. Their keys and values are written into the cache. Returns
+        the logits of the last rows, [rows, V]."""
         inputs = {"position_ids": positions[None]} if self.architecture.positions else {}
         if self.architecture.trims_logits:
             inputs["logits_to_keep"] = rows
@@ -94,7 +97,7 @@ class DecoderOnlyPass:
 
 
 class EncoderDecoderPass:
-    """model: a T5 or one built like it. known_ids: brings ids into the range of its embeddings."""
+    """Calls a T5 or a model built like it. known_ids: brings ids into the range of its embeddings."""
 
     def __init__(self, model: torch.nn.Module, architecture: Architecture, known_ids: Callable[[Tensor], Tensor]):
         self.model, self.architecture, self.known_ids = model, architecture, known_ids
@@ -104,22 +107,24 @@ class EncoderDecoderPass:
 
     @property
     def source_bytes(self) -> int:
-        """Of the cross-attention's keys and values; 0 before the first pass."""
+        """The bytes of the cross-attention's keys and values, which is 0 before the first pass."""
         return 0 if self._cache is None else self._cache.source_bytes
 
     def start(self, prompt: Sequence[int]) -> list[int]:
-        """Bind the source, and give the ids that the context begins with."""
+        """Store the source, and return the ids that the context begins with."""
         self._source = self.known_ids(torch.tensor([list(prompt)], device=self.model.device))
         self._encoded = self._cache = None
         return [decoder_start(self.model)]
 
     def full(self, tokens: Tensor, rows: int) -> Tensor:
-        """[n] tokens, all that the decoder has -> [rows, V] logits of the last rows, the source read again."""
+        """Feed the decoder's whole text, [n] tokens, without a cache; the source is read again. Returns the logits of its last rows, [rows,
+        V]."""
         output = self.model(input_ids=self._source, decoder_input_ids=self.known_ids(tokens)[None], use_cache=False)
         return output.logits[0, -rows:]
 
     def cached(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: FullCache, rows: int) -> Tensor:
-        """[n] tokens behind what the cache holds -> [rows, V]. The model counts the positions itself."""
+        """Feed [n] tokens that follow what the cache holds. Returns the logits of the last rows, [rows, V]. The model counts the positions
+        itself."""
         if self._cache is None:
             self._encoded = self.model.get_encoder()(input_ids=self._source).last_hidden_state
             self._cache = SourceCache(cache)
@@ -134,7 +139,7 @@ class EncoderDecoderPass:
 
 
 def decoder_start(model: torch.nn.Module) -> int:
-    """The id that every text begins with and that is no part of it (T5: the padding token)."""
+    """Return the id that every decoder's text begins with and that is not part of the answer (for T5 the padding token)."""
     for settings in (model.generation_config, model.config):
         if (token := getattr(settings, "decoder_start_token_id", None)) is not None:
             return token
@@ -145,7 +150,8 @@ LENGTH_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len",
 
 
 def context_length(config) -> int | None:
-    """The number of positions the model of `config` has; None where its positions are relative (ALiBi, T5) and have no end."""
+    """Return the number of positions of a model with this configuration, or None if its positions are relative (ALiBi, T5) and have no
+    end."""
     config = config.get_text_config(decoder=True)
     if _relative(config):
         return None
@@ -160,7 +166,7 @@ def looked_up_positions(config) -> int | None:
 
 
 def _relative(config) -> bool:
-    attention = getattr(config, "attn_config", None) or {}  # MPT's; a dict or a configuration of its own
+    attention = getattr(config, "attn_config", None) or {}  # of MPT: a dict or a configuration object
     alibi = attention.get("alibi") if isinstance(attention, dict) else getattr(attention, "alibi", False)
     biased = alibi or getattr(config, "alibi", False) or hasattr(config, "relative_attention_num_buckets")
     return bool(biased) or config.model_type == "bloom"

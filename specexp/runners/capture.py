@@ -1,7 +1,8 @@
-"""How a pass of fixed shape is launched: as it stands, or captured once as a CUDA graph and replayed.
+"""How a pass of fixed shape is launched: run as it is, or captured once as a CUDA graph and replayed.
 
-A program reads its inputs from tensors that it owns and gives its output in one; nothing in it may wait for the device. Knows nothing of
-models. Does not promise that capturing pays where launches are hidden behind the work anyway.
+A program is a function without arguments that reads its inputs from fixed tensors and returns its output in one. Nothing in it may wait for
+the device. A replayed graph launches all of its kernels at once, which saves time where a pass is so small that launching its kernels takes
+longer than running them; where it is not, capturing gains nothing. This module knows nothing of models.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from torch import Tensor
 from specexp.errors import UserError
 
 Program = Callable[[], Tensor]
-WARM_UPS = 3  # runs before a capture: libraries choose their kernels and allocate their workspaces in the first ones
+WARM_UPS = 3  # runs before a capture, in which libraries choose their kernels and allocate their workspaces
 
 
 class Capture(Protocol):
-    """Makes a program launchable. `made`: how many it has made so far."""
+    """Turns a program into one that is launched. made: how many programs it has turned so far."""
 
     made: int
 
@@ -27,7 +28,7 @@ class Capture(Protocol):
 
 
 class Uncaptured:
-    """Every launch runs the program: the same logic on any device."""
+    """Leaves programs as they are, so that every launch runs the program. This works on any device."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -38,7 +39,8 @@ class Uncaptured:
 
 
 class Graphs:
-    """One CUDA graph per program, all of them in one pool of memory. device: the models', which need not be the current one."""
+    """Captures each program as a CUDA graph. All graphs share one pool of memory. device: the device of the models, which need not be
+    torch's current one."""
 
     def __init__(self, device: torch.device) -> None:
         self.made = 0
@@ -71,7 +73,8 @@ class Graphs:
 
 
 def capture_for(name: str, device: torch.device) -> Capture:
-    """name: "auto" (graphs on CUDA), "graphs" or "none". UserError for graphs elsewhere and for other names."""
+    """Return the way of launching called `name`: "graphs", "none", or "auto", which is graphs on CUDA and none elsewhere. Raises UserError
+    for graphs on another device and for other names."""
     if name not in ("auto", "graphs", "none"):
         raise UserError(f"cache.capture={name} is unknown; give auto, graphs or none.")
     if name == "graphs" and device.type != "cuda":
