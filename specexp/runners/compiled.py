@@ -1,15 +1,15 @@
-"""A Llama-like model at its fastest on a CPU, after seconds of preparation: `cache=compiled`.
+"""A Llama-like model at its fastest on a CPU, after some seconds of preparation: `cache=compiled`.
 
-Passes over up to PART tokens are compiled (torch.compile, Inductor): one graph for a single token, one for PART of them, to which fewer are
-filled up. The repeated layer is compiled once, its weights and cache buffers being arguments, and called for each stack of layers; not the
-whole model, which would take as many times longer. Products are written as multiply-and-add, which Inductor turns into one loop over the
-weights for all rows, fused with what comes before and behind. That saves launches; in large matrices there is less to save, so layers of
-more than LARGEST weights run eagerly.
+- Passes over up to PART = 8 tokens are compiled (torch.compile, Inductor). There are two compiled forms: one for a single token, and one
+  for 8 tokens, which also serves 2 to 7 by filling them up with copies of the last. The code that is compiled is a stack of STACK = 2
+  layers, with weights and cache buffers as its arguments, and it is called for each stack in turn; compiling the whole model at once would
+  take as many times longer as there are stacks. Products are written as multiply-and-add, which Inductor turns into one loop over the
+  weights for all rows, together with what comes before and after. That saves launches.
+- In large matrices there is less to save, so layers of more than LARGEST weights run eagerly, and so do passes over more than 8 tokens. In
+  float32, whatever runs eagerly over several rows reads a second copy of the weights, in the order in which oneDNN multiplies a few rows
+  fastest. The copy is made once, so it does not follow weights that change afterwards.
 
-So do wider passes. In float32 what runs eagerly over several rows reads a second copy of the weights, in the order in which oneDNN
-multiplies a few rows fastest. It is made once: weights that change afterwards are not seen by it.
-
-Knows nothing of drafts. Does not promise the eager logits to the last bit: sums are taken in another order.
+The logits differ from the eager ones in the last bits, because sums are taken in another order. This module knows nothing of drafts.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from specexp.runners.calls import Architecture
 from specexp.runners.llama import LAYOUT, Heads, LayerWeights, LlamaPass, Norm, layer, packed, packed_rows, packs
 from specexp.runners.runner import KnownIds, ModelRunner
 
-STACK = 2  # layers per call: fewer calls against longer compiling
-PART = 8  # rows of the compiled pass over several: 2 take as long as 8, and a graph per width would take seconds each
-LARGEST = 8 << 20  # weights of a layer, or of the head: above, 5 rows take as long on packed float32 weights (docs/performance.md)
-GRAPHS = 64  # that torch may make of one function, for all shapes of models
-ANY_COMPILERS = "AVX2"  # vector instructions that every compiler knows: a trial compilation would cost two seconds
+STACK = 2  # layers per call: more of them would mean fewer calls and longer compiling
+PART = 8  # rows of the compiled pass over several: 2 rows take as long as 8, and each further width would take seconds to compile
+LARGEST = 8 << 20  # weights of a layer, or of the head; above it 5 rows take as long on packed float32 weights (docs/performance.md)
+GRAPHS = 64  # how many forms torch may compile of one function, for all shapes of models together
+ANY_COMPILERS = "AVX2"  # every compiler knows these vector instructions, so the trial compilation of two seconds can be left out
 
-Buffers = Sequence[Tensor]  # a layer's filled keys and values, then the next one's
+Buffers = Sequence[Tensor]  # a layer's filled keys and values, then those of the next layer
 
-# One copy for all runners of a model.
+# All runners of a model share one packed copy.
 _packed_layers: WeakKeyDictionary[nn.Module, list[LayerWeights]] = WeakKeyDictionary()
 _packed_heads: WeakKeyDictionary[nn.Module, Tensor] = WeakKeyDictionary()
 
 
 class PartCache(FullCache):
-    """With slots for what fills a part up. No view of it is ever a whole buffer: for those torch would compile once more."""
+    """A full cache with PART further slots for the rows that fill up a pass. It never returns a view of a whole buffer, for which torch
+    would compile once more."""
 
     def reserve(self, capacity: int) -> None:
         super().reserve(capacity + PART)
@@ -53,7 +54,7 @@ class PartCache(FullCache):
 
 
 class CompiledPass(LlamaPass):
-    """As LlamaPass."""
+    """Calls the model as LlamaPass does, with compiled stacks of layers where that is faster."""
 
     def __init__(self, model: nn.Module, architecture: Architecture, known_ids: Callable[[Tensor], Tensor]):
         super().__init__(model, architecture, known_ids)
@@ -77,11 +78,11 @@ class CompiledPass(LlamaPass):
             return self._alone(hidden, turns, cache)
         if mask is None or hidden.shape[0] > PART:
             return self._eagerly(hidden, turns, mask, cache)
-        return self._several(hidden, turns, mask, cache)  # (a single row with a mask: a level of a growing tree)
+        return self._several(hidden, turns, mask, cache)  # also a single row with a mask, as a growing tree's level may be
 
     def _compile(self, row: Tensor, turns: Tensor, cache: FullCache) -> None:
-        """All that there is, now: the first draft that is kept whole, or a text's last token, may come long after the warm-up. What this
-        writes into the cache is written over."""
+        """Compile everything at once. Otherwise some form would be compiled only when it is first needed, such as for the first draft that
+        is accepted whole, which may be long after the warm-up. The next pass writes over what this writes into the cache."""
         self._alone(row, turns, cache)
         self._several(row, turns, row.new_zeros(1, 1, 1, cache.length + 1), cache)
         if not self.model.lm_head._forward_pre_hooks:  # else the module itself is called, and this row's states are not the text's
@@ -94,7 +95,7 @@ class CompiledPass(LlamaPass):
         return self.with_weights(self.wide, self._wide_product, hidden, turns, mask, cache)
 
     def _alone(self, hidden: Tensor, turns: Tensor, cache: FullCache) -> Tensor:
-        """A row that sees everything."""
+        """Run a single row, which sees everything before it."""
         end = cache.length + 1
         slots = torch.arange(cache.length, end, device=hidden.device)
         for stack, weights in self._stacks:
@@ -102,7 +103,8 @@ class CompiledPass(LlamaPass):
         return hidden
 
     def _several(self, hidden: Tensor, turns: Tensor, mask: Tensor, cache: FullCache) -> Tensor:
-        """Up to PART rows under a mask. Copies of the last fill them up, whose keys come to lie behind the others' and are written over."""
+        """Run up to PART rows under a mask. Copies of the last row fill them up; their keys go into the slots after the others' and are
+        written over by the next pass."""
         width, end = hidden.shape[0], cache.length + PART
         rows, slots = torch.arange(PART, device=hidden.device).clamp_(max=width - 1), torch.arange(cache.length, end, device=hidden.device)
         hidden, turns = hidden[rows], turns[rows]
@@ -121,7 +123,7 @@ class CompiledPass(LlamaPass):
 
     @property
     def wide(self) -> list[LayerWeights]:
-        """Layers for passes over several rows."""
+        """The layers' weights for passes over several rows: packed copies where the machine has those."""
         if not self._packs:
             return self.layers
         if self.model not in _packed_layers:
@@ -130,7 +132,7 @@ class CompiledPass(LlamaPass):
 
     @property
     def wide_head(self) -> Tensor:
-        """The output projection of several rows."""
+        """The weight of the output projection for several rows, in the same way."""
         if not self._packs:
             return self.model.lm_head.weight
         if self.model not in _packed_heads:
@@ -139,10 +141,10 @@ class CompiledPass(LlamaPass):
 
 
 class CompiledRunner(ModelRunner):
-    """cache=compiled: as cache=full, for up to PART tokens compiled (small layers), else on packed weights (several tokens in float32). The
-    first pass behind a prompt takes seconds: warm up.
+    """The runner of cache=compiled. It is as that of cache=full, but its passes are compiled (up to PART tokens, small layers) or use
+    packed weights (several tokens in float32). The first pass after a prompt takes seconds to compile, so a measurement needs a warm-up.
 
-    UserError for a model that LlamaPass does not run or that is not on a CPU, and without a C++ compiler.
+    Raises UserError for a model that LlamaPass does not run, for one that is not on a CPU, and if there is no C++ compiler.
     """
 
     kind = "compiled"
@@ -170,14 +172,15 @@ class CompiledRunner(ModelRunner):
 
 
 def row_by_row(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b: y[m, n] = sum_k x[m, k] W[n, k], written out for each row. Only ever run compiled: then it is one loop over W."""
-    states = states.as_strided(states.shape, states.stride())  # has x computed once, and not again for each n
+    """Return x W^T + b, that is y[m, n] = sum_k x[m, k] W[n, k], written out for each row. It is only run compiled, as one loop over W."""
+    states = states.as_strided(states.shape, states.stride())  # makes Inductor compute x once, and not again for each n
     products = torch.stack([(row * weight).sum(-1) for row in states.unbind()])
     return products if bias is None else products + bias
 
 
 def _stack(heads: Heads, norm: Norm) -> Callable[..., Tensor]:
-    """Some layers one after another as a function of their states [w, D], buffers and weights; w is 1 without a mask, else PART."""
+    """Return the function that runs some layers one after another on states [w, D], with the layers' buffers and weights as arguments. w is
+    1 without a mask and PART with one."""
 
     def run(hidden: Tensor, turns: Tensor, mask: Tensor | None, slots: Tensor, filled: Buffers, weights: Sequence[LayerWeights]) -> Tensor:
         for index, own in enumerate(weights):
@@ -197,7 +200,7 @@ def _filled(cache: FullCache, stack: Sequence[int], end: int) -> Buffers:
 
 
 def _open_ended(tensor: Tensor, dimension: int) -> Tensor:
-    """The same; how long it is in this dimension (2 and more) is left open in what is compiled."""
+    """Return the same tensor, marked so that the compiled code works for any length of 2 or more in this dimension."""
     torch._dynamo.maybe_mark_dynamic(tensor, dimension)
     return tensor
 

@@ -1,7 +1,22 @@
-"""Additive attention masks (0 sees, the dtype's minimum does not) for a pass whose rows stand behind filled slots.
+"""Attention masks for a pass whose rows follow filled slots. They are added to the attention scores: 0 lets a row see a slot, and the
+smallest number of the type hides it.
 
-A chain of w rows behind s slots sees a band: row i sees slots 0..s+i. All such masks are views of one template, so a
-round builds nothing. Trees get theirs from their parents, once per shape.
+In a chain of w rows after s filled slots, row i sees the slots 0 to s + i. Here with s = 3 and w = 3 (x: sees):
+
+        slot    0 1 2 | 3 4 5
+        row 0   x x x | x . .
+        row 1   x x x | x x .
+        row 2   x x x | x x x
+
+All such masks are views of a few templates, so a round builds none. In a tree a row sees the context, its ancestors and itself. Here for a
+tree with parents (-1, -1, 0), where the nodes 0 and 1 follow the context and node 2 follows node 0:
+
+        slot    context | 0 1 2
+        node 0  x x x x | x . .
+        node 1  x x x x | . x .
+        node 2  x x x x | x . x
+
+Which nodes are ancestors is computed once per tree shape.
 """
 
 from __future__ import annotations
@@ -13,15 +28,20 @@ from torch import Tensor
 
 from specexp.decoding.draft import ROOT
 
-_ALIGNED = 8  # elements: attention kernels read masks in 16-byte pieces, so rows and views begin at multiples of this
+_ALIGNED = 8  # attention kernels read masks in pieces of 16 bytes, so rows and views begin at multiples of 8 elements
 
 
 class ChainMasks:
-    """Views [1, 1, w, s + w] of templates that grow by doubling, one for each s modulo the alignment."""
+    """Gives masks for chains, [1, 1, w, s + w], as views of templates. There is one template for each s modulo 8, so that every view is
+    aligned, and templates grow by doubling.
+
+    A template hides everything to the right of a diagonal. A view that begins further left has more filled slots before the diagonal, so
+    one template serves all numbers of filled slots that are equal modulo 8.
+    """
 
     def __init__(self, dtype: torch.dtype, device: torch.device):
         self.dtype, self.device = dtype, device
-        self._reach, self._widest = 0, 0  # most filled slots and rows that the templates serve
+        self._reach, self._widest = 0, 0  # the most filled slots and the most rows that the templates serve
         self._templates: dict[int, Tensor] = {}
 
     def __call__(self, filled: int, width: int) -> Tensor:
@@ -32,7 +52,7 @@ class ChainMasks:
         phase = filled % _ALIGNED
         if phase not in self._templates:
             self._templates[phase] = self._build(self._reach + phase)
-        start = self._reach + phase - filled  # template[i, j] is 0 iff j <= reach + phase + i; from column `start` on: filled + i
+        start = self._reach + phase - filled  # template[i, j] is 0 iff j <= reach + phase + i, and column j of the view is j + start
         return self._templates[phase].narrow(2, 0, width).narrow(3, start, filled + width)
 
     def _build(self, reach: int) -> Tensor:
@@ -41,10 +61,11 @@ class ChainMasks:
 
 
 def tree_mask(filled: int, lead: int, parents: tuple[int, ...], fed_nodes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[1, 1, lead + fed, filled + lead + fed] for `lead` context tokens and then the last `fed_nodes` nodes of a tree.
+    """Return the mask of a pass over `lead` context tokens and then the last `fed_nodes` nodes of a tree of N nodes: [1, 1, lead +
+    fed_nodes, filled + lead + fed_nodes].
 
-    Slots: `filled` earlier ones, of which the last (N - fed_nodes) hold the tree's first nodes; then this pass's rows.
-    A node sees the context, its ancestors and itself, never a sibling.
+    The first `filled` slots are filled already; the last N - fed_nodes of them hold the tree's first nodes. The slots of this pass's rows
+    follow. A node sees the context, its ancestors and itself, and never a sibling.
     """
     nodes = len(parents)
     context = filled - (nodes - fed_nodes) + lead
@@ -63,7 +84,7 @@ def aligned(count: int) -> int:
 
 @lru_cache(maxsize=256)
 def _ancestors(parents: tuple[int, ...]) -> Tensor:
-    """[N, N] bool: entry (i, j) says that j is i or stands above it."""
+    """Return [N, N] bool, whose entry (i, j) is true if node j is node i or one of its ancestors."""
     sees = torch.eye(len(parents), dtype=torch.bool)
     for node, parent in enumerate(parents):
         if parent != ROOT:

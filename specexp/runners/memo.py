@@ -1,8 +1,14 @@
-"""What the slots of a cache spell, and how much of it a new context can keep.
+"""Which ids the slots of a cache belong to, and how many of the slots a new context can keep.
 
-Slots are a chain of committed ids, then the nodes of the last draft that was fed. This is the one place where a rejected
-draft, an accepted path, a lagging model or another fork of the text is told from the others: keep the longest path that
-spells the new context. Knows nothing of keys and values.
+The slots hold the ids of a text, and then the nodes of the last draft that was fed. When a new context comes, the longest path through them
+that agrees with it is kept. This one rule covers all cases: a rejected draft, an accepted path, a model that is some rounds behind, and
+another fork of the text. For example:
+
+    slots       A B C, then the draft's nodes x, y (two children of C) and z (a child of y)
+    context     A B C y z q
+    kept        A B C and the path y, z; the model has to read q only
+
+A memo knows nothing of keys and values.
 """
 
 from __future__ import annotations
@@ -16,24 +22,26 @@ from specexp.decoding.draft import ROOT, Draft
 
 @dataclass
 class Memo:
-    ids: list[int] = field(default_factory=list)  # slot i holds ids[i]
-    draft: Draft | None = None  # whose first `nodes` nodes follow in the slots behind
+    """The ids of a cache's slots. Slot i holds ids[i]; the first `nodes` nodes of `draft` follow in the slots after these."""
+
+    ids: list[int] = field(default_factory=list)
+    draft: Draft | None = None
     nodes: int = 0
-    lineage: object = None
+    lineage: object = None  # of the context seen last
     agreed: int = 0  # ids[:agreed] can never differ from a context of this lineage
 
     def clear(self) -> None:
         self.ids, self.draft, self.nodes, self.lineage, self.agreed = [], None, 0, None, 0
 
     def holds(self, context: Context, draft: Draft) -> int:
-        """How many leading nodes of `draft` are in the slots already, right behind exactly this context."""
+        """Return how many of the first nodes of `draft` are in the slots already, directly after exactly this context."""
         grown = self.draft is not None and self.nodes and draft.extends(self.draft)
         return self.nodes if grown and self._same(context) else 0
 
     def rewind(self, context: Context) -> Sequence[int]:
-        """Forget what does not spell the context, and return the draft's nodes that still do, as a path.
+        """Forget what does not agree with the context, and return the path of the draft's nodes that does.
 
-        Afterwards `ids` holds the kept prefix and that path; the caller moves the path's slots behind the prefix.
+        Afterwards `ids` holds the kept beginning and that path. The caller has to move the path's slots to directly after the beginning.
         """
         kept, path = self._known(context), ()
         if kept < len(self.ids):
@@ -48,19 +56,20 @@ class Memo:
         return path
 
     def truncate(self, length: int) -> None:
-        """Keep only the first `length` slots' ids (their logits are asked for again)."""
+        """Keep only the ids of the first `length` slots. The others will be fed again, because their logits are wanted."""
         del self.ids[length:]
 
     def _same(self, context: Context) -> bool:
         return len(self.ids) == len(context) and _common(self.ids, context.ids, self._known(context)) == len(context)
 
     def _known(self, context: Context) -> int:
-        """Leading ids that need no comparison: permanent in this context and in the one seen last, both of one trunk."""
+        """Return how many of the first ids need no comparison, because they are permanent in this context and in the one seen last, and
+        both grew from the same prompt."""
         return min(self.agreed, context.permanent, len(self.ids)) if context.lineage is self.lineage else 0
 
 
 def _common(ours: Sequence[int], theirs: Sequence[int], start: int) -> int:
-    """Length of the common prefix, known to be at least `start`."""
+    """Return the length of the common beginning, which is known to be at least `start`."""
     end = min(len(ours), len(theirs))
     while start < end and ours[start] == theirs[start]:
         start += 1
@@ -68,7 +77,7 @@ def _common(ours: Sequence[int], theirs: Sequence[int], start: int) -> int:
 
 
 def _spelled(draft: Draft, nodes: int, ids: list[int], position: int) -> Sequence[int]:
-    """The path of the first `nodes` nodes that spells ids[position:] furthest."""
+    """Return the longest path through the first `nodes` nodes whose tokens are those of ids[position:]."""
     if draft.is_chain:
         return range(_common(draft.ids[:nodes], ids[position : position + nodes], 0))
     path: list[int] = []

@@ -1,7 +1,7 @@
-"""The tokens of a draft while its model rolls it out, each drawn from the logits behind the one before.
+"""How the tokens of a draft are collected while its model drafts them one after another, each drawn from the logits of the last.
 
-On the CPU a greedy draft is made with NumPy and plain integers: a forward leaves the processor's caches cold, so a round pays for every
-small operation between two of them. Knows nothing of runners and what they remember.
+On the CPU a greedy draft is made with NumPy and plain integers (`HostRollout`). The reason is that a forward pass replaces the contents of
+the processor's caches, so every small torch operation between two passes is slow. This module knows nothing of runners or their caches.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from specexp.decoding.sampling import Draws
 
 
 class DeviceRollout:
-    """By any sampling rule, on the device. context: what the draft follows."""
+    """Draws tokens by any sampling rule, on the device. context: the text that the draft follows."""
 
     def __init__(self, context: Context, draws: Draws):
         self._last, self._tokens, self._laws = context.ids[-1], [context.tail(len(context) - 1)], []
         self._draws = draws
 
     def draw(self, logits: Tensor) -> Tensor:
-        """[1, V] -> [1] the next token."""
+        """Draw the next token: [1, V] logits -> [1]."""
         token, law = self._draws.token(logits)
         self._tokens.append(token)
         self._laws.append(law)
         return token
 
     def draft(self) -> Draft:
-        """The chain of all that were drawn."""
+        """Return the chain of all tokens that were drawn."""
         return Draft.behind(self._last, torch.cat(self._tokens), None if self._laws[0] is None else torch.cat(self._laws))
 
 
 class HostRollout:
-    """The same of greedy tokens from float32 or float64 logits on the CPU."""
+    """Draws greedy tokens from float32 or float64 logits on the CPU."""
 
     def __init__(self) -> None:
         self._ids: list[int] = []
@@ -51,6 +51,7 @@ class HostRollout:
 
 @lru_cache(maxsize=2**16)
 def single_token(token: int) -> Tensor:
-    """[1] on the CPU, made once and never written to; no inference tensor, so that whoever trains may read it too."""
+    """Return the token as a tensor, [1] on the CPU. It is made once and never written to. It is not made in inference mode, so that code
+    which trains may read it too."""
     with torch.inference_mode(False):
         return torch.tensor([token])

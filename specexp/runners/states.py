@@ -1,8 +1,8 @@
-"""What a model's output projection reads, row for row with its logits. Caught on the way during passes that are watched; between them
-nothing is left on the model, whose weights other runners share.
+"""The states of a model: what its output projection reads, one row for each row of logits. Medusa's heads read them.
 
-Knows nothing of what the states are good for. Right for every model that calls its output projection as a module (what scales or
-projects the states before it has been done by then, what scales or caps the logits comes after).
+They are caught by a hook during the passes that need them. The hook is removed after each pass, because other runners share the model. This
+works for every model that calls its output projection as a module: whatever scales or projects the states before it has been done by then,
+and whatever scales or caps the logits comes later. What the states are used for is not known here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class OutputStates:
-    """`with states: model(...)` catches one [B, n, D] per pass (B is 1 in decoding).
+    """Catches the states of a pass: after `with states: model(...)`, `batch()` returns [B, n, D] (B is 1 in decoding).
 
     Raises ValueError for a model without an output projection.
     """
@@ -39,7 +39,7 @@ class OutputStates:
         self._hook = None
 
     def batch(self) -> Tensor:
-        """[B, n, D] of the one pass there was, over B texts."""
+        """Return the states of the pass over B texts, [B, n, D]. There has to have been exactly one pass."""
         [states], self._caught = self._caught, []
         return states
 
@@ -53,7 +53,8 @@ class OutputStates:
 
 
 class StateMemo:
-    """The states of a runner's text, by position: written as they are computed, gathered where an accepted path moves."""
+    """The states of a runner's text, by position. They are written as they are computed, and moved when an accepted path of a tree becomes
+    part of the text."""
 
     def __init__(self, model: torch.nn.Module):
         self._caught = OutputStates(model)
@@ -61,7 +62,7 @@ class StateMemo:
 
     @contextmanager
     def writing(self, start: int) -> Iterator[None]:
-        """The states of the one pass made meanwhile go to the places from `start` on."""
+        """Store the states of the one pass that is made inside the `with`, at the places from `start` on."""
         with self._caught:
             yield
         [states] = self._caught.batch()  # [n, D]
@@ -74,9 +75,9 @@ class StateMemo:
         self._rows[start:end] = states
 
     def gather(self, places: Sequence[int], start: int) -> None:
-        """Move what is at `places` (ascending, all >= start) to start, start + 1, ..."""
+        """Move what is at `places` (ascending, all >= start) to start, start + 1, and so on."""
         self._rows[start : start + len(places)] = self._rows[torch.tensor(places, device=self._rows.device)]
 
     def first(self, count: int) -> Tensor:
-        """[count, D], a view: the next pass may write over what lies behind."""
+        """Return the states of the first `count` tokens, [count, D], as a view. Copy it if it is needed beyond the next pass."""
         return self._rows[:count] if count else self._caught.of_no_token()
