@@ -2,7 +2,8 @@
 back only makes a number, the length, smaller.
 
 Here the slot of a token is its position in the text. The caches that evict tokens (sink.py) and that serve captured passes (static.py) are
-built on these classes. A cache knows nothing of tokens: which ids its slots belong to is kept in a `Memo` (memo.py).
+built on these classes. This is the only file that touches transformers' cache classes. A cache knows nothing of tokens: which ids its slots
+belong to is kept in a `Memo` (memo.py).
 """
 
 from __future__ import annotations

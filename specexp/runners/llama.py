@@ -1,19 +1,22 @@
-"""A Llama's pass with as few launches as plain torch allows: the eager forward of a small or a fast model is bound by their number.
+"""The pass of a Llama with as few operations as plain torch allows. In a small or a fast model, launching the operations takes longer than
+the arithmetic, so their number decides the time of a pass.
 
-The same function as transformers' LlamaForCausalLM (Mistral without a window and Qwen2 are built alike), over the same weights: one product
-for queries, keys and values, one for gate and up, one rotation for all heads, residuals added by the products that make them. The fused
-matrices take the place of their parts' memory, which stay valid as views, so nothing is held twice and other engines may share the model.
+This computes the same function as transformers' LlamaForCausalLM over the same weights; Mistral without a window and Qwen2 are built in the
+same way. There is one product for queries, keys and values, one for gate and up, and one rotation for all heads, and residuals are added by
+the products that make them. The fused matrices are stored in the place of their parts, which remain valid as views, so nothing is held
+twice and other code may use the same model.
 
-Knows nothing of drafts, nor of what the cache's slots spell. Sums are taken in another order than transformers takes them in: logits agree
-to float32 rounding (tested), not to the last bit. In other types norms round as transformers' do (in float32, then to 16 bits before
-the weight): there that is part of the model.
+Sums are taken in another order than in transformers, so logits agree to float32 rounding (tested) and not to the last bit. In 16-bit types
+the norms round as those of transformers do (computed in float32 and rounded before the weight), because there the rounding is part of the
+model.
 
-x W^T for the few rows of a decoding step on CPU, in the form that libraries multiply fastest.
+The products x W^T of a decoding step have few rows. On a CPU, a product of 2 to 8 rows with a matrix that is read once is limited by
+memory, and BLAS libraries, which are tuned for large products, choose worse forms for it. Measured on two cores with AVX2 and MKL, with
+matrices of 0.8 to 1.5 MB: W x^T takes half the time of x W^T for 5 rows, and 1.2 times as long for 13; and a single row is multiplied by
+only one thread, unless the matrix is cut into a batch. `few_rows` chooses the form. With matrices of 4 to 23 MB oneDNN is twice as fast
+from 5 rows on, but needs the matrix in another order, which is a second copy (`packed`).
 
-A product of 2 to 8 rows with a matrix that is read once is bound by memory, and BLAS libraries that are tuned for large products choose
-worse forms for it: measured (two cores with AVX2, MKL, 0.8 to 1.5 MB per matrix), W x^T takes half the time of x W^T for 5 rows and 1.2
-times for 13; a single row is multiplied by one thread only unless the matrix is cut into a batch. oneDNN is twice as fast from 5 rows on
-(matrices of 4 to 23 MB), for a matrix that it has reordered first, which is a second copy. The same sums in another order.
+This module knows nothing of drafts, nor of which ids the cache's slots belong to.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from specexp.runners.caches import FullCache
 from specexp.runners.calls import Architecture, DecoderOnlyPass, slides
 
 LAYOUT = frozenset({"llama", "mistral", "qwen2"})
-SHARED = ("transformers.activations", "torch.nn.")  # where modules come from that many architectures are made of
+SHARED = ("transformers.activations", "torch.nn.")  # the packages of modules that many architectures use
 FIXED_ROPE = frozenset({"default", "linear", "llama3", "yarn"})  # angles that depend on the position alone
 
 Append = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values -> all there are, [1, H, n, d] each
@@ -40,29 +43,31 @@ Product = Callable[..., Tensor]  # x, W, b or no b -> x W^T + b
 
 
 class LayerWeights(NamedTuple):
-    """Of one decoder layer; the second matrix of attention and MLP transposed. Biases of queries, keys and values, or None."""
+    """The weights of one decoder layer. bias: of queries, keys and values together, or None."""
 
     attention_norm: Tensor
     query_key_value: Tensor  # [(Hq + 2 Hk) d, D]
     bias: Tensor | None
-    output: Tensor  # [Hq d, D]
+    output: Tensor  # [D, Hq d]
     mlp_norm: Tensor
     gate_up: Tensor  # [2 I, D]
-    down: Tensor  # [I, D]
+    down: Tensor  # [D, I]
 
 
 class Heads(NamedTuple):
+    """The number of query heads, the number of key heads, and the size d of a head."""
+
     query: int
     key: int
     size: int
 
 
 class LlamaPass(DecoderOnlyPass):
-    """model: one that `runs` accepts. known_ids: brings ids into the range of its embeddings."""
+    """Calls a model that `runs` accepts. known_ids: brings ids into the range of its embeddings."""
 
     @classmethod
     def runs(cls, model: nn.Module) -> bool:
-        """Whether this model's layers are what `layer` computes, unquantised, unhooked and on one device."""
+        """Whether this model's layers are what `layer` computes, without quantisation and hooks, and on one device."""
         if model.config.model_type not in LAYOUT or model.config._attn_implementation != "sdpa" or not _plain(model.config):
             return False
         modules = [*model.model.modules()]
@@ -91,26 +96,28 @@ class LlamaPass(DecoderOnlyPass):
         return self.projected(states)
 
     def projected(self, states: Tensor) -> Tensor:
-        """[rows, D] -> [rows, V], by the module itself where it does more than multiply, or is watched."""
+        """Project states to logits, [rows, D] -> [rows, V]. The output projection itself is called if it is not a plain linear layer or
+        has a hook."""
         head = self.model.lm_head
         if type(head) is not nn.Linear or head._forward_pre_hooks:
             return head(states[None])[0]
         return self.product(states, head.weight, head.bias)
 
     def through(self, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache) -> Tensor:
-        """[w, D] states through all layers."""
+        """Run states, [w, D], through all layers."""
         return self.with_weights(self.layers, self.product, hidden, turns, mask, cache)
 
     def with_weights(
         self, layers: Sequence[LayerWeights], product: Product, hidden: Tensor, turns: Tensor, mask: Tensor | None, cache: FullCache
     ) -> Tensor:
-        """The same with these layers, their matrices as `product` takes them."""
+        """Run states through these layers, whose matrices are in the form that `product` takes."""
         for index, weights in enumerate(layers):
             hidden = layer(hidden, turns, mask, partial(cache.update, layer_idx=index), weights, self.heads, self.norm, product)
         return hidden
 
     def turns(self, positions: Tensor, end: int) -> Tensor:
-        """[w, 2, 1, d] cos, and sin with the sign of the half it multiplies, of each position below `end`."""
+        """Return the rotation of each position, which is below `end`: [w, 2, 1, d], cos and then sin. The first half of sin has the minus
+        sign that `rotate` needs."""
         self.reserve(end)
         return self._turns.index_select(0, positions)
 
@@ -126,7 +133,8 @@ class LlamaPass(DecoderOnlyPass):
 def layer(
     hidden: Tensor, turns: Tensor, mask: Tensor | None, append: Append, weights: LayerWeights, heads: Heads, norm: Norm, product: Product
 ) -> Tensor:
-    """[w, D] -> [w, D]. mask: as scaled_dot_product_attention takes it; without one, several rows are a text's beginning."""
+    """Run one decoder layer, [w, D] -> [w, D]. mask: as scaled_dot_product_attention takes it. Several rows without a mask have to be the
+    beginning of a text."""
     turning = heads.query + heads.key
     fused = product(norm(hidden, weights.attention_norm), weights.query_key_value, weights.bias).view(-1, turning + heads.key, heads.size)
     turned = rotate(fused[:, :turning], turns).transpose(0, 1)[None]
@@ -138,11 +146,15 @@ def layer(
 
 
 def attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """[1, Hq, w, d] by [1, Hk, n, d] -> [1, Hq, w, d]. Query heads that share keys become rows of one head, which reads those once: kernels
-    that take a mask know no groups on CUDA, where torch falls back to its slowest."""
+    """Return the attention of queries [1, Hq, w, d] over keys and values [1, Hk, n, d]: [1, Hq, w, d].
+
+    Query heads that share keys become rows of one head, which reads the keys once. On CUDA no fast kernel takes both a mask and groups of
+    heads, and torch would use its slowest.
+    """
     groups, width = queries.shape[1] // keys.shape[1], queries.shape[2]
     if mask is None and width > 1:
-        return scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=bool(groups > 1))  # compiled, no bool else
+        # bool(), because torch.compile does not give one otherwise
+        return scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=bool(groups > 1))
     if groups == 1:
         return scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     rows = queries.reshape(1, keys.shape[1], groups * width, -1)
@@ -151,30 +163,31 @@ def attended(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None)
 
 
 def rotate(states: Tensor, turns: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021, arXiv:2104.09864), halves paired: [w, H, d] by turns [w, 2, 1, d]."""
+    """Apply rotary positions (Su et al. 2021, arXiv:2104.09864) to states [w, H, d]; turns: [w, 2, 1, d]. Dimension i is paired with
+    dimension i + d/2: (a, b) becomes (a cos - b sin, b cos + a sin)."""
     swapped = states.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
     return torch.addcmul(states * turns[:, 0], swapped, turns[:, 1])
 
 
 def added(hidden: Tensor, states: Tensor, weight: Tensor, product: Product) -> Tensor:
-    """hidden + states W^T."""
+    """Return hidden + states W^T."""
     return torch.addmm(hidden, states, weight.t()) if product is linear else hidden + product(states, weight)
 
 
 def _norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Six launches; torch's own rms_norm is composed of more."""
+    """RMS norm in six operations; torch's own rms_norm is composed of more."""
     scale = hidden.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
     return (hidden * scale).mul_(weight)
 
 
 def _rounded_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Computed in float32 and rounded before the weight, as transformers' norms are."""
+    """RMS norm that is computed in float32 and rounded before the weight, as the norms of transformers are."""
     wide = hidden.float()
     return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(hidden.dtype)
 
 
 def _plain(config: object) -> bool:
-    """Nothing that `layer` does not do."""
+    """Whether this configuration asks for nothing that `layer` does not do."""
     rope = getattr(config, "rope_parameters", None) or {}
     turns = rope.get("rope_type", "default") in FIXED_ROPE and rope.get("partial_rotary_factor", 1) in (1, None)
     return turns and not slides(config) and config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
@@ -191,7 +204,8 @@ def _weights(module: nn.Module) -> LayerWeights:
 
 
 def _fuse(parts: list[nn.Parameter]) -> Tensor:
-    """The parts one under another, in memory that they then share; as it is where they lie so already (another runner of this model)."""
+    """Return the parts stacked into one matrix, whose memory they then share. If they are stacked already, by another runner of this model,
+    nothing is copied."""
     first, sizes = parts[0].data, [part.shape[0] for part in parts]
     if _adjoin([part.data for part in parts]):
         return first.as_strided((sum(sizes), *first.shape[1:]), first.stride())
@@ -202,17 +216,17 @@ def _fuse(parts: list[nn.Parameter]) -> Tensor:
 
 
 def _adjoin(parts: list[Tensor]) -> bool:
-    """Each begins where the one before ends, in one piece of memory."""
+    """Whether each part begins where the one before ends, in one piece of memory."""
     if len({part.untyped_storage().data_ptr() for part in parts}) > 1 or not all(part.is_contiguous() for part in parts):
         return False
     return all(after.data_ptr() == before.data_ptr() + before.nbytes for before, after in pairwise(parts))
 
 
-FEW = 8  # rows up to which the matrix comes first
+FEW = 8  # up to this many rows the product is computed as W x^T
 
 
 def few_rows(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[m, K] by [N, K] (and [N]) -> [m, N], contiguous."""
+    """Return x W^T + b in the form that is fastest for few rows: [m, K] by [N, K] (and [N]) -> [m, N], contiguous."""
     rows = states.shape[0]
     if rows > FEW:
         return linear(states, weight, bias)
@@ -221,7 +235,7 @@ def few_rows(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def _one_row(states: Tensor, weight: Tensor) -> Tensor:
-    """Each thread takes its share of the matrix."""
+    """Multiply a single row. The matrix is cut into as many shares as there are threads, so that each thread multiplies one."""
     threads = torch.get_num_threads()
     if threads == 1 or weight.shape[0] % threads:
         return linear(states, weight)
@@ -230,15 +244,15 @@ def _one_row(states: Tensor, weight: Tensor) -> Tensor:
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether matrices of this kind can be reordered for oneDNN here."""
+    """Whether matrices of this type can be reordered for oneDNN on this machine."""
     return weight.is_cpu and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
 def packed(weight: Tensor) -> Tensor:
-    """A reordered copy of an [N, K] matrix, which `packed_rows` alone can read."""
+    """Return a reordered copy of an [N, K] matrix, which only `packed_rows` can read."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), FEW)
 
 
 def packed_rows(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[m, K] by a packed [N, K] (and [N]) -> [m, N]."""
+    """Return x W^T + b for a packed matrix: [m, K] by a packed [N, K] (and [N]) -> [m, N]."""
     return torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")

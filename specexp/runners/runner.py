@@ -1,6 +1,9 @@
-"""A transformers model as a pure function (context, draft) -> logits, with a cache that is only a memo of it.
+"""A transformers model as a pure function (context, draft) -> logits.
 
-Nobody outside crops, rewinds or syncs a cache. Draft rollouts stay on the device. Knows nothing of text, verification or timing.
+`ModelRunner` has a cache, which saves work and changes no answer: for every call it finds out what of the context and the draft is in the
+cache already and feeds only the rest. So nobody else has to shorten or synchronise a cache. `StatelessRunner` has none and feeds the whole
+text in each pass; it is slow, and the tests compare the other runners with it. Draft rollouts stay on the device. Runners know nothing of
+text, verification or timing.
 """
 
 from __future__ import annotations
@@ -24,15 +27,15 @@ from specexp.runners.memo import Memo
 from specexp.runners.rollout import DeviceRollout, HostRollout, single_token
 from specexp.runners.states import StateMemo
 
-WIDEST_KEPT, MOST_KEPT = 64, 8192  # geometries kept for a next pass at the same place: rows of the widest, number of them
+WIDEST_KEPT, MOST_KEPT = 64, 8192  # positions and masks are kept for the next pass of the same shape: the most rows of one, and how many
 
 
 class _ExactRunner:
-    """What holds of every runner that forgets nothing. model: a causal LM or a T5, in eval mode. vocab_size: logits are brought to this
-    width (the target's): cut, or padded with -inf."""
+    """What all runners share. model: a causal language model or a T5, in eval mode. vocab_size: the width that logits are brought to, which
+    is the target's; they are cut, or padded with -inf."""
 
-    kind: ClassVar[str]  # of the cache, for tables and files
-    cache_exact: ClassVar[bool] = True  # the cache changes nothing about the model
+    kind: ClassVar[str]  # the name of the kind of cache, for tables and files
+    cache_exact: ClassVar[bool] = True  # whether the model answers as it would without a cache
     tokens_evicted = 0
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
@@ -40,8 +43,8 @@ class _ExactRunner:
         self.device = model.device
         self.vocab_size = vocab_size
         self._pass = _pass(model, vocab_size)
-        self._states: StateMemo | None = None  # where they are asked for
-        self.forwards = self._earlier = 0  # passes: since construction, and of those before the last `start`
+        self._states: StateMemo | None = None  # only if `keep_states` was called
+        self.forwards = self._earlier = 0  # the passes since construction, and those of them before the last `start`
         self.facts = Facts(self.kind, self.device, self.trees, self.cache_exact)
 
     def usage(self) -> Usage:
@@ -49,7 +52,8 @@ class _ExactRunner:
 
     @classmethod
     def longest_text(cls, config, name: str) -> int | None:
-        """Tokens that a text may have with a model of this configuration; None for no limit. UserError where this cache does not fit it."""
+        """Return the most tokens that a text may have with a model of this configuration, or None if there is no limit. Raises UserError if
+        this kind of cache does not fit the model."""
         return context_length(config)
 
     def room(self, context: Context) -> int | None:
@@ -66,7 +70,7 @@ class _ExactRunner:
 
 
 class ModelRunner(_ExactRunner):
-    """cache: of its own; keys and values of every position by default."""
+    """A model with a cache of its own. cache: by default one that keeps the keys and values of every position."""
 
     kind = "full"
 
@@ -77,11 +81,11 @@ class ModelRunner(_ExactRunner):
         self._memo = Memo()
         self._masks = ChainMasks(model.dtype, self.device)
         self._positions = torch.arange(4096, device=self.device)
-        self._on_host = self.device.type == "cpu"  # ids and tokens are the same
+        self._on_host = self.device.type == "cpu"  # then tokens need not be copied to the device
         self._blocks = _blocks() if self._on_host else []
         self._single: Sequence[Tensor] = ()
-        self._places: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # by filled slots and width; views
-        self._peak = 0  # most slots that were filled before any was given up
+        self._places: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # (filled slots, width) -> positions and mask
+        self._peak = 0  # the most slots that were filled at any time
 
     @property
     def kv_bytes(self) -> int:
@@ -104,14 +108,15 @@ class ModelRunner(_ExactRunner):
     def states(self, context: Context) -> Tensor:
         self._rewind(context)
         held, end = len(self._memo.ids), len(context) - 1
-        if held < end:  # a text that went on without this runner, or has not begun
+        if held < end:  # the text went on without this runner, or has not been read at all
             slots = self.cache.length
             self._forward(context.span(held, end), *self._chain_geometry(slots, end - held), rows=1)
             self._memo.ids.extend(context.ids[held:end])
         return self._states.first(end)
 
     def rollout(self, context: Context, length: int, draws: Draws, proceeds: Proceeds | None = None) -> Draft:
-        """x_1 .. x_length from this model, fewer where `proceeds` says no. The last is not fed: the next round does so, if accepted."""
+        """Draw x_1 .. x_length from this model, or fewer if `proceeds` says no. The last token is not fed; the next round feeds it if it is
+        accepted."""
         if length == 0:
             return empty_draft(self.device)
         logits = self.logits(context, empty_draft(self.device), rows=1)
@@ -121,26 +126,27 @@ class ModelRunner(_ExactRunner):
         for count in range(1, length):
             if proceeds is not None and not proceeds(count, logits[0], token[0], draws):
                 break
-            logits = self._forward(token, self._position(first + count - 1), None, 1)  # one row sees everything: no mask
+            logits = self._forward(token, self._position(first + count - 1), None, 1)  # one row sees everything, so no mask
             token = drawn.draw(logits)
         draft = drawn.draft()
         self._memo.draft, self._memo.nodes = draft, len(draft) - 1
         return draft
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
-        """Feeds only what the cache lacks."""
+        """Feed what the cache does not hold yet, and return the last `rows` rows of logits."""
         held = self._memo.holds(context, draft)
         if not held or rows > len(draft) - held:
             held = 0
             self._rewind(context)
-        slots = len(context) - self.cache.evicted  # of the context, its last token's among them
+        slots = len(context) - self.cache.evicted  # the number of slots of the context, including its last token's
         lead = slots - self.cache.length if not held else 0
         scores = self._forward(self._fed(context, lead, draft, held), *self._geometry(slots, lead, draft, held), rows)
         self._commit(context, draft)
         return scores
 
     def _fed(self, context: Context, lead: int, draft: Draft, held: int) -> Tensor:
-        """[n] the context's last `lead` tokens and the draft's nodes from `held` on; as the draft was made, where that is just them."""
+        """Return the tokens to feed, [n]: the context's last `lead` tokens and the draft's nodes from `held` on. If the draft was made from
+        a block of just these, that block is returned."""
         if self._on_host:
             return self._spelled([*context.ids[len(context) - lead :], *draft.ids[held:]])
         if lead == 1 and not held and (block := draft.block_behind(context.ids[-1])) is not None:
@@ -151,7 +157,8 @@ class ModelRunner(_ExactRunner):
         return tokens
 
     def _spelled(self, ids: list[int]) -> Tensor:
-        """[n] these ids on the CPU; a few in a tensor that the next pass of this width writes over."""
+        """Return these ids as a tensor, [n] on the CPU. Up to WIDEST_KEPT of them share a tensor that the next pass of this width writes
+        over."""
         width = len(ids)
         if width == 1:
             return single_token(ids[0])
@@ -162,11 +169,12 @@ class ModelRunner(_ExactRunner):
         return block
 
     def _rewind(self, context: Context) -> None:
-        """Keep what spells the context, but for its last token: its logits are always wanted."""
+        """Keep in the cache what agrees with the context, except for the context's last token, which is always fed again because its logits
+        are wanted."""
         self._peak = max(self._peak, self.cache.length)
         slots = len(self._memo.ids) - self.cache.evicted
         path = self._memo.rewind(context)
-        if path and path[-1] >= len(path):  # ascending, so else 0, 1, ..: in place already
+        if path and path[-1] >= len(path):  # otherwise the path is 0, 1, .. and in its place already
             self.cache.gather([slots + node for node in path], slots)
             if self._states is not None:
                 self._states.gather([slots + self.cache.evicted + node for node in path], slots + self.cache.evicted)
@@ -178,7 +186,7 @@ class ModelRunner(_ExactRunner):
         self._memo.draft, self._memo.nodes = (draft, len(draft)) if len(draft) else (None, 0)
 
     def _geometry(self, slots: int, lead: int, draft: Draft, held: int) -> tuple[Tensor, Tensor | None]:
-        """Positions and mask of a pass over the last `lead` of `slots` context tokens and the draft's nodes from `held` on."""
+        """Return positions and mask of a pass over the last `lead` of `slots` context tokens and the draft's nodes from `held` on."""
         if draft.is_chain:
             return self._chain_geometry(self.cache.length, lead + len(draft) - held)
         if not self.trees:
@@ -189,7 +197,8 @@ class ModelRunner(_ExactRunner):
         return positions, mask
 
     def _chain_geometry(self, filled: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Positions [width] and mask. No mask for one row (it sees everything) nor for a prefill (plain causal attention)."""
+        """Return positions [width] and mask of a pass over a chain. There is no mask for a single row, which sees everything, and none for
+        a prefill, which is plain causal attention."""
         if (found := self._places.get((filled, width))) is not None:
             return found
         masked = self.architecture.own_masks and width > 1 and filled > 0
@@ -199,22 +208,23 @@ class ModelRunner(_ExactRunner):
         return geometry
 
     def _range(self, start: int, width: int) -> Tensor:
-        """[width] positions: a view, not a copy from the host."""
+        """Return the positions from `start` on, [width], as a view, which needs no copy from the host."""
         if start + width > len(self._positions):
             self._positions = torch.arange(2 * (start + width), device=self.device)
         return self._positions.narrow(0, start, width)
 
     def _position(self, slot: int) -> Tensor:
-        """[1]: one of tensors made once."""
+        """Return one position, [1]. These tensors are made once."""
         if slot >= len(self._single):
             self._single = torch.arange(max(256, 2 * slot), device=self.device).split(1)
         return self._single[slot]
 
     def _forward(self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
-        """[n] tokens into the slots from `cache.length` on -> [rows, V] logits of the last rows."""
+        """Feed [n] tokens, whose keys and values go into the slots from `cache.length` on. Returns the logits of the last rows, [rows,
+        V]."""
         if self._states is None:
             logits = self._pass.cached(tokens, positions, mask, self.cache, rows)
-        else:  # of every row, since what the output projection does not read cannot be caught
+        else:  # the logits of every row are computed, because only what the output projection reads can be caught
             with self._states.writing(self.cache.length + self.cache.evicted):
                 logits = self._pass.cached(tokens, positions, mask, self.cache, tokens.shape[0])[-rows:]
         self.cache.length += tokens.shape[0]
@@ -223,7 +233,8 @@ class ModelRunner(_ExactRunner):
 
 
 class StatelessRunner(_ExactRunner):
-    """The same function without any memory: a full pass each time (`cache=none`). The oracle the others are tested against."""
+    """A model without a cache (`cache=none`): every pass reads the whole text. This is slow and simple, and the other runners are tested
+    against it."""
 
     kind = "none"
     trees = True
@@ -244,10 +255,10 @@ class StatelessRunner(_ExactRunner):
         return self._states.first(end)
 
     def logits(self, context: Context, draft: Draft, rows: int) -> Tensor:
-        """A chain in one pass; a tree as one full pass per node, over the text that this node ends."""
+        """Score a chain in one pass. A tree takes one pass per node, over the text that ends with this node."""
         if draft.is_chain:
             return self._full(torch.cat([context.tokens, draft.tokens]), rows)
-        wanted = range(len(draft) - rows, len(draft))  # -1 is the context's last token
+        wanted = range(len(draft) - rows, len(draft))  # -1 stands for the context's last token
         texts = [torch.cat([context.tokens, draft.tokens[list(draft.path(node))]]) for node in wanted]
         return torch.cat([self._full(text, 1) for text in texts])
 
@@ -268,20 +279,21 @@ class StatelessRunner(_ExactRunner):
 
 
 def _blocks() -> list[tuple[Tensor, np.ndarray]]:
-    """By width up to WIDEST_KEPT: [width] int64 and the same memory as NumPy has it."""
+    """Return, for each width up to WIDEST_KEPT, a [width] int64 tensor and a NumPy array over the same memory."""
     blocks = torch.empty(WIDEST_KEPT + 1, WIDEST_KEPT, dtype=torch.int64)
     return [(block[:width], block.numpy()[:width]) for width, block in enumerate(blocks)]
 
 
 def _pass(model: torch.nn.Module, vocab_size: int | None) -> DecoderOnlyPass | EncoderDecoderPass:
-    """How this kind of model is called."""
+    """Return the way in which this kind of model is called."""
     decoder_only = LlamaPass if LlamaPass.runs(model) else DecoderOnlyPass
     kind = EncoderDecoderPass if model.config.is_encoder_decoder else decoder_only
     return kind(model, Architecture.of(model), KnownIds(model, vocab_size))
 
 
 class KnownIds:
-    """A draft with fewer embeddings than the target has ids reads those it lacks as its last one: a guess, never an error."""
+    """Brings ids into the range of a model's embeddings. A draft model may have fewer embeddings than the target has ids; it reads every id
+    that it lacks as its last one, so it guesses badly there and never fails."""
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None):
         known = model.get_input_embeddings().num_embeddings
@@ -292,7 +304,8 @@ class KnownIds:
 
 
 def fit_vocabulary(logits: Tensor, vocab_size: int | None) -> Tensor:
-    """[..., V'] -> [..., V]: ids the target lacks are cut, ids the draft lacks get -inf (q = 0)."""
+    """Bring logits to the target's width, [..., V'] -> [..., V]. Ids that the target lacks are cut, and ids that the draft model lacks get
+    -inf, so that q = 0."""
     if vocab_size is None or logits.shape[-1] == vocab_size:
         return logits
     if logits.shape[-1] > vocab_size:

@@ -1,23 +1,25 @@
-"""A transformers model that reads its text through a streaming cache (`cache=sink`; Xiao et al. 2023, arXiv:2309.17453): another model
-than the one with the full cache, in memory and time that do not grow with the text.
+"""The streaming cache (`cache=sink`; Xiao et al. 2023, arXiv:2309.17453): it keeps the keys and values of the first few tokens (attention
+sinks) and of the latest ones, so that memory and time per token do not grow with the text.
 
-Still a pure function (context, draft) -> logits, the same for every way of cutting the text into passes: evictions come at fixed
-positions, before the pass that holds the token there, and of committed tokens only. Says nothing about how good the texts are.
+With it a model answers otherwise than with the full cache: it is another model. It is still a pure function (context, draft) -> logits.
+When tokens are evicted depends on positions in the text alone, and not on how a method cuts the text into passes, which is where this
+differs from the paper. So every method sees the same cache at every token, and a lossless method gives the same text as autoregressive
+decoding with this cache. Only tokens of the text are evicted, never drafted ones.
 
-Keys and values of the first few tokens and of the latest ones; what lies between is evicted in blocks and the rest moves up.
+Tokens are evicted in blocks (`EvictionSchedule`). What comes after the block moves up, so that a token's slot is also its position in the
+model. With 1 sink, 7 slots and blocks of 2 (blocks this small are refused; they fit the drawing):
 
-Slots stay positions: keys that move are turned on to their new position. Knows nothing of tokens or of when to evict.
+    slot                          0  1  2  3  4  5  6
+    after token 6 was fed         0  1  2  3  4  5  6
+    after token 7 was fed         0  3  4  5  6  7  -       first 1 and 2 were evicted, and 3 to 6 moved up by two
+    after token 9 was fed         0  5  6  7  8  9  -       first 3 and 4 were evicted
 
-When a streaming cache evicts, and how much: a function of the token's index in the text alone, so that every method, however its
-passes are cut, sees the same cache (Xiao et al. 2023, arXiv:2309.17453, made independent of the passes).
+Moved keys have to become the keys of their new positions (`KeyRotation`). Rotary positions allow that: the key of position t, rotated by
+another -n positions, is the key of position t - n. With ALiBi and T5's biases, which are added to the scores by distance, keys hold no
+position, and nothing has to be done. Learned positions are mixed into what the layers compute and cannot be taken out again, so such models
+are refused. What an architecture does is listed here by model type; a type that is not listed is refused too.
 
-Knows nothing of keys, models or texts. Positions are 0-based indexes of tokens in the text.
-
-Moving cached keys to other positions: which architectures allow it, and how their keys are turned.
-
-Rotary positions compose: a key of position t turned on by -n is the key of position t - n. ALiBi and T5's biases are added to the scores
-by distance, and keys hold no position. Learned positions are mixed into what the layers compute and cannot be taken out again.
-What an architecture does is listed here by model type; a type that is not listed is refused.
+How good the texts are with such a cache is not promised; `python -m specexp.perplexity` measures it.
 """
 
 from __future__ import annotations
@@ -39,9 +41,10 @@ from specexp.runners.runner import ModelRunner
 
 
 class SinkRunner(ModelRunner):
-    """sinks, max_length, block: as in EvictionSchedule. UserError for models whose keys cannot move or that lack max_length positions.
+    """A model with a streaming cache. sinks, max_length, block: as in EvictionSchedule. Raises UserError for models whose keys cannot be
+    moved and for models with fewer than max_length positions.
 
-    A text longer than max_length is prefilled by the same schedule: max_length tokens, then a pass per block.
+    A prompt longer than max_length is read by the same schedule: max_length tokens in the first pass, then one pass per block.
     """
 
     kind = "sink"
@@ -55,7 +58,7 @@ class SinkRunner(ModelRunner):
 
     @classmethod
     def longest_text(cls, config, name: str, sinks: int = 4, max_length: int = 256, block: int = 32) -> None:
-        """No text is too long: positions never pass max_length. Takes the cache's settings; UserError as in the constructor."""
+        """Return None, because no text is too long: positions never reach max_length. Raises UserError as the constructor does."""
         EvictionSchedule(sinks, max_length, block)
         check_keys_move(config, name)
         _check_positions(config, name, max_length)
@@ -82,12 +85,12 @@ class SinkRunner(ModelRunner):
     def _rewind(self, context: Context) -> None:
         super()._rewind(context)
         if self.cache.evicted and self.cache.length < self.schedule.max_length - self.schedule.block:
-            self._memo.truncate(0)  # another text, or one that ends before the last eviction: what was dropped is needed again
+            self._memo.truncate(0)  # this is another text, or one that ends before the last eviction, so evicted tokens are needed again
             self.cache.clear()
         self._advance(context)
 
     def _advance(self, context: Context) -> None:
-        """Feed and evict up to the block of positions in which the context's last token lies."""
+        """Feed the context and evict, until the cache is as it has to be when the context's last token is fed."""
         while (edge := self.schedule.edge(self.cache.evicted)) < len(context):
             fed = len(self._memo.ids)
             if fed < edge:
@@ -99,15 +102,15 @@ class SinkRunner(ModelRunner):
 
 
 def _check_positions(config, name: str, max_length: int) -> None:
-    longest = context_length(config) or getattr(config, "max_seq_len", None)  # MPT has room for that many biases
+    longest = context_length(config) or getattr(config, "max_seq_len", None)  # max_seq_len: of MPT
     if longest is not None and max_length > longest:
         raise UserError(f"cache.max_length={max_length} is more than the {longest} positions of {name}; give {longest} or less.")
 
 
 class SinkCache(FullCache):
-    """rotation: what the model does to keys, None where it leaves them alone.
+    """The buffers of keys and values. rotation: how the model rotates keys, or None if it does not.
 
-    Buffers hold `schedule.max_length` slots (fewer for texts that never get there); only a token tree makes them longer, by its nodes.
+    The buffers have `schedule.max_length` slots, or fewer for texts that are shorter. Only a token tree makes them longer, by its nodes.
     """
 
     def __init__(self, schedule: EvictionSchedule, rotation: KeyRotation | None) -> None:
@@ -123,7 +126,7 @@ class SinkCache(FullCache):
         self.length = self.evicted = 0
 
     def evict(self) -> None:
-        """Remove the oldest block behind the sinks. All slots have to be committed tokens."""
+        """Remove the oldest block after the sinks, and move what follows up. All slots have to be tokens of the text."""
         sinks, block = self.schedule.sinks, self.schedule.block
         kept = self.length - sinks - block
         for keys, values in zip(self.keys, self.values, strict=True):
@@ -135,20 +138,25 @@ class SinkCache(FullCache):
         self.evicted += block
 
     def _enough(self, needed: int) -> int:
-        """A few slots at a time: a tree's nodes are all that can pass the reserve."""
+        """Round up to whole blocks. Only a tree's nodes can need more than was reserved, so a few slots are enough."""
         block = self.schedule.block
         return -(-needed // block) * block
 
 
-LEAST_BLOCK = 32  # a kept key is turned once per block: (max_length - sinks) / block roundings at most, and the copying is spread
+# A key is rotated, and rounded, once per eviction that it survives: at most (max_length - sinks) / block times, which is 7 by default.
+LEAST_BLOCK = 32
 
 
 @dataclass(frozen=True)
 class EvictionSchedule:
-    """The first `sinks` tokens stay, and the latest up to `max_length` slots in all; evictions remove `block` tokens behind the sinks.
+    """Says when tokens are evicted, and how many. The first `sinks` tokens stay, and the latest ones, in `max_length` slots altogether.
+    Each eviction removes the `block` oldest tokens after the sinks. Positions are counted from 0.
 
-    The token at position t is fed when evicted(t) tokens are gone, and its slot and position in the model are t - evicted(t) < max_length.
-    Raises UserError where there would be no window left to speak of.
+    When the token at position t is fed, evicted(t) tokens are gone, and its slot and its position in the model are t - evicted(t), which is
+    less than max_length. With the defaults (4 sinks, 256 slots, blocks of 32) nothing is evicted up to position 255, 32 tokens before
+    position 256 is fed, and another 32 before position 288.
+
+    Raises UserError if max_length is less than sinks + 2 * block, which would leave hardly any window.
     """
 
     sinks: int = 4
@@ -165,28 +173,30 @@ class EvictionSchedule:
             raise UserError(f"cache.max_length={self.max_length} leaves no window behind {self.sinks} sinks; give {least}.")
 
     def evicted(self, position: int) -> int:
-        """Tokens that are gone when the token at `position` is fed."""
+        """Return how many tokens are gone when the token at `position` is fed."""
         beyond = position - self.max_length + 1
         return 0 if beyond <= 0 else -(-beyond // self.block) * self.block
 
     def edge(self, evicted: int) -> int:
-        """The position before which the next eviction comes."""
+        """Return the position before which the next eviction comes."""
         return self.max_length + evicted
 
     def room(self, length: int) -> int:
-        """How many tokens behind a text of `length` tokens may be fed with its last one."""
+        """Return how many tokens that follow a text of `length` tokens may be fed together with its last one. With the defaults and 250
+        tokens these are 6, the positions 250 to 255."""
         return self.edge(self.evicted(length - 1)) - length
 
 
-HALVES = frozenset({"llama", "gpt_neox", "qwen2", "qwen3", "mistral", "phi"})  # dimension i turns with i + d/2
-NEIGHBOURS = frozenset({"gptj"})  # dimension 2i turns with 2i + 1
-UNROTATED = frozenset({"bloom", "mpt", "t5", "mt5"})  # biases by distance, counted from the cache's length
-LEARNED = frozenset({"gpt2", "gpt_neo", "opt"})
+HALVES = frozenset({"llama", "gpt_neox", "qwen2", "qwen3", "mistral", "phi"})  # dimension i is rotated together with i + d/2
+NEIGHBOURS = frozenset({"gptj"})  # dimension 2i is rotated together with 2i + 1
+UNROTATED = frozenset({"bloom", "mpt", "t5", "mt5"})  # these add biases by distance, counted from the cache's length
+LEARNED = frozenset({"gpt2", "gpt_neo", "opt"})  # these learn a vector for every position
 STEADY = ("default", "linear", "llama3", "yarn")  # rotary types whose frequencies do not depend on the text's length
 
 
 def check_keys_move(config, name: str) -> None:
-    """UserError for a model (by its configuration, without weights) whose cached keys cannot be moved to other positions."""
+    """Raise UserError for a model whose cached keys cannot be moved to other positions. The configuration is enough to tell, so no weights
+    are loaded."""
     kind = config.model_type
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if kind in LEARNED:
@@ -204,7 +214,8 @@ def check_keys_move(config, name: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class KeyRotation:
-    """frequencies: [d/2] float64 radians per position, for the first d dimensions of each head. neighbours: (2i, 2i + 1) turn together."""
+    """Rotates cached keys to other positions. frequencies: [d/2] in float64, in radians per position, for the first d dimensions of each
+    head. neighbours: whether dimensions 2i and 2i + 1 are rotated together, or else i and i + d/2."""
 
     frequencies: Tensor
     neighbours: bool
@@ -212,7 +223,8 @@ class KeyRotation:
 
     @classmethod
     def of(cls, model: torch.nn.Module) -> KeyRotation | None:
-        """What the model's own layers do to keys; None where they leave them alone. UserError where keys cannot be moved."""
+        """Return the rotation that the model's own layers apply to keys, or None if they do not rotate them. Raises UserError if the keys
+        cannot be moved."""
         config = model.config
         check_keys_move(config, getattr(config, "name_or_path", "") or "the model")
         if config.model_type in UNROTATED:
@@ -223,9 +235,9 @@ class KeyRotation:
         return cls(model.base_model.rotary_emb.inv_freq.cpu().double(), neighbours=False)  # not every device has float64
 
     def turned(self, keys: Tensor, by: int) -> Tensor:
-        """[1, H, n, D] keys -> what they are `by` positions further on: a new tensor in float32 or better.
+        """Return keys [1, H, n, D] as they would be `by` positions further on, in a new tensor of float32 or better.
 
-        A scale that the model puts on cosine and sine (yarn) is in the keys already and is not applied again.
+        If the model scales cosine and sine (yarn), that scale is in the keys already and is not applied again.
         """
         turned = keys.to(torch.promote_types(keys.dtype, torch.float32), copy=True)
         cos, sin = self._angles(by, turned.dtype, turned.device)
@@ -236,7 +248,7 @@ class KeyRotation:
         return turned
 
     def _pairs(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of the dimensions that turn together, [1, H, n, d/2] each."""
+        """Return views of the dimensions that are rotated together, [1, H, n, d/2] each."""
         count = self.frequencies.shape[0]
         if self.neighbours:
             return keys[..., 0 : 2 * count : 2], keys[..., 1 : 2 * count : 2]

@@ -1,18 +1,22 @@
-"""A runner whose passes have fixed shapes, so that they can be captured: `cache=static`. On CUDA each is one graph; elsewhere the same
-logic runs uncaptured.
+"""A runner whose passes have fixed shapes, so that they can be captured as CUDA graphs (`cache=static`). On other devices the same passes
+run uncaptured.
 
-A pass over w rows is padded to a bucket of width, and attends a bucket of the cache; rows that only fill the shape write behind the text,
-where the next pass writes over them. A greedy draft is one program from its first token to its last, whose first step has always two
-rows (the one more is what an all-accepted round leaves to be read). Under sampling, and where a policy decides token by token, each step
-is a program of its own. Prefills have any shape and run eagerly.
+A program is a pass of one shape, or a whole greedy draft, that can be launched again and again (capture.py):
 
-Programs are made when they are first asked for, and thrown away when a longer text needs larger buffers: warm up with the longest. A
-draft shorter than any that was made, as the last ones of a text are, is cut from a longer one's program, or made step by step where that
-would run more than twice its passes and such steps have been made.
+- A pass over w rows is padded to the next width in WIDTHS, and attends the filled slots rounded up to a multiple of `block`. For example,
+  10 rows after 300 tokens run as 12 rows over 512 slots. The rows that only fill the shape write into slots after the text, and the next
+  pass writes over these.
+- A greedy draft is one program from its first token to its last. Its first step always has two rows, because after a round that was
+  accepted whole the draft model has two tokens to read. Under sampling, and with a policy that decides token by token, each step is a
+  program of its own.
+- A prefill may have any length and runs eagerly, and so does a pass over more than 64 rows.
 
-Keys and values at addresses that never change, for passes of fixed shape that are captured and launched again.
+Programs are made when they are first needed, and thrown away when a longer text needs larger buffers; so a warm-up should use the longest
+text. The last drafts of a text are often shorter than any program. Such a draft runs a longer draft's program and is cut, unless that would
+take more than twice its passes and there are programs for single steps.
 
-Where a pass writes is a tensor (`slots`), how far it sees a number (`reach`): both are set by whoever runs it. Knows nothing of graphs.
+`StaticCache` holds keys and values at addresses that do not change while the buffers suffice. Where a pass writes is given by a tensor
+(`slots`), and how far it sees by a number (`reach`); the runner sets both. The cache knows nothing of graphs.
 """
 
 from __future__ import annotations
@@ -33,13 +37,13 @@ from specexp.runners.calls import Architecture, looked_up_positions, own_masks
 from specexp.runners.capture import Program, capture_for
 from specexp.runners.runner import ModelRunner, fit_vocabulary
 
-WIDTHS = (*range(1, 9), 12, 16, 24, 32, 48, 64)  # rows of a program; wider passes run eagerly
+WIDTHS = (*range(1, 9), 12, 16, 24, 32, 48, 64)  # the numbers of rows that a program may have; wider passes run eagerly
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A program and the tensors it reads. size: its rows, or drafted tokens. mask: of a tree; a chain's is made from `first`, the slot of
-    the first row."""
+    """A program and the tensors that it reads. size: its number of rows, or of drafted tokens. first: the slot of the first row. mask: only
+    for a tree; the mask of a chain is made from `first` by the program itself."""
 
     program: Program
     size: int
@@ -50,9 +54,8 @@ class Launch:
 
 
 class StaticRunner(ModelRunner):
-    """block: attended lengths are multiples of it. capture: auto, graphs or none.
-
-    UserError for models whose passes cannot be captured.
+    """A model whose passes have fixed shapes. block: the number of slots that a pass attends is a multiple of it. capture: auto, graphs or
+    none, as in `capture_for`. Raises UserError for models whose passes cannot be captured.
     """
 
     kind = "static"
@@ -62,14 +65,15 @@ class StaticRunner(ModelRunner):
         if block < 1:
             raise UserError(f"cache.block={block} does not fit; give 1 or more.")
         turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-        if config.is_encoder_decoder or not own_masks(config) or turns in ("dynamic", "longrope"):  # looked up on the host in every pass
+        if config.is_encoder_decoder or not own_masks(config) or turns in ("dynamic", "longrope"):  # these two are looked up on the host
             raise UserError(f"{name} is a {config.model_type} model, which a static cache would make wrong; choose cache=full.")
         return super().longest_text(config, name)
 
     @staticmethod
     def fits(model: torch.nn.Module) -> bool:
-        """Attention that takes a mask of ours, and nothing that asks the host in between: no copies from device to device, no products
-        that look for outliers first."""
+        """Whether the passes of this model can be captured: its attention has to accept a mask of ours, and nothing in a pass may wait for
+        the host. So the model may not be spread over several devices, and not be quantised, since some such products look for outliers
+        first."""
         masked = not model.config.is_encoder_decoder and Architecture.of(model).trees
         moved = len({parameter.device for parameter in model.parameters()}) > 1 or any(hasattr(m, "_hf_hook") for m in model.modules())
         return masked and not moved and getattr(model.config, "quantization_config", None) is None
@@ -98,7 +102,7 @@ class StaticRunner(ModelRunner):
 
     @property
     def _steps(self) -> bool:
-        """Whether single tokens, too, have a program that they fit into."""
+        """Whether there is a program for single tokens."""
         return any(kind == "chain" for kind, _ in self._launches)
 
     def keep_states(self) -> None:
@@ -129,20 +133,20 @@ class StaticRunner(ModelRunner):
         return draft
 
     def _whole(self, length: int, draws: Draws) -> bool:
-        """Whether a draft of this length is worth one program."""
+        """Whether a draft of this length is to run as one program."""
         if not draws.is_greedy:
             return False
         made = [size for kind, size in self._launches if kind == "rollout" and size >= length]
         return 0 < length <= max(WIDTHS) and (min(made, default=length) <= 2 * length or not self._steps)
 
     def _ready(self, context: Context) -> bool:
-        """Whether all but the context's last two tokens are in the cache, once what else is there was forgotten."""
+        """Forget what does not agree with the context, and return whether all of it but at most the last two tokens is in the cache."""
         self._rewind(context)
         return len(context) > 2 and self.cache.length >= len(context) - 2
 
     def _geometry(self, slots: int, lead: int, draft: Draft, held: int) -> tuple[Tensor | None, Tensor | None]:
         if draft.is_chain and self._fits(lead + len(draft) - held):
-            return None, None  # made by the program itself
+            return None, None  # the program makes both itself
         return super()._geometry(slots, lead, draft, held)
 
     def _fits(self, width: int) -> bool:
@@ -165,8 +169,8 @@ class StaticRunner(ModelRunner):
         return logits
 
     def _launch(self, kind: str, size: int, needed: int) -> Launch:
-        """A program of this kind that attends `needed` slots or some more, for this size (rows, or drafted tokens) or the next larger one
-        there is; made, for all attended lengths at once, if there is none."""
+        """Return a program of this kind that attends at least `needed` slots. Its size (rows, or drafted tokens) is `size`, or the next
+        larger one that has been made. If there is none, programs of this size are made for all attended lengths at once."""
         made = [held for held_kind, held in self._launches if held_kind == kind and size <= held]
         size = min(made, default=size)
         self.cache.grow(self.cache.length + size + 2)
@@ -190,14 +194,14 @@ class StaticRunner(ModelRunner):
         return Launch(self.capture(steps[kind]), size, tokens, first, positions, mask)
 
     def _drafted(self, tokens: Tensor, first: Tensor, length: int, reach: int) -> Tensor:
-        """[length] greedy tokens behind the two given."""
+        """Return the [length] greedy tokens that follow the two given ones."""
         drawn = [self._chain(tokens, first, reach)[-1:].argmax(-1)]
         while len(drawn) < length:
             drawn.append(self._chain(drawn[-1], first + (1 + len(drawn)), reach).argmax(-1))
         return torch.cat(drawn)
 
     def _chain(self, tokens: Tensor, first: Tensor, reach: int) -> Tensor:
-        """[w] tokens at slots first, first + 1, ... -> [w, V]: row i sees the slots up to its own."""
+        """Run a chain of [w] tokens in the slots first, first + 1, and so on -> [w, V]. Row i sees the slots up to its own."""
         slots = first + torch.arange(tokens.shape[0], device=self.device)
         positions = slots if self._positions_end is None else slots.clamp(max=self._positions_end - 1)  # of rows that only fill the shape
         unseen = torch.arange(reach, device=self.device) > slots[:, None]
@@ -214,10 +218,10 @@ class StaticRunner(ModelRunner):
 
 
 class StaticCache(FullCache):
-    """As FullCache, whose capacity is rounded up to multiples of `block`, with `spare` slots behind the text for drafts and for rows that
-    only fill a shape; longer drafts make it grow.
+    """A full cache whose capacity is a multiple of `block`. It has `spare` slots after the text, for drafts and for rows that only fill a
+    shape, and grows for longer drafts.
 
-    `addresses` changes when buffers are replaced: what was captured before is then worthless.
+    `addresses` is a number that changes when the buffers are replaced. Programs that were captured before can then no longer be used.
     """
 
     is_compileable = True
@@ -226,7 +230,7 @@ class StaticCache(FullCache):
         super().__init__()
         self.block, self.spare = block, spare
         self.addresses = 0
-        self.slots: Tensor | None = None  # [w] of a pass of fixed shape; None: as FullCache, behind what is filled
+        self.slots: Tensor | None = None  # [w], where a pass of fixed shape writes; None: after what is filled, as FullCache does
         self.reach = 0
 
     @property
@@ -234,18 +238,18 @@ class StaticCache(FullCache):
         return self._capacity
 
     def reserve(self, capacity: int) -> None:
-        self.slots = None  # whatever a pass that failed left
+        self.slots = None  # a pass that failed may have left some
         enough = self._rounded(capacity + self.spare)
         self.addresses += not self._holds(enough)
         super().reserve(enough)
 
     def grow(self, needed: int) -> None:
-        """Room for `needed` slots, what is filled kept."""
+        """Make room for `needed` slots, and keep what is filled."""
         for layer in range(len(self.keys)):
             self.filled(layer, needed)
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """[1, H, w, d] each -> views of the first `reach` slots."""
+        """Write keys and values, [1, H, w, d] each, and return views of the first `reach` slots."""
         if self.slots is None:
             return super().update(key_states, value_states, layer_idx)
         keys = self.keys[layer_idx].index_copy_(2, self.slots, key_states)
@@ -253,7 +257,7 @@ class StaticCache(FullCache):
         return keys.narrow(2, 0, self.reach), values.narrow(2, 0, self.reach)
 
     def _made(self, states: Tensor, capacity: int) -> Tensor:
-        """Zeros: what was never written is seen, and weighs nothing, only if it is a number."""
+        """Fill new buffers with zeros. A pass also reads slots that were never written, with weight 0, and 0 times NaN would be NaN."""
         return super()._made(states, capacity).zero_()
 
     def _enough(self, needed: int) -> int:
