@@ -1,12 +1,18 @@
-"""Every method is a function here: it builds the parts of the one loop and returns it. conf/method/NAME.yaml holds its arguments.
+"""All methods. Each is a function that builds a drafter and a verifier and returns the decoder made of them. conf/method/NAME.yaml holds
+its arguments, and the first sentence of its docstring is its line in the list of methods.
 
-A function's first parameters are what a job supplies, by their names: the runners `target`, `draft`, `drafts` (by name, biggest first),
-`captured` (the target with a static cache) and `oracle` (a second one over the target's weights), and `pair`, the models as they are
-configured. A method that names none of them decodes elsewhere. All other parameters are set by the user (method.gamma=4). The first
-sentence of a docstring is the method's line in the list of methods.
+A function's first parameters are supplied by the job, by their names:
 
-What can be exchanged is a parameter with a group of its own: verifier@method.verifier=typical, policy@method.policy=egag. A policy says how
-long drafts are, in place of gamma. first_target: the first token comes from the target's prefill alone; false lets even it be drafted.
+- `target`, `draft` and `drafts` are runners of the pair's models (`drafts`: by name, the biggest first),
+- `captured` is a runner of the target with a static cache,
+- `oracle` is a second runner over the target's weights,
+- `pair` is the models as they are configured.
+
+A method that names none of these decodes elsewhere, on a server for example. All other parameters are set by the user (method.gamma=4).
+
+A part that can be exchanged is a parameter with a group of its own: verifier@method.verifier=typical, policy@method.policy=egag. A policy
+says how long drafts are, and is used in place of gamma. With first_target the first token comes from the target's prefill alone; if it is
+false, even the first token is drafted.
 """
 
 from __future__ import annotations
@@ -41,7 +47,7 @@ LOSSLESS = RejectionVerifier()
 
 
 def fixed(gamma: int, policy: LengthRule | None) -> LengthRule:
-    """The chosen policy, or else gamma tokens every round."""
+    """Return the chosen policy, or else the rule of gamma tokens every round."""
     return FixedLength(gamma) if policy is None else policy
 
 
@@ -49,22 +55,22 @@ def fixed(gamma: int, policy: LengthRule | None) -> LengthRule:
 
 
 def autoregressive(target: Runner) -> Decoder:
-    """One token per target pass: the loop with the empty draft, against which every speedup is measured."""
+    """The target decodes one token per pass; every speedup is measured against this."""
     return Decoder(target, NoDraft(), LOSSLESS)
 
 
 def captured(captured: Runner) -> Decoder:
-    """Autoregressive decoding in captured graphs: the faster of two honest baselines on CUDA."""
+    """The target decodes one token per pass, with its passes captured as CUDA graphs, which makes it the faster baseline on CUDA."""
     return Decoder(captured, NoDraft(), LOSSLESS)
 
 
 def draft_alone(draft: Runner) -> Decoder:
-    """The draft model decodes alone, as a further baseline: the text is its own, not the target's."""
+    """The draft model decodes alone, so the text is its own and not the target's; it is meant as a further baseline."""
     return Decoder(draft, NoDraft(), AnotherModels())
 
 
 def beam(target: Runner, num_beams: int = 4, top_k: int | None = 3, min_length: int = 5, alpha: float = 1.2) -> BeamDecoder:
-    """Beam search: the likeliest whole text instead of the likeliest next token, so never the target's own text."""
+    """Beam search looks for the likeliest whole text instead of choosing the likeliest next token, so its text is not the target's own."""
     rule = GnmtRule(num_beams, top_k, min_length, alpha)
     return BeamDecoder(beam_runner(target), rule)
 
@@ -72,7 +78,7 @@ def beam(target: Runner, num_beams: int = 4, top_k: int | None = 3, min_length: 
 def power_beam(
     target: Runner, num_beams: int = 4, top_k: int | None = None, alpha: float = 1.0, early_stopping: bool | str = False
 ) -> BeamDecoder:
-    """Beam search with transformers' length penalty and ending."""
+    """Beam search with the length penalty of transformers, which also ends the search as transformers does."""
     rule = PowerRule(num_beams, alpha, early_stopping, top_k)
     return BeamDecoder(beam_runner(target), rule)
 
@@ -88,7 +94,7 @@ def speculative(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """Speculative sampling: a draft model proposes gamma tokens, and the target verifies them in one pass (Leviathan et al. 2023,
+    """A draft model proposes gamma tokens, and the target verifies them in one pass (speculative sampling: Leviathan et al. 2023,
     arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318)."""
     return Decoder(target, ModelDrafter(draft, fixed(gamma, policy)), verifier, first_target)
 
@@ -101,14 +107,14 @@ def heuristic(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """Draft length by transformers' schedule: two more after a draft that was accepted whole, else one less."""
+    """The draft length follows transformers' schedule: two more after a draft that was accepted whole, else one less."""
     return Decoder(target, ModelDrafter(draft, HeuristicLength(gamma) if policy is None else policy), verifier, first_target)
 
 
 def confidence(
     target: Runner, draft: Runner, threshold: float = 0.4, gamma_max: int = 20, verifier: Verifier = LOSSLESS, first_target: bool = True
 ) -> Decoder:
-    """The draft ends with its first token that the drafter holds unlikely (transformers' assistant_confidence_threshold)."""
+    """The draft ends with the first token that the draft model thought unlikely (transformers' assistant_confidence_threshold)."""
     return Decoder(target, ModelDrafter(draft, ConfidenceThreshold(threshold, gamma_max)), verifier, first_target)
 
 
@@ -123,8 +129,8 @@ def adaedl(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """AdaEDL: the draft ends where a bound on acceptance, by the drafter's entropy, falls below a threshold that adapts
-    (arXiv:2410.18351)."""
+    """The draft ends where the draft model's entropy says that acceptance is unlikely, by a threshold that adapts (AdaEDL,
+    arXiv:2410.18351)."""
     return Decoder(target, ModelDrafter(draft, AdaEDL(threshold, gamma_max, entropy_factor, target_rate, step)), verifier, first_target)
 
 
@@ -137,7 +143,7 @@ def egag(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """Entropy-guided adaptive gamma (EGAG): drafts are longer where the drafter is sure of its first token."""
+    """Drafts are longer where the draft model is sure of its first token (entropy-guided adaptive gamma, EGAG)."""
     return Decoder(target, ModelDrafter(draft, EGAG(gamma_min, gamma_max, ema)), verifier, first_target)
 
 
@@ -151,14 +157,14 @@ def egag_calibrated(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """EGAG whose lengths span their whole range: by the rank of the entropy among recent ones."""
+    """EGAG by the rank of the entropy among recent ones, so that the draft lengths use their whole range."""
     return Decoder(target, ModelDrafter(draft, CalibratedEGAG(gamma_min, gamma_max, ema, window)), verifier, first_target)
 
 
 def cost_model(
     target: Runner, draft: Runner, gamma_max: int = 20, budget: float = 0.02, verifier: Verifier = LOSSLESS, first_target: bool = True
 ) -> Decoder:
-    """Draft length by measured costs: most expected tokens per second, and no drafting where it does not pay."""
+    """The draft length is the one with the most expected tokens per second, by measured times, and 0 where drafting does not pay."""
     return Decoder(target, ModelDrafter(draft, CostModel(gamma_max, budget)), verifier, first_target)
 
 
@@ -174,7 +180,7 @@ def prompt_lookup(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """Prompt lookup: copies what followed the last few tokens before (Saxena 2023; LLMA, arXiv:2304.04487)."""
+    """The draft is a copy of what followed the last few tokens earlier in the text (prompt lookup: Saxena 2023; LLMA, arXiv:2304.04487)."""
     return Decoder(target, PromptLookupDrafter(fixed(gamma, policy), max_ngram, min_ngram), verifier, first_target)
 
 
@@ -189,7 +195,8 @@ def max_gram(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """Max-gram: copies what followed the longest match in prompt and text (Cascade Speculative Drafting, arXiv:2312.11462)."""
+    """The draft is a copy of what followed the longest match in prompt and text (max-gram of Cascade Speculative Drafting,
+    arXiv:2312.11462)."""
     drafter = MaxGramDrafter(fixed(gamma, policy), match(min_match, max_match), NoDraft() if fallback is None else fallback)
     return Decoder(target, drafter, verifier, first_target)
 
@@ -206,7 +213,8 @@ def nasd(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """N-gram assisted decoding: counts over prompt and text draft, and learn from every round (NASD; top_k_filler=1 is NAPD)."""
+    """The draft is what followed the last tokens most often, by counts over prompt and text that grow every round (NASD; NAPD with
+    top_k_filler=1)."""
     drafter = NasdDrafter(storage(order), fixed(gamma, policy), top_k_filler, stop_if_unknown, reset_in_between)
     return Decoder(target, drafter, verifier, first_target)
 
@@ -220,7 +228,7 @@ def katz(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """A Katz back-off trigram drafts, by a table of counts."""
+    """A Katz back-off trigram drafts, by a table of counts of a corpus."""
     return Decoder(target, KatzDrafter(load_katz(table), fixed(gamma, policy), Vocabulary(pair)), verifier, first_target)
 
 
@@ -241,7 +249,7 @@ def csd(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """Cascade Speculative Drafting: draft models review each other and, last, max-gram (Chen et al. 2023, arXiv:2312.11462)."""
+    """Draft models review what smaller ones and max-gram propose (Cascade Speculative Drafting: Chen et al. 2023, arXiv:2312.11462)."""
     matrix = KMatrix(k_matrix, pair)
     copies = MaxGramDrafter(FixedLength(proposal), match(min_match, 32), NoDraft() if fallback is None else fallback)
     drafter = cascade(drafts, copies, "max_gram", matrix, LenientArgmax(leniency) if reviewer is None else reviewer)
@@ -260,7 +268,7 @@ def tree(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """A token tree of fixed shape instead of a chain, all verified in one target pass (SpecInfer, arXiv:2305.09781)."""
+    """The draft is a token tree of fixed shape instead of a chain, all of it verified in one target pass (SpecInfer, arXiv:2305.09781)."""
     return Decoder(target, DrawnTreeDrafter(draft, FixedShape(branching, depth, max_nodes)), verifier, first_target)
 
 
@@ -274,7 +282,8 @@ def sequoia(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """The tree with most expected accepted tokens for its size, by measured acceptance by rank (Sequoia, arXiv:2402.12374)."""
+    """The draft is the token tree with the most expected accepted tokens for its size, by measured acceptance rates (Sequoia,
+    arXiv:2402.12374)."""
     shapes = SequoiaShape(max_nodes, max_depth, max_branching, acceptance)
     return Decoder(target, DrawnTreeDrafter(draft, shapes), verifier, first_target)
 
@@ -288,7 +297,7 @@ def best_first_tree(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """A tree of the draft's best tokens, those of the likeliest paths (as in EAGLE-2, arXiv:2406.16858)."""
+    """The draft is a tree of the draft model's best tokens, those with the likeliest paths (as in EAGLE-2, arXiv:2406.16858)."""
     return Decoder(target, GrownTreeDrafter(draft, BestFirst(branching, depth), max_nodes), verifier, first_target)
 
 
@@ -302,7 +311,7 @@ def threshold_tree(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """A tree of the draft's best tokens, deeper where the path's probability is at least a threshold (DynaTree)."""
+    """The draft is a tree of the draft model's best tokens that goes deeper where the path's probability reaches a threshold (DynaTree)."""
     return Decoder(target, GrownTreeDrafter(draft, Threshold(branching, depth, threshold), max_nodes), verifier, first_target)
 
 
@@ -327,7 +336,8 @@ def adaptive_tree(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """A tree whose branching and depth follow the draft's confidence and the last rounds' acceptance (DynaTree)."""
+    """The draft is a tree whose branching and depth follow the draft model's confidence and the acceptance of the last rounds
+    (DynaTree)."""
     branching, depth = (high, low, min_branching, mid_branching, max_branching), (base_depth, max_depth, stop, deep, threshold)
     growth = Adaptive(*branching, *depth, share, depth_rate, high_rate, window)
     return Decoder(target, GrownTreeDrafter(draft, growth, max_nodes), verifier, first_target)
@@ -346,8 +356,8 @@ def staged(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """Staged speculative decoding: a trigram speculates on what the draft will put into its tree (Spector and Re 2023,
-    arXiv:2308.04623)."""
+    """A trigram guesses what the draft model will put into its tree, which saves draft passes (staged speculative decoding: Spector and Re
+    2023, arXiv:2308.04623)."""
     growth, trigram = BestFirst(branching, depth), load_katz(table)
     drafter = StagedTreeDrafter(draft, growth, max_nodes, trigram, Vocabulary(pair), guesses, guess_branching)
     return Decoder(target, drafter, verifier, first_target)
@@ -366,7 +376,7 @@ def medusa(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """Medusa: heads on the target guess ahead, and a static tree of their guesses is verified in one pass (Cai et al. 2024,
+    """Heads on the target guess several tokens ahead, and a fixed tree of their guesses is verified in one pass (Medusa: Cai et al. 2024,
     arXiv:2401.10774)."""
     file = HeadsFile(heads, pair.target)
     shape = static_tree(file, nodes, ranks, paths)
@@ -385,7 +395,7 @@ def synthetic(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """A drafter of a chosen acceptance rate that costs nothing and is told the answer beforehand: for measuring everything else."""
+    """A drafter that is told the answer beforehand has a chosen acceptance rate and costs nothing, to measure everything else."""
     return Decoder(target, SyntheticDrafter(Foresight(oracle), fixed(gamma, policy), Spoiling(alpha)), verifier, first_target)
 
 
@@ -399,15 +409,16 @@ def planted(
     verifier: Verifier = LOSSLESS,
     first_target: bool = True,
 ) -> Decoder:
-    """The pair's draft model at its full cost, its tokens replaced so that a chosen share of them is right: speed at any acceptance."""
+    """The pair's draft model runs at its full cost, and its tokens are replaced so that a chosen share is right, to measure the speed at
+    any acceptance rate."""
     return Decoder(target, PlantedDrafter(draft, Foresight(oracle), fixed(gamma, policy), Spoiling(alpha)), verifier, first_target)
 
 
-# --- Other makers' loops over the same weights, and servers. Imported when they are asked for, as transformers takes seconds.
+# --- Loops of other libraries over the same weights, and servers. They are imported when asked for, because transformers takes seconds.
 
 
 def hf_generate(target: Runner, cache: str = "dynamic") -> PeerLoop:
-    """transformers' own `generate` on the same weights: its loop, cache and sampling."""
+    """transformers decodes with its own `generate` on the same weights, with its own loop, cache and sampling."""
     from specexp.peers.generate import OwnCache, TransformersGenerate
     from specexp.peers.request import shared_model
 
@@ -418,7 +429,7 @@ def hf_generate(target: Runner, cache: str = "dynamic") -> PeerLoop:
 def hf_assisted(
     target: Runner, draft: Runner, gamma: int = 20, schedule: str = "constant", confidence_threshold: float = 0.4
 ) -> PeerLoop:
-    """transformers' assisted generation with the pair's draft model."""
+    """transformers decodes by its assisted generation, with the pair's draft model."""
     from specexp.peers.assisted import Assistant, AssistantKnobs, AssistedGenerate
     from specexp.peers.request import shared_model
 
@@ -427,7 +438,7 @@ def hf_assisted(
 
 
 def hf_prompt_lookup(target: Runner, gamma: int = 10, max_ngram: int = 2) -> PeerLoop:
-    """transformers' prompt lookup: copies what followed the last few tokens where they first stood."""
+    """transformers decodes by its prompt lookup, which copies what followed the last few tokens where they first stood."""
     from specexp.peers.assisted import AssistedGenerate
     from specexp.peers.generate import PromptLookup
     from specexp.peers.request import shared_model
@@ -437,7 +448,7 @@ def hf_prompt_lookup(target: Runner, gamma: int = 10, max_ngram: int = 2) -> Pee
 
 
 def hf_early_exit(target: Runner, layers: int | None = None, gamma: int = 20, confidence_threshold: float = 0.4) -> PeerLoop:
-    """transformers' early exit: the target's own first layers draft (LayerSkip, arXiv:2404.16710)."""
+    """transformers decodes by its early exit, in which the target's own first layers draft (LayerSkip, arXiv:2404.16710)."""
     from specexp.peers.assisted import AssistedGenerate
     from specexp.peers.early_exit import EarlyExit, ExitKnobs
     from specexp.peers.request import shared_model
@@ -447,7 +458,7 @@ def hf_early_exit(target: Runner, layers: int | None = None, gamma: int = 20, co
 
 
 def ort_generate(target: Runner, directory: str | None = None) -> GreedyLoop:
-    """onnxruntime-genai's autoregressive decoding of the same weights: float32 on the CPU, greedy."""
+    """onnxruntime-genai decodes one token per pass with the same weights, in float32 on the CPU, greedily."""
     from specexp.peers.ort import Alone, OrtGenerate, OrtSettings
     from specexp.peers.request import shared_model
 
@@ -456,7 +467,7 @@ def ort_generate(target: Runner, directory: str | None = None) -> GreedyLoop:
 
 
 def ort(target: Runner, draft: Runner, gamma: int = 5, directory: str | None = None) -> GreedyLoop:
-    """onnxruntime-genai speculating with the pair's draft model: float32 on the CPU, greedy."""
+    """onnxruntime-genai decodes speculatively with the pair's draft model, in float32 on the CPU, greedily."""
     from specexp.peers.ort import DraftModel, OrtGenerate, OrtSettings, Width
     from specexp.peers.request import shared_model
 
@@ -465,7 +476,7 @@ def ort(target: Runner, draft: Runner, gamma: int = 5, directory: str | None = N
 
 
 def ort_prompt_lookup(target: Runner, gamma: int = 8, ngram: int = 3, directory: str | None = None) -> GreedyLoop:
-    """onnxruntime-genai speculating with n-grams of the text itself: float32 on the CPU, greedy."""
+    """onnxruntime-genai decodes speculatively with n-grams of the text itself, in float32 on the CPU, greedily."""
     from specexp.peers.ort import NgramLookup, OrtGenerate, OrtSettings, Width
     from specexp.peers.request import shared_model
 
@@ -483,5 +494,5 @@ def endpoint(
     timeout_seconds: float = 600.0,
     retries: int = 6,
 ) -> Endpoint:
-    """Any server that speaks OpenAI's API, timed from outside; no pair is loaded."""
+    """A server that speaks OpenAI's API decodes and is timed from outside; no model is loaded here."""
     return Endpoint(url, model, api, concurrency, on_error, api_key_env, timeout_seconds, retries)
