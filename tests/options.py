@@ -7,7 +7,9 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from specexp import methods
 from specexp.cli.messages import conf_directory
+from specexp.experiment.supply import LABEL, asked
 
 CONF = Path(conf_directory())
 
@@ -28,8 +30,12 @@ def nodes(config, path=""):
 
 
 def check_signatures(config):
+    """Fails the test for a call that lacks something or has too much. A method's lacks what a job supplies, and its label is no argument."""
     for path, node in nodes(config):
         arguments = {key: None for key in node if not key.startswith("_")}
+        if get_object(node["_target_"]).__module__ == methods.__name__:
+            arguments.pop(LABEL, None)
+            arguments |= dict.fromkeys(asked(node))
         signature = inspect.signature(get_object(node["_target_"]))
         bind = signature.bind_partial if node.get("_partial_") else signature.bind
         try:

@@ -9,7 +9,7 @@ THINNED = {
     "test_cascade.py": ["test_greedy_text_is_the_targets", "test_three_levels_have_the_targets_law"],
     "test_configs.py": [
         "test_a_method_as_method_and_as_baseline_keeps_its_own_values",
-        "test_another_policy_is_chosen_with_the_fixed_ones_handle_taken_out",
+        "test_another_policy_takes_the_place_of_gamma",
         "test_a_tuned_cascade_takes_any_reviewer",
     ],
     "test_cost_model.py": ["test_close_to_the_best_fixed_length_wherever_that_is"],

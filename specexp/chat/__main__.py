@@ -46,7 +46,7 @@ def main(config: DictConfig) -> None:
         from specexp.cli.check import check
         from specexp.models.loading import set_threads
 
-        check(config)
+        check(config, HydraConfig.get().overrides.task)
         set_threads(config.threads)
         settings = from_command_line(overrides, config.method.name, config.max_new_tokens, config.seed)
         session = Session(settings, composed, build)

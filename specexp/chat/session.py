@@ -180,7 +180,7 @@ class Session:
         config = self._compose(settings.overrides(name))
         if settings.gamma is not None and "gamma" in config.method and not settings.has_own_gamma(name):
             config.method.gamma = settings.gamma
-        check(config)
+        check(config, settings.overrides(name))
         handles = {key: value for key, value in OmegaConf.to_container(config.method, resolve=True).items() if not isinstance(value, dict)}
         handles.pop("name")
         sampling, decoder = self._build(config.sampling), open_decoder(config, self._build)

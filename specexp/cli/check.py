@@ -29,8 +29,10 @@ SWITCHES = ("ignore_eos", "quick", "cost_curve")
 QUICK_TOKENS = 64
 
 
-def check(config: DictConfig) -> None:
-    """All that can be wrong with the configuration as such. UserError for it; what is not needed is taken out of `config`."""
+def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
+    """All that can be wrong with the configuration as such. UserError for it; what is not needed is taken out of `config`.
+
+    overrides: what the user gave, as KEY=VALUE; the configuration that came of it does not tell a default from a choice."""
     check_nodes(config, NODES)
     check_nodes(config, [f"baselines.{name}" for name in config.baselines])
     _check_handles(config)
@@ -44,6 +46,7 @@ def check(config: DictConfig) -> None:
     if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
         raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
     check_signatures(config)
+    check_replaced(config, overrides)
     refuse_credentials(config)
 
 
@@ -93,19 +96,38 @@ ELEMENTS = {int: "whole numbers", float: "numbers", str: "texts (a number as tex
 
 def check_signatures(config: DictConfig) -> None:
     """UserError for a parameter that its class lacks, and for a value of another type; named as the user can give it."""
-    methods = {"method", "captured", *(f"baselines.{name}" for name in config.get("baselines", {}))}
+    methods = _method_places(config)
     for path, node in _nodes(config):
-        parameters = dict(_signature(path, node["_target_"]).parameters)
-        if path in methods:  # what the job supplies is nobody's to give, and the label is no argument
-            parameters = {name: parameter for name, parameter in parameters.items() if name not in SUPPLIED}
+        hints = {name: parameter.annotation for name, parameter in _signature(path, node["_target_"]).parameters.items()}
+        if path in methods:  # what the job supplies is nobody's to give, and every method has a label
+            hints = {name: hint for name, hint in hints.items() if name not in SUPPLIED} | {LABEL: str}
         for key in node:
-            if key.startswith("_") or OmegaConf.is_missing(node, key) or (path in methods and key == LABEL):
+            if key.startswith("_") or OmegaConf.is_missing(node, key):
                 continue
-            if key not in parameters:
-                raise UserError(f"{path}.{key} does not exist{meant(key, list(parameters))}; {path} takes {', '.join(parameters)}.")
-            hint = parameters[key].annotation
+            if key not in hints:
+                raise UserError(f"{path}.{key} does not exist{meant(key, list(hints))}; {path} takes {', '.join(hints) or 'nothing'}.")
+            hint = hints[key]
             if not _fits(node[key], hint):
                 raise UserError(f"{_source(config, f'{path}.{key}')}={shown(node[key])} does not fit; give {_words(hint)}.")
+
+
+REPLACED = {"policy": "gamma"}  # an argument of a method, and the one that it is used in place of
+
+
+def check_replaced(config: DictConfig, overrides: Sequence[str]) -> None:
+    """UserError for a value that the user gave and that another one, which was chosen too, leaves without effect."""
+    given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    for place in _method_places(config):
+        for part, replaced in REPLACED.items():
+            if (key := f"{place}.{replaced}") in given and OmegaConf.select(config, f"{place}.{part}") is not None:
+                raise UserError(
+                    f"{key}={given[key]} would be ignored, as {place}.{part} says how long drafts are; leave out one of the two "
+                    f"(the keys of the policy are {place}.{part}.KEY)."
+                )
+
+
+def _method_places(config: DictConfig) -> list[str]:
+    return ["method", "captured", *(f"baselines.{name}" for name in config.get("baselines", {}))]
 
 
 def check_nodes(config: DictConfig, places: Iterable[str]) -> None:
@@ -188,7 +210,7 @@ def _words_of_kind(hint: object) -> str:
 
 
 def _source(config: DictConfig, key: str) -> str:
-    """The key whose value `key` takes over, through all interpolations: method.gamma for method.decoder.drafter.policy.gamma."""
+    """The key whose value `key` takes over, through all interpolations: dtype for model_pair.target.dtype."""
     place, _, name = key.rpartition(".")
     node = OmegaConf.select(config, place) if place else config
     raw = OmegaConf.to_container(node, resolve=False)[name]

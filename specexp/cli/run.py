@@ -27,7 +27,7 @@ def main(config: DictConfig) -> float | None:
         from specexp.cli.check import check  # brings torch, which a mistake on the command line does not wait for
         from specexp.experiment.job import run
 
-        check(config)
+        check(config, HydraConfig.get().overrides.task)
         return run(config, Path(HydraConfig.get().runtime.output_dir), sweep_directory(), build)
 
     return attempted(work, f"interrupted; the same command with {_way_back()} goes on where it stopped.")

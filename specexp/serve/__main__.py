@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from specexp.cli.jobs import attempted, launch
@@ -35,7 +36,7 @@ def main(config: DictConfig) -> None:
         from specexp.cli.check import check
         from specexp.models.loading import set_threads
 
-        check(config)
+        check(config, HydraConfig.get().overrides.task)
         set_threads(config.threads)
         from specexp.serve.server import serve
 

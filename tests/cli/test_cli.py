@@ -131,12 +131,26 @@ def test_where_the_nearest_key_is_sought(wrong, meant):
 
 
 def test_parameter_that_no_class_has(refused):
-    told = refused("+method.decoder.drafter.runer=3")
-    assert "method.decoder.drafter.runer does not exist (did you mean runner?)" in told and "policy" in told
+    told = refused("policy@method.policy=egag", "+method.policy.gama_max=3")
+    assert "method.policy.gama_max does not exist (did you mean gamma_max?); method.policy takes gamma_min, gamma_max, ema." in told
+    assert "method.verifier.leniency does not exist; method.verifier takes nothing." in refused("+method.verifier.leniency=3")
+
+
+def test_what_the_job_supplies_is_no_key(refused):
+    assert "no key method.draft" in refused("method.draft=x")
+    assert "method.draft does not exist" in refused("+method.draft=x")
+
+
+def test_a_gamma_that_a_chosen_policy_would_hide_is_refused(refused):
+    """The policy alone is no mistake: gamma is there by default."""
+    told = refused("method.gamma=6", "policy@method.policy=egag")
+    assert told.startswith("method.gamma=6 would be ignored, as method.policy says how long drafts are")
 
 
 def test_part_of_a_method_is_chosen_by_its_place(refused):
-    assert "drafter@method.decoder.drafter" in refused("drafter=tree")
+    assert "verifier@method.verifier" in refused("verifier=lenient")
+    assert "policy@method.policy" in refused("policy=egag")
+    assert "drafter@method.fallback" in refused("method=max_gram", "drafter=bigram")
 
 
 @pytest.mark.parametrize(
@@ -361,9 +375,9 @@ def test_a_sweep_ends_with_the_numbers_of_the_jobs_that_could_not_run(run, monke
     assert re.search(r"specexp: job 1 \(.*seed=2.*\): a sentence\.", error)
 
 
-def test_a_number_for_a_model_names_its_key(run):
-    code, error = run("method=katz", "method.decoder.target=-1")
-    assert code == 1 and error.startswith("specexp: method.decoder.target=-1 does not fit") and error.count("\n") == 1
+def test_a_number_for_a_part_names_its_key(run):
+    code, error = run("method=katz", "method.verifier=-1")
+    assert code == 1 and error.startswith("specexp: method.verifier=-1 does not fit") and error.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -102,10 +102,10 @@ def test_out_of_memory_in_the_middle_loses_nothing(config, tmp_path, monkeypatch
 
     record = Experiment._record
 
-    def full(self, example, *rest):
-        if example.id == undisturbed[1]["id"]:
+    def full(self, task, *rest):
+        if task.example.id == undisturbed[1]["id"]:
             raise error
-        return record(self, example, *rest)
+        return record(self, task, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "_record", full)
