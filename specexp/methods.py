@@ -39,8 +39,8 @@ from specexp.drafters.suffixes import LatestMatch, Match
 from specexp.drafters.synthetic import Foresight, PlantedDrafter, Spoiling, SyntheticDrafter
 from specexp.models.heads import HeadsFile, fitted
 from specexp.models.pair import ModelPair, Vocabulary
+from specexp.peers import GreedyLoop, PeerLoop
 from specexp.peers.endpoint import Endpoint
-from specexp.peers.loops import GreedyLoop, PeerLoop
 from specexp.runners.beams import beam_runner
 
 LOSSLESS = RejectionVerifier()

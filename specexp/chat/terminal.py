@@ -1,13 +1,18 @@
 """Reads lines for a session, from a person at a terminal or from a script or pipe. Ctrl-C stops the generation and keeps the session.
 
 A script ends at its first mistake, because the lines after it rely on the one that failed. A person sees the message and goes on.
+
+What the console shows: text coloured by the origin of its tokens, drafts round by round, and tables. Nothing that was shown is
+overwritten, so the output can go into a pipe.
+
+Colours appear only at a terminal and where NO_COLOR is not set (rich decides). /debug and the tables say the same in words.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -17,11 +22,14 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from specexp.chat.commands import COMMANDS, Quit, methods, obey
-from specexp.chat.session import Session
-from specexp.chat.view import RichView
+from specexp.chat.session import Run, Session, figures
+from specexp.decoding.decoder import Step
 from specexp.errors import UserError
+from specexp.live.engine import CANCELLED, Piece
 
 PROMPT = "> "
 REMARK = "//"
@@ -141,3 +149,105 @@ def start(session: Session, script: Path | None, history: str | None) -> None:
         play(session, view, sys.stdin, "standard input")
     else:
         converse(session, view, history)
+
+
+ORIGINS = {"target": "", "draft": "green", "bonus": "blue", "resample": "red"}
+STAGES = ("green", "cyan", "yellow", "magenta")  # of a cascade's stages, in the order in which they first appear
+LEGEND = (("accepted", "draft"), ("corrected", "resample"), ("bonus", "bonus"))
+COLUMNS = ("", "tokens", "accepted", "per round", "tokens/s", "speedup", "target's text")
+HINT = "/help lists the commands; Ctrl-C stops a generation, Ctrl-D leaves."
+
+
+class RichView:
+    """Writes to a console. spell: id -> its text, for /debug."""
+
+    def __init__(self, console: Console, spell: Callable[[int], str]):
+        self.console, self._spell = console, spell
+        self.debug = False
+        self._stages: dict[str, str] = {}
+
+    def say(self, text: str, style: str = "") -> None:
+        self.console.print(Text(text, style=style), soft_wrap=True)
+
+    def welcome(self, session: Session) -> None:
+        self.say(f"enabled: {', '.join(session.settings.enabled)}. {HINT}", "dim")
+        self.console.print(Text("tokens: ", style="dim").append_text(_joined(Text(word, style=ORIGINS[origin]) for word, origin in LEGEND)))
+
+    def begin(self, name: str) -> None:
+        self._stages, self._rounds = {}, 0
+        self.console.print(Text(f"── {name}", style="bold"))
+
+    def hear(self, step: Step, pieces: list[Piece]) -> None:
+        if self.debug:
+            self._round(step)
+            return
+        for piece in pieces:
+            self.console.print(Text(piece.text, style=self._style(piece.origin)), end="", soft_wrap=True)
+
+    def end(self, finish: str) -> None:
+        self.say({CANCELLED: " [stopped]", "length": ""}.get(finish, "") if not self.debug else f"end: {finish}", "dim")
+
+    def table(self, runs: Sequence[Run], title: str | None = None) -> None:
+        """One line for each way of decoding, over all of its prompts."""
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        for place, column in enumerate(COLUMNS):
+            table.add_column(column, justify="right" if place else "left", header_style="dim", no_wrap=bool(place), overflow="fold")
+        for name, group in grouped(runs).items():
+            table.add_row(name, *_cells(figures(group)))
+        self.console.print(table)
+
+    def help(self, session: Session) -> None:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for command in COMMANDS.values():
+            usage = Text(f"{command.name} {command.arguments}".rstrip(), style="bold")
+            table.add_row(usage, command.does, Text(str(command.now(session.settings)), style="cyan"))
+        self.console.print(table)
+        self.say(r"Anything else is a prompt; \n and \t in it are a line break and a tab. A line that begins with // is a remark.", "dim")
+
+    def _style(self, origin: str) -> str:
+        kind, _, stage = origin.partition(":")
+        if not stage:
+            return ORIGINS[kind]
+        return self._stages.setdefault(stage, STAGES[len(self._stages) % len(STAGES)])
+
+    def _round(self, step: Step) -> None:
+        """One line with every drafted token, kept or refused, and what the target added."""
+        line = Text(f"{self._rounds:>4}  {f'{step.accepted} of {step.drafted}' if step.drafted else 'target':<9}", style="dim")
+        self._rounds += 1
+        for place, node in enumerate(step.nodes):
+            kept = place in step.path
+            line.append(f"{self._spell(node)!r} ", style="green" if kept else "red strike")
+            line.append("" if kept or self.console.is_terminal else "(refused) ")
+        for token in step.tokens[step.accepted :]:
+            line.append(f"+ {self._spell(token)!r} ", style="blue")
+        self.console.print(line, soft_wrap=True)
+
+
+def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs by the method's name and, if a method ran with several settings, by those that differ."""
+    runs = list(runs)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        others = [other.handles for other in runs if other.name == run.name]
+        varied = [key for key in run.handles if any(other.get(key) != run.handles[key] for other in others)]
+        groups.setdefault(" ".join([run.name, *(f"{key}={run.handles[key]}" for key in varied)]), []).append(run)
+    return groups
+
+
+def _cells(found: dict) -> list[str]:
+    def cell(key: str, form: str) -> str:
+        return "" if found.get(key) is None else form.format(found[key])
+
+    same = found.get("equal_texts")
+    return [
+        cell("num_tokens", "{}"),
+        cell("draft_acceptance_rate", "{:.1%}"),
+        cell("mean_acceptance_length", "{:.2f}"),
+        cell("output_tps_per_user", "{:.1f}"),
+        cell("speedup", "{:.2f}x"),
+        "" if same is None else {1.0: "same", 0.0: "another"}.get(same, f"{same:.0%} same"),
+    ]
+
+
+def _joined(words: Iterable[Text]) -> Text:
+    return Text(", ", style="dim").join(words)

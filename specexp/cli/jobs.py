@@ -1,18 +1,29 @@
 """A command that Hydra composes the configuration of: its start, its one job or the jobs of its sweep, and what a mistake ends in.
 
 A user's mistake becomes one sentence; in a sweep it is one line, and the other jobs go on. A defect keeps its traceback.
+
+One CUDA card for each of several processes on one machine: a process takes a card that no other has, and keeps it until it ends.
+
+Looks at device files and environment variables only, before CUDA is used. Only processes of this project respect one another's cards.
+
+`specexp run`, or `specexp` alone: compose the configuration, check it, build what it describes, run the experiment.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
+import hydra
 import hydra.utils
 import yaml
+from filelock import BaseFileLock, Timeout, UnixFileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -20,7 +31,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from specexp.cli.credentials import refuse_arguments
+from specexp.cli.manual import manual
 from specexp.cli.messages import explain_hydra, not_a_name, not_yaml, unknown_choice, unparsable
+from specexp.cli.plugins import conf_directory, conf_folders
 from specexp.errors import INTERRUPTED, Ended, UserError, ending
 from specexp.tracking.records import write_failure
 
@@ -112,3 +125,71 @@ def explain_error(error: Exception, primary: str = "config") -> str:
 def _inside_job(error: Exception, task: Callable) -> bool:
     """Whether it was raised below `task`; otherwise Hydra raised it on the way there."""
     return any(frame.f_code is task.__wrapped__.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+_held: list[BaseFileLock] = []  # kept as long as the process lasts
+
+
+def take_card(devices: Path = Path("/dev")) -> str | None:
+    """The card this process has, made the only visible one; None where there are fewer than two to choose from.
+
+    Raises UserError where other processes hold all of them.
+    """
+    if _held:
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+    cards = _visible(devices)
+    if len(cards) < 2:
+        return None
+    for card in cards:
+        if (lock := _lock(card)) is not None:
+            _held.append(lock)
+            os.environ["CUDA_VISIBLE_DEVICES"] = card
+            return card
+    raise UserError(f"all {len(cards)} cards are held by other processes; set hydra.launcher.n_jobs={len(cards)} or wait for them.")
+
+
+def _visible(devices: Path) -> list[str]:
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [card.strip() for card in chosen.split(",") if card.strip()]
+    return sorted((file.name[6:] for file in devices.glob("nvidia*") if re.fullmatch(r"nvidia\d+", file.name)), key=int)
+
+
+def _lock(card: str) -> BaseFileLock | None:
+    """The lock of the card, None where another process has it."""
+    name = re.sub(r"\W", "_", card)
+    file = Path(tempfile.gettempdir()) / f"specexp-{os.getuid()}-card-{name}.lock"
+    lock = UnixFileLock(file, mode=0o600, blocking=False, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock
+
+
+@hydra.main(version_base="1.3", config_path=conf_directory(), config_name="config")
+def main(config: DictConfig) -> float | None:
+    """One job. Returns its speedup: the sweepers' objective."""
+
+    def work(build: Callable) -> float | None:
+        if "joblib" in HydraConfig.get().launcher._target_:  # other workers beside this one, on the same machine
+
+            take_card()
+        from specexp.cli.check import check  # brings torch, which a mistake on the command line does not wait for
+        from specexp.experiment.job import run
+
+        check(config, HydraConfig.get().overrides.task)
+        return run(config, Path(HydraConfig.get().runtime.output_dir), sweep_directory(), build)
+
+    return attempted(work, f"interrupted; the same command with {_way_back()} goes on where it stopped.")
+
+
+def cli() -> None:
+    launch(main, lambda: manual(conf_folders()))
+
+
+def _way_back() -> str:
+    """The override that leads to the directory of this run or sweep."""
+    sweep = sweep_directory()
+    key, directory = ("hydra.run.dir", HydraConfig.get().runtime.output_dir) if sweep is None else ("hydra.sweep.dir", sweep)
+    place = Path(directory).absolute()
+    return f"{key}={place}" if re.fullmatch(r"[\w./-]+", str(place)) else f"\"{key}='{place}'\""

@@ -11,8 +11,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from specexp.cli.commands import COMMANDS
-from specexp.cli.manual import manual
+from specexp.cli.manual import COMMANDS, manual
 from specexp.cli.messages import unknown_command
 from specexp.cli.plugins import conf_directory, conf_folders, config_dirs
 from specexp.errors import UserError, ending

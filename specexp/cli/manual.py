@@ -1,6 +1,10 @@
 """The text of `specexp --help`: examples, the commands, the choices of every group, the settings that are changed most.
 
 It reads names of files only and composes nothing, so it answers at once.
+
+The commands of `specexp`, one line each. A module of the table has a function `cli` without arguments, which reads sys.argv.
+
+The modules are imported only when their command is called.
 """
 
 from __future__ import annotations
@@ -9,7 +13,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from specexp.cli.commands import COMMANDS
 from specexp.cli.plugins import options
 
 TEMPLATE = """\
@@ -53,3 +56,14 @@ def _lines(folders: Sequence[Path]) -> list[str]:
 
 def _line(name: str, choices: Sequence[str], width: int) -> str:
     return textwrap.fill(", ".join(choices), 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2))
+
+
+COMMANDS = {  # name: (module, what the command does)
+    "run": ("specexp.cli.jobs", "measure a method beside plain decoding; the word may be left out"),
+    "report": ("specexp.report.__main__", "tables, comparisons and explanations of finished runs"),
+    "chat": ("specexp.chat.__main__", "a console that decodes what you type by several methods"),
+    "serve": ("specexp.serve.__main__", "a server that speaks OpenAI's API"),
+    "perplexity": ("specexp.perplexity.__main__", "how well a model predicts a text under several caches"),
+    "medusa": ("specexp.medusa.__main__", "train or measure Medusa heads for a model"),
+    "tables": ("specexp.tables.__main__", "count the n-gram tables of a tokenizer"),
+}

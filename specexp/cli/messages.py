@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from specexp.cli.commands import COMMANDS
+from specexp.cli.manual import COMMANDS
 from specexp.cli.plugins import conf_directory, conf_folders, options
 
 

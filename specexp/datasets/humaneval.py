@@ -9,8 +9,8 @@ from pathlib import Path
 from specexp.assets import asset_path
 from specexp.datasets.example import Example, Score, check_settings, subset
 from specexp.datasets.files import read_jsonl
-from specexp.scoring.code import STOP_STRINGS, pass_at_k, sanitise
 from specexp.scoring.sandbox import Sandbox, Verdict
+from specexp.scoring.texts import STOP_STRINGS, pass_at_k, sanitise
 
 KEYS = ("task_id", "prompt", "entry_point", "test")
 LARGER_K = {10, 100}

@@ -12,8 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, quality_figures
-from specexp.experiment.own_models import OwnModels
-from specexp.experiment.served import Served, error_figures
+from specexp.experiment.places import OwnModels, Served, error_figures
 from specexp.experiment.supply import decodes_here, read_inputs, sandbox_level
 from specexp.figures.bounds import bandwidth_utilisation, bound_figures
 from specexp.figures.cost import curve_of

@@ -1,6 +1,8 @@
 """A side is whatever answers a prompt while it is timed: our decoder, another maker's loop over the same weights, or a served endpoint.
 
 One experiment runs any of them. Knows neither data sets nor files.
+
+What sides are asked and what is read from their answers: for models of ours by ids, for served ones by text alone.
 """
 
 from __future__ import annotations
@@ -10,13 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from math import isnan
 from typing import Protocol
+
+from torch.nn import Module
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Sampling
-from specexp.experiment.generation import Generation, generate
+from specexp.errors import UserError
+from specexp.experiment.generation import Generation, continuation_nll, generate, opening
 from specexp.peers.endpoint import Endpoint, Refused, Reply
+from specexp.scoring.texts import cut_at
+from specexp.text.stopping import Stopping
 
 Prompt = Sequence[int] | str  # ids for our own models, a text for a server's
 
@@ -115,3 +123,91 @@ def _answer(side: Side, max_new_tokens: int, stop: Stop, asked: tuple[Prompt, tu
         return side.generate(asked[0], max_new_tokens, stop, asked[1])
     except Refused as error:
         return error
+
+
+@dataclass
+class OwnTexts:
+    """Of models in this process. models: by role ("target", a draft's name), those that must compute numbers; none before they are loaded.
+
+    stop: where a text ends. context_length: tokens that prompt and text may have together, or None.
+    """
+
+    dataset: object
+    tokenizer: object
+    stop: Stopping
+    max_new_tokens: int
+    context_length: int | None = None
+    models: dict[str, object] = field(default_factory=dict)
+    _likelihoods: dict[tuple, tuple[float, int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def target(self) -> Module:
+        return self.models["target"]
+
+    def prompts(self, examples: Sequence) -> dict[str, list[int]]:
+        """Token ids by example, checked against the context before anything is decoded."""
+        encoded = {example.id: self.tokenizer(example.prompt)["input_ids"] for example in examples}
+        for name, ids in encoded.items():
+            if not ids:
+                raise UserError(f"the prompt of {name} is empty; give at least one token.")
+            if self.context_length is not None and len(ids) + self.max_new_tokens > self.context_length:
+                raise UserError(
+                    f"{name} has {len(ids)} prompt tokens and max_new_tokens={self.max_new_tokens} more do not fit the models' context "
+                    f"of {self.context_length}; lower max_new_tokens, or choose other prompts."
+                )
+        return encoded
+
+    def check(self, prompt: Sequence[int]) -> None:
+        """UserError for a model whose likelihood of the prompt's last token is no number. One pass each; a drafter without a model of its
+        own (the target's first layers) has been looked at with the target."""
+        for role, model in self.models.items():
+            if isinstance(model, Module) and isnan(continuation_nll(model, prompt, prompt[-1:])[0]):
+                raise _not_a_number(f"the {role} model", model, "the first prompt")
+
+    def read(self, example: object, prompt: Sequence[int], answer: Generation) -> dict[str, object]:
+        ids = answer.token_ids
+        text = self.stop.text(opening(self.target, prompt), ids)
+        found = {"text": text, "ends": self.stop.ends(ids, text), "score": self.dataset.score(example, text)}
+        if (tree := answer.record().tree) is not None:
+            texts = {part: [self.tokenizer.decode([id]) for id in tree[part]] for part in ("nodes", "own")}
+            found["tree"] = {**tree, "texts": texts}
+        nll, count = self._likelihood(prompt, ids)
+        return found | {"nll_sum": nll, "nll_count": count}
+
+    def _likelihood(self, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[float, int]:
+        """Under the target; both sides of a lossless method share one computation."""
+        key = (tuple(prompt), tuple(token_ids))
+        if key not in self._likelihoods:
+            self._likelihoods.clear()
+            self._likelihoods[key] = continuation_nll(self.target, prompt, token_ids)
+            if isnan(self._likelihoods[key][0]):
+                raise _not_a_number("the target model", self.target, "a text that it wrote")
+        return self._likelihoods[key]
+
+
+@dataclass
+class ServedTexts:
+    """Of models that a server runs: prompts go there as texts, and a text that went past a stop string is cut."""
+
+    dataset: object
+    stop: Stop = lambda ids, since: None
+
+    def prompts(self, examples: Sequence) -> dict[str, str]:
+        """Texts by example; whether they fit is the server's to say."""
+        for example in examples:
+            if not example.prompt:
+                raise UserError(f"the prompt of {example.id} is empty; give at least one token.")
+        return {example.id: example.prompt for example in examples}
+
+    def check(self, prompt: str) -> None:
+        """A server's models are not seen from here."""
+
+    def read(self, example: object, prompt: str, answer: Reply) -> dict[str, object]:
+        """Cut also behind a server that keeps the stop string or knows only some of them."""
+        text = cut_at(answer.text, self.dataset.stop_strings)
+        return {"text": text, "score": self.dataset.score(example, text)}
+
+
+def _not_a_number(role: str, model: Module, read: str) -> UserError:
+    dtype = str(model.dtype).removeprefix("torch.")
+    return UserError(f"{role} ({model.config._name_or_path}) computes NaN for {read} in {dtype}: give it another, such as dtype=float32.")

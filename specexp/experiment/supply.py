@@ -22,7 +22,7 @@ from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.experiment.experiment import QUICK_EXAMPLES
 from specexp.models.pair import ModelPair, draft_runners, runner
-from specexp.peers.loops import PeerLoop
+from specexp.peers import PeerLoop
 
 MODELS = frozenset({"target", "draft", "drafts", "captured", "oracle"})  # runners that a method can ask for
 SUPPLIED = MODELS | {"pair"}

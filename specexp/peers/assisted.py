@@ -28,7 +28,7 @@ from specexp.decoding.decoder import Step
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
-from specexp.peers.loops import PeerLoop
+from specexp.peers import PeerLoop
 from specexp.peers.onnx_conversion import refuse_before_it_works
 from specexp.peers.request import Drafted, Emissions, Ended, Request, SharedModel, Streamed, rounds, special_ids
 from specexp.runners.caches import held_bytes

@@ -19,7 +19,7 @@ from typing import ClassVar
 from specexp.decoding.decoder import Step
 from specexp.decoding.protocols import Drafter, Stop
 from specexp.decoding.sampling import Draws
-from specexp.peers.loops import PeerLoop
+from specexp.peers import PeerLoop
 from specexp.peers.request import Drafted, Heard, Request, SharedModel, rounds
 from specexp.runners.caches import held_bytes
 

@@ -20,7 +20,7 @@ from specexp.decoding.draft import chain_parents
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
-from specexp.peers.loops import GreedyLoop
+from specexp.peers import GreedyLoop
 from specexp.peers.request import SharedModel
 
 WIDEST = 16  # the engine's own limits

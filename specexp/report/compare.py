@@ -22,7 +22,7 @@ from specexp.errors import UserError
 from specexp.figures.intervals import log_rate_ratio
 from specexp.figures.paired import SURPRISING, difference, log_speed_ratio, mcnemar, permutation_p
 from specexp.figures.speed import counted_time, whole_request
-from specexp.report.arguments import Parser
+from specexp.report.runs import Parser
 from specexp.tracking.records import read_records
 
 

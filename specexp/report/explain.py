@@ -23,7 +23,7 @@ from specexp.figures.acceptance import timed_rounds
 from specexp.figures.bounds import bandwidth_utilisation, bound_figures
 from specexp.figures.cost import CostCurve, curve_of, depth, phases
 from specexp.figures.speed import speedup_interval, summarise_speed, why_no_interval
-from specexp.report.arguments import Parser
+from specexp.report.runs import Parser
 from specexp.tracking.records import read_environment, read_records, to_json
 
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high", "predicted_speedup", "efficiency", "tpot", "baseline_tpot")

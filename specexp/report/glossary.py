@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from specexp.report.arguments import Parser
+from specexp.report.runs import Parser
 
 RUN = {
     "label": "The method's name and those of its settings in which the runs of the table differ.",

@@ -21,9 +21,8 @@ from rich.table import Table
 
 from specexp.figures.acceptance import quotient
 from specexp.figures.speed import summarise_speed, whole_request
-from specexp.report.arguments import Parser
 from specexp.report.rows import make_rows, settings_of
-from specexp.report.runs import Run, find_runs
+from specexp.report.runs import Parser, Run, find_runs
 from specexp.tracking.records import to_json, write_whole
 
 MEBI = 2.0**20

@@ -6,18 +6,27 @@ what the figures mean.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from specexp.errors import UserError
+from specexp.errors import CommandParser, UserError
 from specexp.tracking.records import FAILURE, read_object, read_records
 
 MARKS = {"summary.json", "records.jsonl", FAILURE, "specexp.log"}  # the last: Hydra's, of a job that wrote nothing else
 # Of config.yaml, as OmegaConf writes it: the trees of parts, most of the file, from which nothing is reported.
 SKIPPED = re.compile(r"^(?:(?:runners|baselines):\n(?:[ -].*\n)+|  decoder:\n(?:    .*\n)+)", re.M)
+
+
+class Parser(CommandParser):
+    """The command line of one of the report's commands. command: "" for the table of runs. text: what its --help begins with."""
+
+    def __init__(self, command: str, text: str | None, epilog: str | None = None) -> None:
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(f"python -m specexp.report {command}".strip(), description=text, epilog=epilog, formatter_class=layout)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class SweepReport(Callback):
         if settings is None:
             return
         from specexp.report.rows import SETTING, renamed
-        from specexp.tracking.wandb_sweep import WandbSweep
+        from specexp.report.wandb_report import WandbSweep
 
         tracker = WandbSweep(**{key: value for key, value in settings.items() if not key.startswith("_") and key != "name"})
         tracker.pictures = sorted((self._directory / "figures").glob("*.png"))

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from specexp.report import papers
-from specexp.report.arguments import Parser
 from specexp.report.columns import Row, short, visible
 from specexp.report.formats import csv_text, json_text, latex, markdown
 from specexp.report.rows import make_rows, notes
-from specexp.report.runs import Run, find_runs
+from specexp.report.runs import Parser, Run, find_runs
 
 EPILOG = """\
 python -m specexp.report multirun/2026-01-31/12-00-00-000000                   the sweep's table, fastest first

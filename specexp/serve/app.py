@@ -19,10 +19,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from specexp.errors import UserError
 from specexp.live.engine import Answer
 from specexp.serve.errors import BodyLimit, add_handlers, failure, refusal
-from specexp.serve.metrics import Metrics
 from specexp.serve.protocol import ChatForm, ChatRequest, CompletionForm, CompletionRequest, Form, Generate, PredictRequest
 from specexp.serve.service import FINISH, ServerSettings, Service, usage, usage_of
-from specexp.serve.worker import Closed, Full, Job, Worker
+from specexp.serve.worker import Closed, Full, Job, Metrics, Worker
 
 PREDICT_TOKENS, PREDICT_SAMPLING = 40, {"temperature": 1.0, "top_k": 10, "top_p": 0.9}  # of the earlier study's server
 PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"

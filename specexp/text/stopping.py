@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from specexp.decoding.protocols import Cut
-from specexp.scoring.code import cut_at
+from specexp.scoring.texts import cut_at
 
 REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that are no character
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")  # how a tokenizer with byte fallback spells the token of one byte

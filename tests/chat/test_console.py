@@ -21,8 +21,7 @@ from rich.console import Console
 from specexp.chat import __main__ as chat
 from specexp.chat.commands import COMMANDS, obey
 from specexp.chat.session import Session, Settings, figures, from_command_line
-from specexp.chat.terminal import CommandCompleter, converse, handles_of, perform, play, stoppable
-from specexp.chat.view import RichView, grouped
+from specexp.chat.terminal import CommandCompleter, RichView, converse, grouped, handles_of, perform, play, stoppable
 from specexp.cli.jobs import build
 from specexp.cli.messages import conf_directory
 from specexp.decoding.sampling import GREEDY

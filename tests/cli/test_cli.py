@@ -413,5 +413,5 @@ def test_hub_that_does_not_answer(tmp_path):
 def test_a_streaming_cache_takes_texts_of_any_length_but_no_longer_cache(refused, run, monkeypatch):
     assert "cache.max_length=20000 is more than the 16384 positions of asset:tiny" in refused("cache=sink", "cache.max_length=20000")
     assert "cache.block=8 evicts too often" in refused("cache=sink", "cache.block=8")
-    monkeypatch.setattr("specexp.experiment.own_models.OwnModels.open", lambda *_: (_ for _ in ()).throw(UserError("as far as weights.")))
+    monkeypatch.setattr("specexp.experiment.places.OwnModels.open", lambda *_: (_ for _ in ()).throw(UserError("as far as weights.")))
     assert "as far as weights" in run("cache=sink", "max_new_tokens=100000")[1]

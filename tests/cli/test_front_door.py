@@ -10,7 +10,7 @@ import pytest
 
 import specexp
 from specexp.cli import main as front
-from specexp.cli.commands import COMMANDS
+from specexp.cli.manual import COMMANDS
 from specexp.errors import CommandParser, Ended, UserError, ending
 
 ROOT = Path(specexp.__file__).parent.parent
@@ -103,7 +103,7 @@ def test_every_command_fails_in_one_sentence(called, arguments, sentence):
 
 @pytest.mark.parametrize(
     ("command", "place"),
-    [("report", "specexp.report.tables.main"), ("medusa", "specexp.medusa.__main__.parse"), ("tables", "specexp.tables.__main__.parse"), ("run", "specexp.cli.run.main"),
+    [("report", "specexp.report.tables.main"), ("medusa", "specexp.medusa.__main__.parse"), ("tables", "specexp.tables.__main__.parse"), ("run", "specexp.cli.jobs.main"),
      ("chat", "specexp.chat.__main__.main"), ("serve", "specexp.serve.__main__.main"), ("perplexity", "specexp.perplexity.__main__.main")],
 )
 def test_every_command_is_interrupted_alike(called, monkeypatch, command, place):

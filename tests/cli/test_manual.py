@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from options import OPTIONS
 
+import specexp.cli.jobs
 import specexp.cli.main
-import specexp.cli.run
-from specexp.cli.commands import COMMANDS
-from specexp.cli.manual import manual
+from specexp.cli.manual import COMMANDS, manual
 from specexp.cli.plugins import conf_directory
 
 
@@ -24,7 +23,7 @@ def test_every_option_is_listed_and_nothing_else():
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_composes_nothing(flag, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["specexp", "method=speculative", flag])
-    monkeypatch.setattr(specexp.cli.run, "main", lambda: pytest.fail("composed"))
+    monkeypatch.setattr(specexp.cli.jobs, "main", lambda: pytest.fail("composed"))
     specexp.cli.main.cli()
     shown = capsys.readouterr().out
     assert all(f"\n  {name:<12}{line}\n" in shown for name, (_, line) in COMMANDS.items())

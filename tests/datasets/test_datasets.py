@@ -11,11 +11,10 @@ import pytest
 
 import specexp.datasets.files
 from specexp.assets import asset_path
-from specexp.datasets.answers import Gsm8k, Mmlu, number_in
+from specexp.datasets.answers import Gsm8k, Mmlu, Summarisation, number_in
 from specexp.datasets.example import Example, subset
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import Prompts, PublicPrompts
-from specexp.datasets.summarisation import Summarisation
 from specexp.errors import UserError
 from specexp.scoring.sandbox import Sandbox
 

@@ -630,7 +630,7 @@ def test_typical_acceptance_is_marked_lossy(method, tmp_path):
     ],
 )
 def test_what_cannot_be_is_told_before_weights_are_loaded(overrides, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("specexp.experiment.own_models.OwnModels.open", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("specexp.experiment.places.OwnModels.open", lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError, match=words):
         run(composed("method=medusa", *overrides), tmp_path)
 

@@ -151,6 +151,6 @@ def test_runs_by_name(method, overrides, tmp_path):
 @pytest.mark.parametrize(("overrides", "words"), [(("method.alpha=1.5",), "alpha=1.5 is no probability"), (("sampling=nucleus",), "sampling=greedy")])
 @pytest.mark.parametrize("method", ["synthetic", "planted"])
 def test_what_cannot_be_is_told_before_weights_are_loaded(method, overrides, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("specexp.experiment.own_models.OwnModels.open", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("specexp.experiment.places.OwnModels.open", lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError, match=words):
         run(composed(f"method={method}", *overrides), tmp_path)

@@ -140,7 +140,7 @@ def test_a_cascade_takes_several_drafts_by_name(llamas, tmp_path):
 
 @pytest.mark.parametrize(("override", "words"), [("method.leniency=0.5", "leniency=0.5"), ("method.k_matrix=[5,10]", "k_matrix=[5, 10]"), ("method.k_matrix=[[3]]", "2 x 2"), ("method.min_match=0", "min_match=0")])
 def test_what_a_cascade_cannot_do_is_told_before_weights_are_loaded(override, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("specexp.experiment.own_models.OwnModels.open", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("specexp.experiment.places.OwnModels.open", lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError) as refused:
         run(composed("method=csd", override), tmp_path)
     assert words in str(refused.value)

@@ -14,8 +14,7 @@ from specexp.drafters.model import ModelDrafter, NoDraft
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, quality_figures
 from specexp.experiment.generation import continuation_nll
-from specexp.experiment.readers import OwnTexts
-from specexp.experiment.sides import DecoderSide
+from specexp.experiment.sides import DecoderSide, OwnTexts
 from specexp.figures.record import Record
 from specexp.runners.runner import ModelRunner
 from specexp.runners.static import StaticRunner

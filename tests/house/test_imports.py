@@ -46,5 +46,5 @@ def test_a_package_that_only_an_extra_brings_is_named_with_it():
 
 def test_the_entry_point_imports_nothing_heavy():
     heavy = "torch, transformers, wandb, evaluate, datasets, rich, httpx, fastapi, prompt_toolkit"
-    program = f"import sys, specexp.cli.main, specexp.cli.run, specexp.chat.__main__, specexp.serve.__main__; print([m for m in {heavy.split(', ')!r} if m in sys.modules])"
+    program = f"import sys, specexp.cli.main, specexp.cli.jobs, specexp.chat.__main__, specexp.serve.__main__; print([m for m in {heavy.split(', ')!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -210,7 +210,7 @@ def test_a_named_pair_runs_as_a_stand_in_and_says_so(overrides, tmp_path, capsys
     (("model_pair=vicuna7b", "method=medusa"), "no Medusa heads are known"),
 ])  # fmt: skip
 def test_what_stand_ins_cannot_do_is_told_before_weights_are_made(overrides, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("specexp.experiment.own_models.OwnModels.open", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("specexp.experiment.places.OwnModels.open", lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError, match=words):
         run(composed("model_pair.weights=standin", *overrides), tmp_path)
 

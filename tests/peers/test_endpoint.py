@@ -21,9 +21,8 @@ from specexp.datasets.prompts import LoadPrompts
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, no_answer
-from specexp.experiment.readers import ServedTexts
-from specexp.experiment.served import Served
-from specexp.experiment.sides import Failure, ServedSide
+from specexp.experiment.places import Served
+from specexp.experiment.sides import Failure, ServedSide, ServedTexts
 from specexp.experiment.supply import read_inputs
 from specexp.figures.speed import summarise_speed
 from specexp.peers.endpoint import Endpoint, Refused

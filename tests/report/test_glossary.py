@@ -10,11 +10,10 @@ import running
 from report_runs import records, write_run
 from sides import record, side
 
-from specexp.datasets.answers import Answers
+from specexp.datasets.answers import KINDS, Answers
 from specexp.datasets.humaneval import HumanEval
-from specexp.datasets.summarisation import KINDS
 from specexp.experiment.perplexity import COLUMNS as PERPLEXITY
-from specexp.experiment.served import speculation_figures
+from specexp.experiment.places import speculation_figures
 from specexp.figures.record import Record, Repeat, SideRecord
 from specexp.figures.speed import summarise_speed
 from specexp.report import columns, glossary, table

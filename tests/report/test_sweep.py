@@ -18,7 +18,6 @@ from report_runs import write_failed, write_run
 
 import specexp
 from hydra_plugins.specexp_jobs.sweeper import rows
-from specexp.cli import cards
 from specexp.cli import jobs as entry
 from specexp.datasets.example import Example, part_of
 from specexp.errors import UserError
@@ -52,7 +51,7 @@ def test_parts_are_disjoint_halves_whatever_the_order():
 
 @pytest.fixture
 def no_card_held(monkeypatch, tmp_path):
-    monkeypatch.setattr(cards, "_held", [])
+    monkeypatch.setattr(entry, "_held", [])
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -62,21 +61,21 @@ def test_each_process_takes_a_card_of_its_own(no_card_held, monkeypatch, tmp_pat
         (tmp_path / name).write_text("")
     taken = []
     for _ in range(2):
-        monkeypatch.setattr(cards, "_held", [])
+        monkeypatch.setattr(entry, "_held", [])
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        taken.append(cards.take_card(tmp_path))
-        assert cards.take_card(tmp_path) == taken[-1] == os.environ["CUDA_VISIBLE_DEVICES"]
+        taken.append(entry.take_card(tmp_path))
+        assert entry.take_card(tmp_path) == taken[-1] == os.environ["CUDA_VISIBLE_DEVICES"]
     assert taken == ["0", "1"]
-    monkeypatch.setattr(cards, "_held", [])
+    monkeypatch.setattr(entry, "_held", [])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with pytest.raises(UserError, match=r"all 2 cards.*hydra\.launcher\.n_jobs=2"):
-        cards.take_card(tmp_path)
+    with pytest.raises(UserError, match=r"all 2 entry.*hydra\.launcher\.n_jobs=2"):
+        entry.take_card(tmp_path)
 
 
 def test_one_card_or_none_is_shared(no_card_held, monkeypatch, tmp_path):
-    assert cards.take_card(tmp_path) is None
+    assert entry.take_card(tmp_path) is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert cards.take_card(tmp_path) is None and os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert entry.take_card(tmp_path) is None and os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_a_failure_is_forgotten_when_its_job_gets_going(tmp_path):

@@ -17,7 +17,7 @@ from specexp.decoding.sampling import GREEDY, Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import ModelDrafter, NoDraft
 from specexp.errors import UserError
-from specexp.experiment.own_models import _joins_captured
+from specexp.experiment.places import _joins_captured
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.static import StaticCache, StaticRunner
 

@@ -4,7 +4,7 @@ from math import comb
 
 import pytest
 
-from specexp.scoring.code import STOP_STRINGS, cut_at, pass_at_k, sanitise
+from specexp.scoring.texts import STOP_STRINGS, cut_at, pass_at_k, sanitise
 
 BODY = "    total = 0\n    for x in xs:\n        # test x\n        if x:\n            total += x\n    return total"
 WHOLE = "from math import inf\n\ndef add(xs):\n    return helper(xs)\n\ndef helper(xs):\n    return sum(xs)\n"
@@ -66,7 +66,7 @@ def test_pass_at_k_needs_enough_samples(counts, k):
 
 # ---------------------------------------------------------------- ROUGE
 def rouge(prediction: str, reference: str, stemmer: bool = True) -> dict[str, float]:
-    from specexp.scoring.rouge import Rouge
+    from specexp.scoring.texts import Rouge
 
     return Rouge(stemmer).compute(predictions=[prediction], references=[reference])
 
@@ -86,7 +86,7 @@ def test_the_stemmer_matters_and_is_on():
 def test_rouge_is_an_evaluate_metric():
     import evaluate
 
-    from specexp.scoring.rouge import Rouge
+    from specexp.scoring.texts import Rouge
 
     metric = Rouge()
     assert isinstance(metric, evaluate.Metric)

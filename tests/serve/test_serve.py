@@ -20,10 +20,9 @@ from specexp.errors import UserError
 from specexp.experiment.generation import generate
 from specexp.live.engine import Engine, with_template
 from specexp.runners.runner import ModelRunner
-from specexp.serve.metrics import Metrics
 from specexp.serve.server import listening, open_service
 from specexp.serve.service import ServerSettings, Service
-from specexp.serve.worker import FairQueue, Full
+from specexp.serve.worker import FairQueue, Full, Metrics
 from specexp.text.stopping import Stopping
 
 PROMPT = "def add(a, b):\n"

@@ -16,8 +16,8 @@ from report_runs import write_run
 from specexp.errors import UserError
 from specexp.report import wandb_report
 from specexp.report.__main__ import main
+from specexp.report.wandb_report import WandbSweep
 from specexp.tracking.wandb import NullTracker, WandbTracker, coloured
-from specexp.tracking.wandb_sweep import WandbSweep
 
 wandb = pytest.importorskip("wandb")
 
