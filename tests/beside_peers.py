@@ -6,12 +6,12 @@ import torch
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.protocols import Cut
-from specexp.decoding.sampling import GREEDY, Draws, Sampling
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.model import NoDraft
 from specexp.runners.runner import StatelessRunner
 
-SOFT = Sampling(1.0)
+GREEDY, SOFT = Sampling(0.0), Sampling(1.0)
 
 PROMPT = [5, 17, 33, 17, 60, 5, 17]
 
