@@ -1,19 +1,31 @@
-"""The text of `specexp --help`: examples, the commands, the choices of every group, the settings that are changed most.
+"""The text of `specexp --help`: examples, the commands, the methods, the choices of every group, the settings that are changed most.
 
-It reads names of files only and composes nothing, so it answers at once.
-
-The commands of `specexp`, one line each. A module of the table has a function `cli` without arguments, which reads sys.argv.
-
-The modules are imported only when their command is called.
+It reads files and composes nothing, so it answers at once. A method's line is the docstring of its function, which is read as text and not
+imported. A module of COMMANDS has a function `cli` without arguments, which reads sys.argv; it is imported only when its command is called.
 """
 
 from __future__ import annotations
 
+import ast
 import textwrap
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
+
 from specexp.cli.plugins import options
+
+COMMANDS = {  # name: (module, what the command does)
+    "run": ("specexp.cli.jobs", "measure a method beside plain decoding; the word may be left out"),
+    "report": ("specexp.report.__main__", "tables, comparisons and explanations of finished runs"),
+    "chat": ("specexp.chat.__main__", "a console that decodes what you type by several methods"),
+    "serve": ("specexp.serve.__main__", "a server that speaks OpenAI's API"),
+    "perplexity": ("specexp.perplexity.__main__", "how well a model predicts a text under several caches"),
+    "medusa": ("specexp.medusa.__main__", "train or measure Medusa heads for a model"),
+    "tables": ("specexp.tables.__main__", "count the n-gram tables of a tokenizer"),
+}
 
 TEMPLATE = """\
 specexp: which way of speculating is fastest on my models, data and machine, and does it leave the output alone?
@@ -27,6 +39,9 @@ specexp -m method.gamma=1,2,4,8                    a sweep: one run for each val
 
 Commands (specexp COMMAND --help; python -m specexp.COMMAND is the same, python -m specexp the run)
 {commands}
+
+Methods: choose with method=NAME; docs/methods.md says more
+{methods}
 
 Groups: choose with GROUP=OPTION
 {groups}
@@ -45,7 +60,44 @@ hydra.run.dir=DIR      starts the run in DIR, or goes on with it
 def manual(folders: Sequence[Path]) -> str:
     """The text, for the groups and options that lie in these folders."""
     commands = [f"  {name:<12}{line}" for name, (_, line) in COMMANDS.items()]
-    return TEMPLATE.format(commands="\n".join(commands), groups="\n".join(_lines(folders)))
+    return TEMPLATE.format(commands="\n".join(commands), groups="\n".join(_lines(folders)), methods="\n".join(_method_lines(folders)))
+
+
+def methods(folders: Sequence[Path]) -> dict[str, str]:
+    """What each method does, by its name: the docstring of the function that its YAML names."""
+    files = {file.stem: file for folder in folders for file in sorted((folder / "method").glob("*.yaml")) if file.stem[0] != "_"}
+    targets = {name: yaml.safe_load(file.read_text(encoding="utf-8")).get("_target_", "") for name, file in files.items()}
+    return {name: _docstring(*target.rpartition(".")[::2]) for name, target in targets.items()}
+
+
+def method_table(folders: Sequence[Path]) -> str:
+    """The list in docs/methods.md, between its two marks; tests/cli/test_manual.py says how it is brought up to date."""
+    return "\n".join(["| method | what it does |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in methods(folders).items())])
+
+
+def _method_lines(folders: Sequence[Path]) -> list[str]:
+    found = methods(folders)
+    width = max(map(len, found)) + 2
+    return [
+        textwrap.fill(text, 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2)) for name, text in found.items()
+    ]
+
+
+@cache
+def _functions(module: str) -> dict[str, str]:
+    """The docstrings of a module's functions, in their order; none where the module cannot be found."""
+    try:
+        found = find_spec(module)
+    except (ImportError, ValueError):
+        return {}
+    if found is None or found.origin is None:
+        return {}
+    nodes = ast.parse(Path(found.origin).read_text(encoding="utf-8")).body
+    return {node.name: ast.get_docstring(node) or "" for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
+def _docstring(module: str, function: str) -> str:
+    return " ".join(_functions(module).get(function, "").split())
 
 
 def _lines(folders: Sequence[Path]) -> list[str]:
@@ -56,14 +108,3 @@ def _lines(folders: Sequence[Path]) -> list[str]:
 
 def _line(name: str, choices: Sequence[str], width: int) -> str:
     return textwrap.fill(", ".join(choices), 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2))
-
-
-COMMANDS = {  # name: (module, what the command does)
-    "run": ("specexp.cli.jobs", "measure a method beside plain decoding; the word may be left out"),
-    "report": ("specexp.report.__main__", "tables, comparisons and explanations of finished runs"),
-    "chat": ("specexp.chat.__main__", "a console that decodes what you type by several methods"),
-    "serve": ("specexp.serve.__main__", "a server that speaks OpenAI's API"),
-    "perplexity": ("specexp.perplexity.__main__", "how well a model predicts a text under several caches"),
-    "medusa": ("specexp.medusa.__main__", "train or measure Medusa heads for a model"),
-    "tables": ("specexp.tables.__main__", "count the n-gram tables of a tokenizer"),
-}
