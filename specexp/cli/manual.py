@@ -79,7 +79,7 @@ def _method_lines(folders: Sequence[Path]) -> list[str]:
     found = methods(folders)
     width = max(map(len, found)) + 2
     return [
-        textwrap.fill(text, 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2)) for name, text in found.items()
+        textwrap.fill(text or "(its function cannot be found)", 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2)) for name, text in found.items()
     ]
 
 
