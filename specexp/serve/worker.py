@@ -2,9 +2,7 @@
 
 Clients take turns in the queue, so that one who sends a hundred requests does not make the others wait for all of them. A job that nobody
 waits for any more ends at its next round, or never begins. Whatever goes wrong with a job ends that job alone. Everything but the decoding
-and the counting happens on the event loop. Knows nothing of HTTP.
-
-What Prometheus reads at /metrics: counts of requests, tokens and speculation, and ratios of these counts, computed when read.
+and the counting happens on the event loop. `Metrics` counts what was done, for Prometheus to read. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
