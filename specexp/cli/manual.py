@@ -76,11 +76,9 @@ def method_table(folders: Sequence[Path]) -> str:
 
 
 def _method_lines(folders: Sequence[Path]) -> list[str]:
-    found = methods(folders)
+    found = {name: text or "(its function cannot be found)" for name, text in methods(folders).items()}
     width = max(map(len, found)) + 2
-    return [
-        textwrap.fill(text or "(its function cannot be found)", 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2)) for name, text in found.items()
-    ]
+    return [_wrapped(name, text, width) for name, text in found.items()]
 
 
 @cache
@@ -107,4 +105,8 @@ def _lines(folders: Sequence[Path]) -> list[str]:
 
 
 def _line(name: str, choices: Sequence[str], width: int) -> str:
-    return textwrap.fill(", ".join(choices), 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2))
+    return _wrapped(name, ", ".join(choices), width)
+
+
+def _wrapped(name: str, text: str, width: int) -> str:
+    return textwrap.fill(text, 118, initial_indent=f"  {name:<{width}}", subsequent_indent=" " * (width + 2))
