@@ -1,4 +1,4 @@
-"""`python -m specexp.chat`: prompts at a terminal, from a pipe or from a script, decoded by several methods of one pair.
+"""`specexp chat`: prompts at a terminal, from a pipe or from a script, decoded by several methods of one pair.
 
 This module reads the command line and the configuration; what a typed line does is in commands.py and session.py.
 """
@@ -23,11 +23,11 @@ from specexp.errors import CommandParser, UserError, ending, installed
 MANUAL = """\
 Decode what you type with the target alone and with methods beside it: text coloured by origin, acceptance, tokens/s, speedup.
 
-python -m specexp.chat                                   the shipped tiny pair; /help inside lists the commands
-python -m specexp.chat model_pair=qwen25_1b5_0b5         a pair whose tokenizer has a chat template; /chat switches it off
-python -m specexp.chat method=csd max_new_tokens=200     any overrides of `python -m specexp`
-python -m specexp.chat --script FILE                     commands and prompts, one a line; ends at the first mistake
-printf '/length 40\\ndef add(a, b):\\n' | python -m specexp.chat
+specexp chat                                   the small pair that ships; /help lists the commands of the console
+specexp chat model_pair=qwen25_1b5_0b5         a pair whose tokenizer has a chat template; /chat switches it off
+specexp chat method=csd max_new_tokens=200     any settings of `specexp run`
+specexp chat --script FILE                     reads commands and prompts from a file, one a line, and ends at the first mistake
+printf '/length 40\\ndef add(a, b):\\n' | specexp chat
 
 A tokenizer without a chat template can be given one: chat_template=plain or chat_template=FILE. history=null keeps no history.
 --cfg job shows the whole configuration.

@@ -1,1 +1,1 @@
-"""The front door of every command: composing, checking, explaining. Decodes nothing."""
+"""The command line: finds the command, composes and checks its configuration, and explains mistakes. It decodes nothing itself."""

@@ -30,12 +30,13 @@ QUICK_TOKENS = 64
 
 
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
-    """All that can be wrong with the configuration as such. UserError for it; what is not needed is taken out of `config`.
+    """UserError for anything that is wrong with the configuration as such. What this run does not need is taken out of `config`.
 
-    overrides: what the user gave, as KEY=VALUE; the configuration that came of it does not tell a default from a choice."""
+    overrides: what the user gave, as KEY=VALUE; the composed configuration does not show which values are defaults.
+    """
     check_nodes(config, NODES)
     check_nodes(config, [f"baselines.{name}" for name in config.baselines])
-    _check_handles(config)
+    _check_values(config)
     if config.quick:
         config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)
     if decodes_here(config):
@@ -50,7 +51,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     refuse_credentials(config)
 
 
-def _check_handles(config: DictConfig) -> None:
+def _check_values(config: DictConfig) -> None:
     for key, least in LEAST.items():
         value = config[key]
         if (type(value) is not int or value < least) and not (key == "threads" and value is None):

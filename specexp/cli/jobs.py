@@ -1,12 +1,9 @@
-"""A command that Hydra composes the configuration of: its start, its one job or the jobs of its sweep, and what a mistake ends in.
+"""Commands whose configuration Hydra composes, and the first of them: `specexp run`, or `specexp` alone.
 
-A user's mistake becomes one sentence; in a sweep it is one line, and the other jobs go on. A defect keeps its traceback.
-
-One CUDA card for each of several processes on one machine: a process takes a card that no other has, and keeps it until it ends.
-
-Looks at device files and environment variables only, before CUDA is used. Only processes of this project respect one another's cards.
-
-`specexp run`, or `specexp` alone: compose the configuration, check it, build what it describes, run the experiment.
+`launch` starts such a command, `attempted` does the work of its one job or of each job of its sweep, `explain_error` turns what went wrong
+into a sentence. A user's mistake ends a single run with that sentence; in a sweep it is one line, and the other jobs run. A defect keeps
+its traceback. On a machine with several CUDA cards, jobs that run side by side take one card each; the locks that see to this bind only
+the processes of this project.
 """
 
 from __future__ import annotations

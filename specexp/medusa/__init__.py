@@ -1,1 +1,1 @@
-"""`python -m specexp.medusa`: train or measure Medusa heads for a target."""
+"""`specexp medusa`: trains or measures Medusa heads for a model."""

@@ -1,6 +1,6 @@
-"""`python -m specexp.perplexity`: teacher-forced perplexity and next-token accuracy of a text under full, window and sink cache.
+"""`specexp perplexity`: how well a model predicts a given text, token by token, when its cache is full, a window or a sink.
 
-Wires rooms together; what is computed and checked stands in experiment/perplexity.py.
+This module reads the command line and checks the configuration; the computation is in experiment/perplexity.py.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from specexp.cli.plugins import conf_directory
 from specexp.errors import UserError
 
 MANUAL = """\
-How well a model predicts a text under several caches: perplexity, next-token accuracy, memory. No order between them is promised.
+Measures how well a model predicts a given text with several caches: perplexity, next-token accuracy and memory of each.
+A smaller cache is not always worse: which one predicts better depends on model and text.
 
-python -m specexp.perplexity                                     the shipped tiny target on the project's own articles
-python -m specexp.perplexity model=DIR_OR_HUB_ID text.path=FILE  your model, your text (.jsonl: the field text.key of every line)
-python -m specexp.perplexity model=EleutherAI/pythia-410m text=wikitext2 max_tokens=2048
-python -m specexp.perplexity -m max_length=128,256,512           a sweep over the length of window and sink cache
+specexp perplexity                                     the small model that ships with the project, on the project's own articles
+specexp perplexity model=DIR_OR_HUB_ID text.path=FILE  your model and your text (of a .jsonl file the field text.key of every line)
+specexp perplexity model=EleutherAI/pythia-410m text=wikitext2 max_tokens=2048
+specexp perplexity -m max_length=128,256,512           a sweep over the length of the window cache and of the sink cache
 
-Handles: model_pair, model, text (file, wikitext2, pg19), max_length, max_tokens, dtype, device, threads, caches.sink.sinks=8;
-one more cache: +cache@caches.long=sink caches.long.max_length=1024; one less: ~caches.full
---cfg job shows the whole configuration; perplexity.json and perplexity.csv go to hydra.run.dir=DIR.
+Settings: model_pair, model, text (file, wikitext2, pg19), max_length, max_tokens, dtype, device, threads, caches.sink.sinks=8.
+One more cache: +cache@caches.long=sink caches.long.max_length=1024. One cache less: ~caches.full
+--cfg job shows the whole configuration. The results are written to perplexity.json and perplexity.csv in hydra.run.dir=DIR.
 """
 
 
@@ -42,7 +43,7 @@ def main(config: DictConfig) -> None:
 
 
 def check(config: DictConfig) -> None:
-    """All that can be wrong with the configuration as such. The pair keeps its target only, which `model` may name."""
+    """UserError for anything that is wrong with the configuration as such. Only the pair's target is kept, which `model` may name."""
     from specexp.cli.check import check_signatures, shown
 
     for key, least in (("max_tokens", 2), ("threads", 1)):

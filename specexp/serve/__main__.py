@@ -1,4 +1,4 @@
-"""`python -m specexp.serve`: one pair and one method behind OpenAI's API.
+"""`specexp serve`: one pair and one method behind OpenAI's API.
 
 This module reads the command line and the configuration; what is served is in service.py and app.py.
 """
@@ -18,10 +18,10 @@ from specexp.errors import installed
 MANUAL = """\
 Serve a pair behind OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics, /predict.
 
-python -m specexp.serve                                       the shipped tiny pair at http://127.0.0.1:8000/v1
-python -m specexp.serve method=csd model_pair=llama13b_7b     any overrides of `python -m specexp`
-python -m specexp.serve server.port=8001 server.queue=16      where it listens, how many may wait
-SPECEXP_API_KEY=... python -m specexp.serve server.host=0.0.0.0
+specexp serve                                       the small pair that ships, at http://127.0.0.1:8000/v1
+specexp serve method=csd model_pair=llama13b_7b     any settings of `specexp run`
+specexp serve server.port=8001 server.queue=16      where it listens, and how many requests may wait
+SPECEXP_API_KEY=... specexp serve server.host=0.0.0.0   reachable from other machines, with a key
 
 sampling, seed, max_new_tokens and ignore_eos are the defaults of requests that leave them out. A tokenizer without a chat template needs
 chat_template=plain or chat_template=FILE. One request is decoded at a time, and users take turns.

@@ -1,1 +1,1 @@
-"""`python -m specexp.tables`: count the n-gram tables of a tokenizer."""
+"""`specexp tables`: counts the n-gram tables of a tokenizer."""

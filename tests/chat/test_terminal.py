@@ -195,4 +195,4 @@ def test_mistakes_on_the_command_line_are_one_sentence(module, tmp_path):
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert f"no key method.gama (did you mean method.gamma?); `specexp {module} --cfg job`" in done.stderr
     helped = subprocess.run([sys.executable, "-m", f"specexp.{module}", "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert helped.returncode == 0 and f"python -m specexp.{module}" in helped.stdout
+    assert helped.returncode == 0 and f"specexp {module}" in helped.stdout
