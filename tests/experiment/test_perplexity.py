@@ -120,9 +120,9 @@ def test_what_cannot_be_is_told_in_a_sentence_before_weights(run, monkeypatch, t
     assert code == 1 and error.startswith("specexp perplexity: ") and error.count("\n") == 1 and all(word in error for word in words), error
 
 
-def test_help_names_the_handles(run):
+def test_help_names_the_settings(run):
     code, shown, _ = run("--help")
-    assert code == 0 and "python -m specexp.perplexity" in shown and "max_tokens" in shown
+    assert code == 0 and "specexp perplexity" in shown and "max_tokens" in shown
 
 
 def test_texts_come_from_files(tmp_path):
