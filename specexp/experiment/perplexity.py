@@ -22,15 +22,15 @@ from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft
 from specexp.decoding.protocols import Runner, within
 from specexp.errors import UserError
+from specexp.models import loading
+from specexp.report.papers import show
+from specexp.tracking.records import to_json, write_whole
 
 COLUMNS = ("cache", "perplexity", "mean_nll", "accuracy", "tokens", "kv_bytes", "cache_exact")
 
 
 def run(config: DictConfig, directory: Path, build: Callable) -> None:
     """Writes perplexity.json and perplexity.csv into `directory`. Raises UserError for what the user can put right."""
-    from specexp.models.loading import set_threads
-    from specexp.report.papers import show
-
     pair, text = build(config.model_pair), build(config.text)
     caches = {name: build(node) for name, node in config.caches.items()}
     document = text.read()
@@ -38,7 +38,7 @@ def run(config: DictConfig, directory: Path, build: Callable) -> None:
     pair.release_others()
     ids = _ids(pair, document, config.max_tokens)
     _check_lengths(pair, caches, len(ids))
-    set_threads(config.threads)
+    loading.set_threads(config.threads)
     rows = [_row(name, cache, pair.target, ids) for name, cache in caches.items()]
     names = {"model": pair.target.name, "text": text.name}
     _write(directory, names, rows)
@@ -46,9 +46,7 @@ def run(config: DictConfig, directory: Path, build: Callable) -> None:
 
 
 def _ids(pair, document: str, max_tokens: int) -> list[int]:
-    from specexp.models.loading import load_config
-
-    if load_config(pair.target).is_encoder_decoder:
+    if loading.load_config(pair.target).is_encoder_decoder:
         raise UserError(f"{pair.target.name} reads a source besides the text it writes; choose a decoder-only model with model=NAME.")
     ids = pair.load_tokenizer()(document, verbose=False)["input_ids"][:max_tokens]
     if len(ids) < 2:
@@ -67,17 +65,13 @@ def _check_lengths(pair, caches: dict[str, Callable], tokens: int) -> None:
 
 
 def _row(name: str, cache: Callable, target, ids: Sequence[int]) -> dict[str, object]:
-    from specexp.models.loading import load_model
-
-    runner = cache(load_model(target))
+    runner = cache(loading.load_model(target))
     found = predict(runner, ids)
     figures = (found.perplexity, found.mean_nll, found.accuracy, found.tokens, runner.usage().kv_bytes, runner.facts.cache_exact)
     return dict(zip(COLUMNS, (name, *figures), strict=True))
 
 
 def _write(directory: Path, names: dict[str, str], rows: list[dict[str, object]]) -> None:
-    from specexp.tracking.records import to_json, write_whole
-
     lines = [COLUMNS, *([row[column] for column in COLUMNS] for row in rows)]
     write_whole(directory / "perplexity.csv", "".join(",".join(map(str, line)) + "\n" for line in lines))
     write_whole(directory / "perplexity.json", to_json(names | {"caches": rows}, indent=2) + "\n")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from specexp.errors import UserError
+from specexp.models import loading
 from specexp.models.preflight import fetched, locate
 from specexp.models.spec import ModelSpec
 
@@ -112,9 +113,7 @@ def save(heads: MedusaHeads, directory: Path, facts: dict, dtype: torch.dtype = 
 
 
 def _config(target: ModelSpec):
-    from specexp.models.loading import load_config
-
-    return load_config(target).get_text_config()
+    return loading.load_config(target).get_text_config()
 
 
 def _width(config) -> int:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 
 from specexp.errors import UserError
-from specexp.models.loading import explained, keep_only
-from specexp.models.preflight import locate, offline_where_possible, preflight_tokenizer
+from specexp.models import loading, preflight
+from specexp.models.preflight import locate, offline_where_possible
 from specexp.models.spec import ModelSpec
 
 
@@ -54,34 +54,29 @@ class ModelPair:
 
     def check(self) -> None:
         """Every model can be had, and the one device for both exists: seconds, no weights. Raises UserError."""
-        from specexp.models.loading import resolved
-        from specexp.models.preflight import preflight, preflight_tokenizer
-
         devices = {}
         for key, spec in self._models():
-            preflight(spec, key)
-            devices[key] = resolved(spec, key).device
+            preflight.preflight(spec, key)
+            devices[key] = loading.resolved(spec, key).device
         if len(set(devices.values())) > 1:
             told = " and ".join(f"{key}.device={device}" for key, device in devices.items())
             raise UserError(f"{told} differ: target and draft exchange tokens every round; give all of them one device (device=cpu).")
         if self.tokenizer is not None and self.weights == "real":
-            preflight_tokenizer(self.tokenizer)
+            preflight.preflight_tokenizer(self.tokenizer)
         self._check_families()
 
     def release_others(self) -> None:
         """Give up the weights and tokenizers of other pairs, which a sweep's earlier jobs have loaded. What other methods of this pair have
         loaded stays: another job may want the draft again."""
-        if keep_only(dict(self._models())):
+        if loading.keep_only(dict(self._models())):
             forget_tokenizers()
 
     def _check_families(self) -> None:
         """Every model is of a kind that runs, and all are of one kind."""
-        from specexp.models.loading import check_family, load_config
-
         kinds: dict[bool, str] = {}
         for key, spec in self._models():
-            config = load_config(spec, key)
-            check_family(config, spec.name)
+            config = loading.load_config(spec, key)
+            loading.check_family(config, spec.name)
             kinds.setdefault(config.is_encoder_decoder, spec.name)
         if len(kinds) > 1:
             raise UserError(
@@ -105,9 +100,7 @@ class ModelPair:
 
         cache: a runner class with its settings. UserError where that cache does not fit one of the models.
         """
-        from specexp.models.loading import load_config
-
-        lengths = [cache.func.longest_text(load_config(spec, key), spec.name, **cache.keywords) for key, spec in self._models()]
+        lengths = [cache.func.longest_text(loading.load_config(spec, key), spec.name, **cache.keywords) for key, spec in self._models()]
         return min((length for length in lengths if length is not None), default=None)
 
     def _models(self) -> list[tuple[str, ModelSpec]]:
@@ -118,20 +111,16 @@ class ModelPair:
 
 def runner(model: ModelSpec, target: ModelSpec, cache: Callable):
     """A runner over `model`'s shared weights with a cache of its own; logits as wide as the target's vocabulary."""
-    from specexp.models.loading import load_model
-
     key = "model_pair.target" if model == target else "model_pair.draft"
-    vocab_size = output_rows(load_model(target))
-    return cache(load_model(model, key), vocab_size=vocab_size)
+    vocab_size = output_rows(loading.load_model(target))
+    return cache(loading.load_model(model, key), vocab_size=vocab_size)
 
 
 def draft_runners(pair: ModelPair, cache: Callable) -> dict:
     """A runner for each of the pair's draft models, by name."""
-    from specexp.models.loading import load_model
-
-    rows = output_rows(load_model(pair.target))
+    rows = output_rows(loading.load_model(pair.target))
     keys = {spec: key for key, spec in pair._models()}
-    return {name: cache(load_model(spec, keys[spec]), vocab_size=rows) for name, spec in pair.all_drafts.items()}
+    return {name: cache(loading.load_model(spec, keys[spec]), vocab_size=rows) for name, spec in pair.all_drafts.items()}
 
 
 def output_rows(model) -> int:
@@ -154,9 +143,7 @@ class Vocabulary:
     @cached_property
     def rows(self) -> int:
         """V of the target's logits, padding included."""
-        from specexp.models.loading import load_model
-
-        return output_rows(load_model(self.pair.target))
+        return output_rows(loading.load_model(self.pair.target))
 
 
 def entries(tokenizer) -> int:
@@ -165,7 +152,7 @@ def entries(tokenizer) -> int:
 
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False, key: str = "model_pair.tokenizer"):
     """The transformers tokenizer of a directory, Hub id or asset, loaded once. Raises UserError if it cannot be had."""
-    preflight_tokenizer(name, revision, key)
+    preflight.preflight_tokenizer(name, revision, key)
     return _load(locate(name, key), revision, trust_remote_code)
 
 
@@ -173,7 +160,7 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
 def _load(place: str, revision: str | None, trust_remote_code: bool):
     from transformers import AutoTokenizer
 
-    with explained(f"the tokenizer of {place}"), offline_where_possible(place, trust_remote_code):
+    with loading.explained(f"the tokenizer of {place}"), offline_where_possible(place, trust_remote_code):
         return AutoTokenizer.from_pretrained(place, revision=revision or "main", trust_remote_code=trust_remote_code)
 
 

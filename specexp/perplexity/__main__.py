@@ -34,9 +34,9 @@ One more cache: +cache@caches.long=sink caches.long.max_length=1024. One cache l
 @hydra.main(version_base="1.3", config_path=conf_directory(), config_name="perplexity")
 def main(config: DictConfig) -> None:
     def work(build: Callable) -> None:
-        from specexp.experiment.perplexity import run
-
         check(config)
+        from specexp.experiment.perplexity import run  # loads torch, which a wrong configuration need not wait for
+
         run(config, Path(HydraConfig.get().runtime.output_dir), build)
 
     attempted(work, "interrupted; nothing was written.")

@@ -25,6 +25,7 @@ from specexp.errors import UserError
 from specexp.models.loading import load_model
 from specexp.models.pair import entries, output_rows, stop_ids
 from specexp.models.spec import ModelSpec
+from specexp.training.corpus import article_document, function_document
 
 WIDEST = 32  # texts written side by side
 
@@ -39,8 +40,6 @@ class Text:
 
 def generated(tokenizer, documents: int, seed: int) -> Iterator[Text]:
     """Documents of the corpus generator: one article to three tasks, of which every second has another one before it."""
-    from specexp.training.corpus import article_document, function_document
-
     rng, end = random.Random(f"{seed}/medusa"), _end(tokenizer)
     for number in range(documents):
         pieces = article_document(rng) if number % 4 == 3 else function_document(rng, 1 + number % 2)
