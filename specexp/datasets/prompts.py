@@ -1,8 +1,5 @@
-"""A user's own prompts, to compare speed: nothing is scored.
-
-Prompts from public data sets of texts, code, conversations, questions (WikiText-2, C4, The Stack, ShareGPT, ...). Nothing is scored.
-
-Prompts of random lengths for load tests, after LLMPerf's protocol: an instruction, then lines of a text in random order. Not scored.
+"""Prompts to compare speed with, whose texts are not scored: a user's own; texts, code, conversations and questions from public data sets
+(WikiText-2, C4, The Stack, ShareGPT, ...); and prompts of random lengths for load tests.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from specexp.errors import UserError
 
 
 class Prompts:
-    """path: jsonl with `id` and `prompt`, or (any other ending) a text with one prompt a line."""
+    """A user's own prompts. path: jsonl with `id` and `prompt`, or, with any other ending, a text with one prompt a line."""
 
     def __init__(self, path: str | None = None, limit: int | None = None, subset_seed: int | None = None, max_new_tokens: int = 128,
                  stop_strings: tuple[str, ...] = (), name: str = "prompts"):
@@ -47,9 +44,9 @@ class Prompts:
 
 
 class PublicPrompts:
-    """The text under `key` (dotted) of each row, at least `min_words` long, cut after `max_words` (None: whole).
+    """The text under `key` (dotted) of each row that has at least `min_words` words, cut after `max_words` (None: not cut).
 
-    id_key: where a row says its own id; None: its number. path, hub_id, ...: as in `Source`.
+    id_key: the column that holds a row's id; None for the row's number. path, hub_id and the like: as in `Source`.
     """
 
     def __init__(self, name: str, key: str, hub_id: str, limit: int | None = None, subset_seed: int | None = None,
@@ -87,14 +84,15 @@ class PublicPrompts:
         return None
 
 
-TOKENS_PER_WORD = 4 / 3  # of English; what the server's tokenizer makes of a prompt stands in the results
+TOKENS_PER_WORD = 4 / 3  # in English; the results hold the number that the server counted
 INSTRUCTION = "Go on with lines of the following text in any order, in about {} tokens:\n\n"
 
 
 class LoadPrompts:
-    """requests: how many. Lengths are drawn from a normal distribution of so many tokens by `seed`; none is shorter than the instruction.
+    """`requests` prompts for load tests, after LLMPerf's protocol: an instruction, then lines of a text in random order.
 
-    path: a text, or jsonl whose `key` holds texts; its lines are the material.
+    Their lengths are drawn, from `seed`, from a normal distribution with the given mean and deviation in tokens; none is shorter than the
+    instruction. path: a text, or jsonl whose `key` holds texts, from which the lines are taken.
     """
 
     def __init__(self, requests: int = 64, mean_input_tokens: int = 550, stddev_input_tokens: int = 150, max_new_tokens: int = 150,
@@ -127,7 +125,7 @@ class LoadPrompts:
 
 
 def _endless(lines: list[str], draws: random.Random) -> Iterator[str]:
-    """In random order, again and again."""
+    """The lines in random order, again and again."""
     return chain.from_iterable(iter(lambda: draws.sample(lines, len(lines)), None))
 
 

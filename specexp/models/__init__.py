@@ -1,1 +1,1 @@
-"""Models as pure functions: loading, runners, caches, and the training of the shipped tiny models."""
+"""This room loads models: whether one can be had, its weights, its tokenizer, a target and its drafts as a pair, and Medusa heads."""

@@ -1,14 +1,13 @@
-"""Medusa heads on disk and on the Hub: config.json and medusa_lm_head.safetensors (or .pt), keys "HEAD.BLOCK.linear.weight", ".bias",
-"HEAD.LAYERS.weight". One loader for published heads and for our own, whose config.json also tells accuracies by head and rank.
+"""Medusa heads (Cai et al. 2024, arXiv:2401.10774, section 2.1): small networks on a target's hidden state, each of which guesses one of
+the K tokens after the next one; and how they are kept in files.
 
-How many heads there are is read off the weights: published configurations tell fewer than their files hold. Pickled files are read as
-tensors alone. Knows no text and no trees.
+Head i computes logits_i = W_i x with x = h + SiLU(U_i h + b_i), the latter once for each residual block. From the state at position t,
+which the output projection reads to predict token t + 1, head i predicts token t + 2 + i. Heads do not see each other's guesses.
 
-Medusa heads (Cai et al. 2024, arXiv:2401.10774, section 2.1): one hidden state, and a guess at each of K tokens behind the next.
-
-Head i: logits_i = W_i x, x = h + SiLU(U_i h + b_i), once for each residual block. From the state at position t, the one that the output
-projection reads for token t + 1, head i predicts token t + 2 + i. Heads do not see each other's guesses.
-Knows nothing of files, text or trees.
+Published heads and our own are read by one loader, from a directory or the Hub: config.json and medusa_lm_head.safetensors (or .pt), with
+the keys "HEAD.BLOCK.linear.weight", "HEAD.BLOCK.linear.bias" and "HEAD.LAYERS.weight". Our own config.json also holds the accuracies by
+head and rank. How many heads there are is counted in the weights, because published configurations give fewer than their files hold. From
+pickled files nothing but tensors is read. This module knows nothing of text and of draft trees.
 """
 
 from __future__ import annotations
@@ -34,23 +33,24 @@ from specexp.models.spec import ModelSpec
 KEY = "method.heads"
 TRAIN = "python -m specexp.medusa --target NAME --out DIR"
 WEIGHTS, PICKLED, INDEX = "medusa_lm_head.safetensors", "medusa_lm_head.pt", "model.safetensors.index.json"
-NAMES = re.compile(r"(?:medusa_heads?\.)?(\d+)\.(\d+)\.(linear\.weight|linear\.bias|weight)")  # the prefix: heads kept inside a whole model
+NAMES = re.compile(r"(?:medusa_heads?\.)?(\d+)\.(\d+)\.(linear\.weight|linear\.bias|weight)")  # prefix: heads inside a whole model's file
 
 
 class HeadsFile:
-    """path: a directory, a Hub id, or asset:NAME. target: whose heads they are to be; None leaves that unchecked.
+    """The heads at `path`: a directory, a Hub id, or asset:NAME. target: the model that they must fit; None leaves that unchecked.
 
-    heads, layers, hidden, vocabulary: K, residual blocks of each, D, V. config: what config.json says. accuracies: [K][ranks], the share
-    of held-out tokens that are a head's guess of that rank, or None where nobody measured them. Raises UserError for heads that cannot be
-    had, are not whole, or do not fit the target.
+    heads, layers, hidden, vocabulary: the number of heads K, residual blocks of each head, D, V. config: the content of config.json.
+    accuracies: [K][ranks], the share of held-out tokens that are a head's guess of that rank, or None where nobody measured them. Raises
+    UserError for heads that cannot be had, are incomplete, or do not fit the target.
     """
 
     def __init__(self, path: str | None, target: ModelSpec | None = None):
         if not path:
             raise UserError(f"no Medusa heads are known for this target; train some with {TRAIN}, and give {KEY}=DIR.")
-        config = None if target is None else _config(target)  # a target that cannot be had is told before anything is fetched
+        # The target's configuration comes first, so that a target that cannot be had is refused before any heads are fetched.
+        config = None if target is None else _config(target)
         self.path, self.place = path, locate(path, KEY)
-        find = partial(fetched, self.place, key=KEY)  # file names -> the first that there is
+        find = partial(fetched, self.place, key=KEY)  # gives the first of several file names that exists
         self.files = _weights(find, path)
         shapes = {name: shape for file in self.files for name, shape in _read(file, _shapes).items()}
         self.heads, self.layers, self.hidden, self.vocabulary = _measures(shapes, path)
@@ -61,7 +61,7 @@ class HeadsFile:
             self.check(_width(config), config.vocab_size, target.name)
 
     def check(self, hidden: int, vocabulary: int, name: str) -> None:
-        """UserError unless they are for states of `hidden` numbers and `vocabulary` ids."""
+        """Raises UserError unless the heads are made for states of `hidden` numbers and `vocabulary` ids."""
         if (self.hidden, self.vocabulary) != (hidden, vocabulary):
             raise UserError(
                 f"the Medusa heads {self.path} are for states of {self.hidden} numbers and {self.vocabulary} ids, but {name} has "
@@ -69,7 +69,7 @@ class HeadsFile:
             )
 
     def load(self) -> MedusaHeads:
-        """In evaluation mode and in the file's own dtype, on the CPU."""
+        """Reads the heads onto the CPU, in evaluation mode and in the file's own dtype."""
         tensors = {}
         for file in self.files:
             tensors |= {_name(key): tensor for key, tensor in _read(file, _tensors).items() if NAMES.fullmatch(key)}
@@ -86,12 +86,14 @@ class HeadsFile:
 
 
 def fitted(file: HeadsFile, runner) -> MedusaHeads:
-    """The heads in the dtype and on the device of the target that `runner` runs."""
+    """Loads the heads in the dtype and onto the device of the target that `runner` runs."""
     return file.load().to(runner.model.get_output_embeddings().weight.device, runner.model.dtype)
 
 
 def save(heads: MedusaHeads, directory: Path, facts: dict, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Both files, each whole or not there; `facts` go into config.json. UserError for a directory that cannot be written."""
+    """Writes both files, each completely or not at all; `facts` go into config.json. Raises UserError for a directory that cannot be
+    written.
+    """
     tensors = {}
     for head in range(len(heads)):
         for block in range(heads.layers):
@@ -117,7 +119,7 @@ def _config(target: ModelSpec):
 
 
 def _width(config) -> int:
-    """D of the states that the output projection reads."""
+    """The size D of the states that the output projection reads."""
     return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
 
 
@@ -133,7 +135,7 @@ def _weights(find, path: str) -> list[Path]:
 
 
 def _measures(shapes: dict[str, tuple[int, ...]], path: str) -> tuple[int, int, int, int]:
-    """K, residual blocks, D, V. UserError unless the keys are those of whole heads."""
+    """Gives K, the number of residual blocks, D and V. Raises UserError unless the keys are those of complete heads."""
     named = {_name(key): shape for key, shape in shapes.items() if NAMES.fullmatch(key)}
     last = named and max(tuple(map(int, key.split(".")[:2])) for key in named)
     heads, layers = (last[0] + 1, last[1]) if named else (0, 0)
@@ -144,12 +146,12 @@ def _measures(shapes: dict[str, tuple[int, ...]], path: str) -> tuple[int, int, 
             wanted |= {f"{head}.{block}.linear.weight": (hidden, hidden), f"{head}.{block}.linear.bias": (hidden,)}
     if not named or wanted != named:
         odd = next(iter(sorted(wanted.items() ^ named.items())), ("0.0.linear.weight",))[0]
-        raise UserError(f"{path} holds no whole Medusa heads: {odd} is absent or of another size; copy them again, or train some: {TRAIN}.")
+        raise UserError(f"{path} holds incomplete Medusa heads: {odd} is absent or of another size; copy them again, or train: {TRAIN}.")
     return heads, layers, hidden, vocabulary
 
 
 def _name(key: str) -> str:
-    """Without what a whole model puts before it."""
+    """The key without the prefix that it has where the heads are kept inside a whole model."""
     return ".".join(NAMES.fullmatch(key).groups())
 
 
@@ -173,10 +175,10 @@ def _tensors(file: Path) -> dict[str, Tensor]:
 
 
 class MedusaHeads(nn.Module):
-    """K heads of `layers` residual blocks each, kept as stacked tensors so that one batched product serves all of them.
+    """K heads of `layers` residual blocks each, kept as stacked tensors so that one batched product computes all heads.
 
-    inner: [layers, K, D, D] and bias: [layers, K, D], 0 at first, so that x = h; every block has its own.
-    output: [K, V, D], to be set: training begins with the target's own projection in each.
+    inner: [layers, K, D, D] and bias: [layers, K, D] are 0 at first, so that x = h; every block has its own. output: [K, V, D] must be
+    set; training begins with the target's own output projection in each head.
     """
 
     def __init__(self, heads: int, layers: int, hidden: int, vocabulary: int):
@@ -187,7 +189,9 @@ class MedusaHeads(nn.Module):
 
     @classmethod
     def beginning(cls, projection: Tensor, heads: int, layers: int) -> MedusaHeads:
-        """projection: [V, D], the target's. Every head says at first what the target itself says of token t + 1."""
+        """New heads from the target's output projection [V, D]: at first every head predicts what the target itself predicts for token t +
+        1.
+        """
         made = cls(heads, layers, projection.shape[1], projection.shape[0])
         with torch.no_grad():
             made.output.copy_(projection.to(made.output.dtype).expand_as(made.output))
@@ -201,14 +205,14 @@ class MedusaHeads(nn.Module):
         return self.inner.shape[0]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[n, D] -> [K, n, V] logits."""
+        """The logits [K, n, V] of all heads from states [n, D]."""
         x = hidden.expand(len(self), *hidden.shape)
         for inner, bias in zip(self.inner, self.bias, strict=True):
             x = x + silu(torch.baddbmm(bias[:, None], x, inner.mT))
         return torch.bmm(x, self.output.mT)
 
     def one(self, head: int, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., V] logits of one head: training needs no more at a time."""
+        """The logits [..., V] of one head from states [..., D]. Training calls this, because it needs one head at a time."""
         x = hidden
         for inner, bias in zip(self.inner[:, head], self.bias[:, head], strict=True):
             x = x + silu(linear(x, inner, bias))

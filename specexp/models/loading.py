@@ -1,9 +1,9 @@
-"""Models from a spec: in evaluation mode, without gradients, on their device, and loaded once as long as their pair is in use, so that
-baseline, method and the jobs of a sweep share weights. Treat them as read-only.
+"""This module loads models from a spec, in evaluation mode and without gradients. A model is loaded once as long as its pair is in use, so
+that the baseline, the method and the jobs of a sweep share its weights: treat them as read-only.
 
-Decoder-only models and the T5 family are known. What transformers' loaders refuse is turned into one sentence about the model that was
-named. The last part tells which device a name means on this machine (cuda, mps, npu through torch_npu, or cpu), what is said when its
-memory is full, and how many threads torch computes with. Knows nothing of decoding.
+It knows decoder-only models and the T5 family. What transformers' loaders refuse becomes one sentence about the model that was named. The
+last part finds the device that a name means on this machine (cuda, mps, npu through torch_npu, or cpu), says what to do when its memory is
+full, and sets how many threads torch computes with. This module knows nothing of decoding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ ENCODER_DECODER = ("t5", "mt5")  # model types tested against transformers' own 
 
 
 def load_model(spec: ModelSpec, key: str = "model_pair.target"):
-    """The transformers model of `spec`; the same object for the same spec. Raises UserError if it cannot be had or does not fit."""
+    """Loads the transformers model of `spec`; the same spec gives the same object. Raises UserError if the model cannot be had or does not
+    fit.
+    """
     preflight(spec, key)
     found = resolved(spec, key)
     if found not in _loaded:
@@ -39,10 +41,10 @@ def load_model(spec: ModelSpec, key: str = "model_pair.target"):
 
 
 def keep_only(models: Mapping[str, ModelSpec]) -> bool:
-    """Keep the models of the pair in use and give up all others; whether that is another pair than before.
+    """Keeps the models of the pair in use and gives up all others; returns whether that is another pair than before.
 
-    models: by their keys, model_pair.target and others. A method without a draft model does not name it, so as long as the target stays the
-    same, what the pair had in a part (`draft`, `drafts`) that is not named now stays too.
+    models: the specs by their keys, model_pair.target and others. A method without a draft model does not name it, so as long as the
+    target stays the same, what the pair had in a part (`draft`, `drafts`) that is not named now stays too.
     """
     now = {key: resolved(spec, key) for key, spec in models.items()}
     another = _in_use.get(TARGET) != now.get(TARGET)
@@ -55,7 +57,7 @@ def keep_only(models: Mapping[str, ModelSpec]) -> bool:
 
 
 def _part(key: str) -> str:
-    """model_pair.drafts.small -> drafts."""
+    """The part of the pair that a key belongs to: model_pair.drafts.small belongs to drafts."""
     return key.split(".")[1]
 
 
@@ -67,7 +69,7 @@ def _forget_others() -> None:
     if others:
         import torch
 
-        gc.collect()  # what a finished job left may hold them in a cycle
+        gc.collect()  # objects that a finished job left may still refer to them in a cycle
         torch.cuda.empty_cache()
 
 
@@ -87,7 +89,7 @@ def load_config(spec: ModelSpec, key: str = "model_pair.target"):
 
 
 def resolved(spec: ModelSpec, key: str = "model_pair.target") -> ModelSpec:
-    """`spec` with its device found. UserError if that device, or the CUDA that quantisation needs, is absent."""
+    """`spec` with its device found. Raises UserError if that device is absent, or the CUDA that quantisation needs."""
     device = resolve_device(spec.device)
     if spec.quantization != "none" and not device.startswith("cuda"):
         raise UserError(f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none.")
@@ -101,7 +103,7 @@ def _load(spec: ModelSpec):
     try:
         return build(spec)
     except torch.OutOfMemoryError:
-        pass  # leaving the handler first: its traceback holds the half-loaded weights
+        pass  # the handler must end first, because its traceback holds the half-loaded weights
     _forget_others()
     gc.collect()
     try:
@@ -117,8 +119,11 @@ def _build(spec: ModelSpec):
     with explained(spec.name), offline_where_possible(_place(spec), spec.trust_remote_code):
         model, report = _family(spec).from_pretrained(**_where(spec), **_how(spec), output_loading_info=True)
     missing = sorted(report["missing_keys"])
-    if missing:  # transformers would fill them with noise and warn
-        raise UserError(f"{spec.name} has no weights for {len(missing)} parameters ({missing[0]}, ...): so it is no whole model.")
+    if missing:  # transformers would fill them with random numbers and only warn
+        raise UserError(
+            f"{spec.name} has no weights for {len(missing)} parameters ({missing[0]}, ...), so the model is incomplete; "
+            "copy it again, or give another one."
+        )
     if _device_map(spec) is None:
         model.to(spec.device)
     return model.eval().requires_grad_(False)
@@ -133,7 +138,7 @@ def _build_standin(spec: ModelSpec):
 
 
 def _family(spec: ModelSpec):
-    """The loader of the model's kind."""
+    """The class of transformers that loads this kind of model."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     config = AutoConfig.from_pretrained(**_where(spec))
@@ -142,7 +147,7 @@ def _family(spec: ModelSpec):
 
 
 def check_family(config, name: str) -> None:
-    """UserError for an encoder-decoder model whose decoder is not called the way T5's is."""
+    """Raises UserError for an encoder-decoder model whose decoder is not called the way T5's is."""
     if config.is_encoder_decoder and config.model_type not in ENCODER_DECODER:
         known, kind = " or ".join(ENCODER_DECODER), config.model_type
         raise UserError(f"{name} is an encoder-decoder model ({kind}) that cannot run: choose one of {known}, or a decoder-only one.")
@@ -178,7 +183,7 @@ def _dtype(spec: ModelSpec):
 
 
 def _device_map(spec: ModelSpec) -> str | None:
-    """bitsandbytes quantises while it places, so a quantised model cannot be moved afterwards."""
+    """The device map to load with. bitsandbytes quantises while it places weights, so a quantised model cannot be moved afterwards."""
     return spec.device_map or (spec.device if spec.quantization != "none" else None)
 
 
@@ -196,7 +201,7 @@ def _quantization(spec: ModelSpec):
 
 @contextmanager
 def explained(subject: str) -> Iterator[None]:
-    """Errors of a load inside become a UserError that begins with `subject`; the original stays as its cause."""
+    """Turns errors of a load inside the block into a UserError that begins with `subject`; the original error stays as its cause."""
     from safetensors import SafetensorError
 
     try:
@@ -216,7 +221,9 @@ ORDER = ("cuda", "mps", "npu", "cpu")
 
 
 def resolve_device(name: str) -> str:
-    """`auto` becomes the first of `ORDER` that is here; a named one (`cuda`, `cuda:1`, ...) stays itself. UserError if it is absent."""
+    """`auto` becomes the first of `ORDER` that this machine has; a named device (`cuda`, `cuda:1`, ...) stays itself. Raises UserError if
+    it is absent.
+    """
     if name == "auto":
         return next(kind for kind in ORDER if _count(kind))
     match = re.fullmatch(r"(cuda|mps|npu|cpu)(?::(\d+))?", name)
@@ -251,7 +258,7 @@ def _npus() -> int:
 
 @contextmanager
 def memory_watched(way_out: str) -> Iterator[None]:
-    """Running out of memory inside, on a device or on the CPU, becomes a UserError that ends in `way_out`."""
+    """Turns running out of memory inside the block, on a device or on the CPU, into a UserError that ends with `way_out`."""
     import torch
 
     try:
@@ -263,7 +270,9 @@ def memory_watched(way_out: str) -> Iterator[None]:
 
 
 def set_threads(threads: int | None) -> None:
-    """How many threads torch computes with; None for the number that it began with, whatever an earlier job of the sweep has set."""
+    """Sets how many threads torch computes with; None restores the number that it began with, whatever an earlier job of the sweep has
+    set.
+    """
     import torch
 
     default = _default_threads()  # asked for before any number is set

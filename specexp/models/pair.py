@@ -1,10 +1,9 @@
-"""A target and its draft: what must hold between the two, checked before any weights are loaded, and the runners built on them.
+"""A pair is a target and its draft models. This module checks what must hold between them before any weights are loaded, and builds the
+runners.
 
-Knows nothing of methods. Promises the same tokenizer, or refuses.
-
-How many ids a pair has: those its tokenizer knows and those its logits have rows for. Tables are checked against them.
-
-Tokenizers: loading one, telling whether two mean the same, and the ids that end a text. Knows no decoding and no chat templates.
+A pair shares one tokenizer or is refused. Its number of ids is known in two ways, which differ by padding: the ids of the tokenizer and
+the rows of the logits; n-gram tables are checked against them. The last part loads tokenizers, compares two of them, and collects the ids
+that end a text. This module knows nothing of methods, decoding and chat templates.
 """
 
 from __future__ import annotations
@@ -21,14 +20,15 @@ from specexp.models.spec import ModelSpec
 
 @dataclass(frozen=True)
 class ModelPair:
-    """name: for records. tokenizer: one for all, unchecked, or None. dtype: the default of all models (the top-level key reads it).
+    """A target with its draft, or with several drafts. name: the pair's name in records. tokenizer: one tokenizer for all models, which is
+    not compared with theirs; None for each model's own. dtype: the default of all models (the configuration's top-level key reads it).
 
-    drafts: several draft models by name, biggest first, for methods that cascade; where there are none, `draft` is the only one.
-    tables: the name of the pair's n-gram tables (of its tokenizer, so pairs may share them).
-    medusa: where heads on the target for method=medusa are: a directory, a Hub id, asset:NAME.
-    data: files that experiments read instead of data sets from the Hub, where the pair is too small for those; nothing here reads them.
-    weights: real, or standin for models of these shapes that compute what the tiny pair computes (`ModelSpec` says so of each).
-    costs: named tables of what a pass of each model costs ("target" and the drafts' names), in any unit: for cost metrics.
+    drafts: several draft models by name, biggest first, for methods that use more than one; where there are none, `draft` is the only one.
+    tables: the name of the pair's n-gram tables; they belong to its tokenizer, so pairs may share them. medusa: where Medusa heads for the
+    target are: a directory, a Hub id, or asset:NAME. data: files that experiments read instead of data sets from the Hub, for pairs too
+    small for those; this class does not read them. weights: real, or standin for models of these shapes that compute what the tiny pair
+    computes (`ModelSpec` explains it). costs: named tables of what a pass of each model ("target" and the drafts' names) costs, in any
+    unit, for cost metrics.
     """
 
     name: str
@@ -49,11 +49,11 @@ class ModelPair:
 
     @property
     def all_drafts(self) -> dict[str, ModelSpec]:
-        """By name, biggest first."""
+        """The draft models by name, biggest first."""
         return dict(self.drafts) if self.drafts else {} if self.draft is None else {"draft": self.draft}
 
     def check(self) -> None:
-        """Every model can be had, and the one device for both exists: seconds, no weights. Raises UserError."""
+        """Raises UserError unless every model can be had and all are on one device that exists. It takes seconds and loads no weights."""
         devices = {}
         for key, spec in self._models():
             preflight.preflight(spec, key)
@@ -72,7 +72,7 @@ class ModelPair:
             forget_tokenizers()
 
     def _check_families(self) -> None:
-        """Every model is of a kind that runs, and all are of one kind."""
+        """Raises UserError unless every model is of a kind that runs here, and all are of one kind."""
         kinds: dict[bool, str] = {}
         for key, spec in self._models():
             config = loading.load_config(spec, key)
@@ -85,7 +85,9 @@ class ModelPair:
             )
 
     def load_tokenizer(self):
-        """The tokenizer both models share; stand-ins have that of what they are grown from. Raises UserError when they do not."""
+        """Loads the tokenizer that all models share; a stand-in has the tokenizer of the model it is grown from. Raises UserError where
+        they differ.
+        """
 
         if self.tokenizer is not None and self.weights == "real":
             return load_tokenizer(self.tokenizer)
@@ -96,9 +98,9 @@ class ModelPair:
         return loaded[0]
 
     def longest_text(self, cache: partial) -> int | None:
-        """Tokens that a text may have with every model of the pair; None where there is no limit. No weights.
+        """How many tokens a text may have with every model of the pair; None where there is no limit. Loads no weights.
 
-        cache: a runner class with its settings. UserError where that cache does not fit one of the models.
+        cache: a runner class with its settings. Raises UserError where that cache does not fit one of the models.
         """
         lengths = [cache.func.longest_text(loading.load_config(spec, key), spec.name, **cache.keywords) for key, spec in self._models()]
         return min((length for length in lengths if length is not None), default=None)
@@ -110,28 +112,28 @@ class ModelPair:
 
 
 def runner(model: ModelSpec, target: ModelSpec, cache: Callable):
-    """A runner over `model`'s shared weights with a cache of its own; logits as wide as the target's vocabulary."""
+    """A runner over `model`'s shared weights with a cache of its own, whose logits are as wide as the target's vocabulary."""
     key = "model_pair.target" if model == target else "model_pair.draft"
     vocab_size = output_rows(loading.load_model(target))
     return cache(loading.load_model(model, key), vocab_size=vocab_size)
 
 
 def draft_runners(pair: ModelPair, cache: Callable) -> dict:
-    """A runner for each of the pair's draft models, by name."""
+    """A runner for each draft model of the pair, by name."""
     rows = output_rows(loading.load_model(pair.target))
     keys = {spec: key for key, spec in pair._models()}
     return {name: cache(loading.load_model(spec, keys[spec]), vocab_size=rows) for name, spec in pair.all_drafts.items()}
 
 
 def output_rows(model) -> int:
-    """Rows of the output projection: the width of the logits, padding included."""
+    """How many rows the output projection has, which is the width of the logits, padding included."""
     head = model.get_output_embeddings()
     return model.config.get_text_config().vocab_size if head is None else head.weight.shape[0]
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Both are read when they are asked for: `entries` loads the tokenizer, `rows` the target's weights."""
+    """The pair's numbers of ids, read when they are asked for: `entries` loads the tokenizer, `rows` the target's weights."""
 
     pair: ModelPair
 
@@ -142,7 +144,7 @@ class Vocabulary:
 
     @cached_property
     def rows(self) -> int:
-        """V of the target's logits, padding included."""
+        """The width V of the target's logits, padding included."""
         return output_rows(loading.load_model(self.pair.target))
 
 
@@ -151,7 +153,7 @@ def entries(tokenizer) -> int:
 
 
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False, key: str = "model_pair.tokenizer"):
-    """The transformers tokenizer of a directory, Hub id or asset, loaded once. Raises UserError if it cannot be had."""
+    """Loads the transformers tokenizer of a directory, Hub id or asset, once. Raises UserError if it cannot be had."""
     preflight.preflight_tokenizer(name, revision, key)
     return _load(locate(name, key), revision, trust_remote_code)
 
@@ -165,15 +167,15 @@ def _load(place: str, revision: str | None, trust_remote_code: bool):
 
 
 def forget_tokenizers() -> None:
-    """Give up those loaded so far."""
+    """Gives up the tokenizers loaded so far."""
     _load.cache_clear()
 
 
 def check_same_tokenizer(target, draft, names: tuple[str, str]) -> None:
-    """UserError unless every id stands for the same token in both. `names`: the target's and the draft's, for the message.
+    """Raises UserError unless every id stands for the same token in both. `names`: the target's and the draft's name, for the message.
 
-    Compares what the tokenizers know, added tokens included, not the models' (padded) numbers of rows. A padding token that only one of
-    them has is let pass: no text contains it.
+    It compares what the tokenizers know, added tokens included, and not how many (padded) rows the models have. A padding token that only
+    one of them has is allowed, because no text contains it.
     """
     ours, theirs = _entries(target, draft), _entries(draft, target)
     if ours == theirs:
@@ -194,9 +196,9 @@ def _entries(tokenizer, other) -> dict[str, int]:
 
 
 def stop_ids(model, tokenizer) -> tuple[int, ...]:
-    """Every id that ends a text, ascending: those of the generation settings (chat models have several), configuration and tokenizer.
+    """Every id that ends a text, ascending: from the generation settings (chat models have several), the configuration and the tokenizer.
 
-    An encoder-decoder model's padding ends it too: T5 pads what it has finished, and nothing else means anything by it.
+    The padding id of an encoder-decoder model ends its text too: T5 pads what it has finished, and the id has no other use.
     """
     sources = [getattr(model.generation_config, "eos_token_id", None), getattr(model.config, "eos_token_id", None), tokenizer.eos_token_id]
     if model.config.is_encoder_decoder:

@@ -1,7 +1,7 @@
-"""Can this model be had at all? Answered before torch is imported and before anything large is read or fetched.
+"""This module answers whether a model can be had at all, before torch is imported and before anything large is read or fetched.
 
-Looks at directories, the Hub's local cache and, last, the network; left alone, a load without network would retry for 20 to 50 seconds.
-Knows file names, not what is in them: a damaged checkpoint is found only by loading it.
+It looks at directories, then at the Hub's local cache, and last at the network; without this check a load without network would retry for
+20 to 50 seconds. It knows the names of files and not what is in them: a damaged checkpoint is found only by loading it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SAFE = ("model.safetensors", "model.safetensors.index.json")
 PICKLE = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
-Find = Callable[[str], Path | None]  # file name -> where it is
+Find = Callable[[str], Path | None]  # gives the place of a file name, or None
 
 
 def preflight(spec: ModelSpec, key: str = "model_pair.target") -> None:
-    """UserError, within 10 s, if `spec` cannot be loaded; `key` is the configuration node that messages point at."""
+    """Raises UserError, within 10 s, if `spec` cannot be loaded. key: the node of the configuration that messages name."""
     if spec.is_standin:
         _check_standin(spec, key)
         return preflight(spec.files, key)
@@ -42,7 +42,7 @@ def preflight(spec: ModelSpec, key: str = "model_pair.target") -> None:
 
 
 def preflight_tokenizer(name: str, revision: str | None = None, key: str = "model_pair.tokenizer") -> None:
-    """UserError, within 10 s, if the tokenizer of `name` cannot be had."""
+    """Raises UserError, within 10 s, if the tokenizer of `name` cannot be had."""
     place = locate(name, key)
     find = partial(_in_directory, Path(place)) if Path(place).is_dir() else partial(_cached, place, revision)
     if any(find(file) for file in TOKENIZER):
@@ -55,9 +55,10 @@ def preflight_tokenizer(name: str, revision: str | None = None, key: str = "mode
 
 
 def fetched(place: str, names: Sequence[str], key: str) -> Path | None:
-    """The first of a directory's or a Hub repository's files `names` that there is, downloaded if need be; None if there is none.
+    """The first file among `names` that a directory or a Hub repository has, downloaded if need be; None if it has none of them.
 
-    UserError if the Hub has to be asked and cannot be."""
+    Raises UserError if the Hub has to be asked and does not answer.
+    """
     directory = Path(place)
     find = partial(_in_directory, directory) if directory.is_dir() else partial(_cached, place, None)
     if directory.is_dir() or any(find(name) for name in names):
@@ -70,7 +71,7 @@ def fetched(place: str, names: Sequence[str], key: str) -> Path | None:
 
 
 def locate(name: str, key: str) -> str:
-    """What `from_pretrained` is to be given: an existing directory, or a well-formed Hub id. UserError for anything else."""
+    """What `from_pretrained` is given: an existing directory, or a well-formed Hub id. Raises UserError for anything else."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -92,8 +93,10 @@ def locate(name: str, key: str) -> str:
 
 @contextmanager
 def offline_where_possible(place: str, trust_remote_code: bool) -> Iterator[None]:
-    """The Hub's client switched off around a load that needs no network, or has none, since `local_files_only` is not the whole of it:
-    the client also looks up a registry for its user agent, and tokenizers look up their base model. (Code may lie in another repository.)
+    """Switches the Hub's client off around a load that needs no network or has none.
+
+    `local_files_only` is not enough: the client also looks up a registry for its user agent, and tokenizers look up their base model. A
+    directory whose code may lie in another repository (trust_remote_code) is loaded with the client on.
     """
     from huggingface_hub import constants
 
@@ -106,7 +109,7 @@ def offline_where_possible(place: str, trust_remote_code: bool) -> Iterator[None
 
 
 def _check_standin(spec: ModelSpec, key: str) -> None:
-    """What can be told without the small model's configuration."""
+    """Checks what can be known of a stand-in without the configuration of the model it is grown from."""
     if spec.quantization != "none":
         raise UserError(f"{key}.quantization={spec.quantization} is not made for stand-ins; set {key}.quantization=none, or weights=real.")
     if spec.shape is None or spec.shape.unknown:
@@ -136,7 +139,7 @@ def _check_directory(directory: Path, spec: ModelSpec, key: str) -> None:
         return
     if _complete(find, allow_pickle=True):
         raise _pickle_only(spec, key)
-    raise UserError(f"{_name_key(key)}={spec.name} has no whole weights: {SAFE[0]}, or one of its shards, is absent; copy it again.")
+    raise UserError(f"{_name_key(key)}={spec.name} has incomplete weights: {SAFE[0]}, or one of its shards, is absent; copy it again.")
 
 
 def _check_hub(place: str, spec: ModelSpec, key: str) -> None:
@@ -147,7 +150,8 @@ def _check_hub(place: str, spec: ModelSpec, key: str) -> None:
 
 
 def _on_hub(place: str, revision: str | None, file: str, key: str) -> bool:
-    """One HEAD request. UserError if the repository is gated, unknown, or the Hub fails on the way."""
+    """Asks the Hub for a file with one HEAD request. Raises UserError if the repository is gated or unknown, or the Hub fails on the way.
+    """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -169,7 +173,7 @@ def _on_hub(place: str, revision: str | None, file: str, key: str) -> bool:
 
 
 def _complete(find: Find, allow_pickle: bool) -> bool:
-    """config.json and one whole set of weights."""
+    """Whether there is a config.json and one complete set of weights."""
     formats = (SAFE, PICKLE) if allow_pickle else (SAFE,)
     return find("config.json") is not None and any(_has_weights(find, *names) for names in formats)
 

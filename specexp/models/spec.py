@@ -1,6 +1,6 @@
-"""What to load and how: the value a configuration's `model_pair.target` and `.draft` become. Knows no torch and loads nothing.
+"""A model's spec says what to load and how: it is what `model_pair.target` and `model_pair.draft` of a configuration become.
 
-Equal specs mean the same weights in memory, so a spec is frozen and hashable.
+Equal specs mean the same weights in memory, so a spec is frozen and hashable. This module knows no torch and loads nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ WEIGHTS = ("real", "standin")
 
 @dataclass(frozen=True)
 class LlamaShape:
-    """The size of a Llama. intermediate: width of the feed-forward layer; vocab: rows of the embedding, also the output projection if tied.
+    """The size of a Llama; None: not known. intermediate: the width of the feed-forward layer. vocab: the rows of the embedding, and of
+    the output projection where both are one matrix (tied).
 
-    A model of another architecture is described by the Llama of equal bytes. None: not known.
+    A model of another architecture is described by the Llama whose weights take as many bytes.
     """
 
     layers: int | None = None
@@ -32,12 +33,12 @@ class LlamaShape:
 
     @property
     def unknown(self) -> list[str]:
-        """Numbers that are not given, by name."""
+        """The names of the numbers that are not given."""
         return [field.name for field in fields(self) if getattr(self, field.name) is None]
 
     @property
     def parameters(self) -> int:
-        """How many a Llama of this shape has."""
+        """How many parameters a Llama of this shape has."""
         attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
         layer = attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
         return self.layers * layer + self.hidden + (1 if self.tied else 2) * self.vocab * self.hidden
@@ -45,14 +46,15 @@ class LlamaShape:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """name: a directory, a Hub id, or `asset:NAME` for a shipped model. dtype `auto`: the checkpoint's own; device `auto`: the best found.
+    """name: a directory, a Hub id, or `asset:NAME` for a shipped model. dtype `auto` is the checkpoint's own, device `auto` the best one
+    found.
 
-    quantization is bitsandbytes', `int4` being nf4 with double quantisation. allow_pickle: also take `pytorch_model.bin` where there is no
-    safetensors file (tensors only are unpickled).
+    quantization is that of bitsandbytes; `int4` is nf4 with double quantisation. allow_pickle: also take `pytorch_model.bin` where there
+    is no safetensors file (nothing but tensors is unpickled).
 
-    weights `standin`: nothing of `name` is loaded; a Llama of the given shape is made that computes what the small model `grown_from`
-    computes (standin.py), with the small one's tokenizer. device_map, revision and what else concerns files of `name` then mean nothing.
-    Raises UserError for an unknown dtype, quantization or kind of weights.
+    weights `standin`: nothing of `name` is loaded; instead a Llama of the given shape is made that computes what the small model
+    `grown_from` computes (standin.py), with the small model's tokenizer. device_map, revision and whatever else concerns the files of
+    `name` have no effect then. Raises UserError for an unknown dtype, quantization or kind of weights.
     """
 
     name: str
@@ -79,7 +81,7 @@ class ModelSpec:
 
     @property
     def files(self) -> ModelSpec:
-        """Of the model whose files are read: this one, or what a stand-in is grown from (in float32, on the CPU)."""
+        """The spec of the model whose files are read: this one, or the one that a stand-in is grown from (in float32, on the CPU)."""
         return ModelSpec(self.grown_from or "???", dtype="float32", device="cpu") if self.is_standin else self
 
 

@@ -1,13 +1,14 @@
-"""Stand-ins: a Llama of any larger shape that computes exactly what a small one computes, at the larger one's cost.
+"""A stand-in is a Llama of any larger shape that computes exactly what a small one computes, at the larger one's cost. Speed can so be
+measured at shapes whose weights cannot be had.
 
-For measuring speed at shapes whose weights cannot be had. Function-preserving growth (Net2Net, Chen et al. 2016, arXiv:1511.05641):
-the residual stream, embeddings and output projections are padded with zeros; norm weights and their epsilon are rescaled for the mean over
-more numbers; each head lies inside a larger head, where its rotated pairs keep their frequencies and its queries are rescaled for the
-larger head's 1/sqrt(d); further heads and layers compute on random weights, and their results meet zeros; further ids get logits of -inf.
+The growth preserves the function (Net2Net, Chen et al. 2016, arXiv:1511.05641). The residual stream, embeddings and output projections are
+padded with zeros. Norm weights and their epsilon are rescaled, since the mean is taken over more numbers. Each head lies inside a larger
+head, where its rotated pairs keep their frequencies and its queries are rescaled for the larger head's 1/sqrt(d). Further heads and layers
+compute on random weights, and their results are multiplied by zeros. Further ids get logits of -inf. Every matrix is multiplied in full:
+nothing is skipped.
 
-Knows transformers' Llama and nothing of loading, pairs or decoding. Every matrix is multiplied in full: nothing is skipped. Does not
-promise the small model's logits to the last bit: sums are taken in other orders, and in 16 bits rescaled weights are rounded again.
-Quantised stand-ins are not made.
+The logits are not promised to be the small model's to the last bit: sums are taken in other orders, and in 16 bits rescaled weights are
+rounded again. Quantised stand-ins are not made. This module knows transformers' Llama and nothing of loading, pairs or decoding.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from specexp.errors import UserError
 from specexp.models.spec import LlamaShape
 
 INNER_STD = 0.02  # of the random weights, as most models begin with
-POOL = 1 << 22  # random numbers made; larger matrices repeat them, which costs a copy instead of a draw
+POOL = 1 << 22  # so many random numbers are made; larger matrices repeat them, which is faster than drawing more
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the heads of a small attention lie in a larger one: `shared` small key-value heads in each large one, `fits` is the most.
+    """Where the heads of a small attention lie in a larger one. `shared`: how many small key-value heads lie in each large one; `fits`:
+    how many can.
 
-    A large head's frequencies are the small one's, each repeated `fits` times, so that it can hold as many small heads side by side.
+    The frequencies of a large head are the small head's, each repeated `fits` times, so that it can hold that many small heads side by
+    side.
     """
 
     small: LlamaShape
@@ -47,13 +50,13 @@ class Placement:
 
     @property
     def queries(self) -> list[int]:
-        """Of each small query head: the large one that it lies in."""
+        """For each small query head, the large head that it lies in."""
         group, wide = self.small.heads // self.small.kv_heads, self.large.heads // self.large.kv_heads
         return [head // group // self.shared * wide + head % (group * self.shared) for head in range(self.small.heads)]
 
     @property
     def query_rows(self) -> Tensor:
-        """Of each row of the small query projection: its row in the large one."""
+        """For each row of the small query projection, its row in the large one."""
         group = self.small.heads // self.small.kv_heads
         return torch.cat([self._rotated(large, head // group % self.shared) for head, large in enumerate(self.queries)])
 
@@ -71,7 +74,7 @@ class Placement:
         return torch.cat([self._plain(large, head // group % self.shared) for head, large in enumerate(self.queries)])
 
     def _rotated(self, head: int, slot: int) -> Tensor:
-        """Pair i of the small head, (i, i + d/2), becomes pair j = i fits + slot of the large one, (j, j + D/2)."""
+        """The rows of one small head: its pair i, (i, i + d/2), becomes pair j = i fits + slot of the large one, (j, j + D/2)."""
         pairs = torch.arange(self.small.head_dim // 2) * self.fits + slot
         return head * self.large.head_dim + torch.cat([pairs, pairs + self.large.head_dim // 2])
 
@@ -79,13 +82,13 @@ class Placement:
         return head * self.large.head_dim + slot * self.small.head_dim + torch.arange(self.small.head_dim)
 
     def frequencies(self, small: Tensor) -> Tensor:
-        """[d/2] of the small head -> [D/2]; pairs that hold nothing do not turn."""
+        """The frequencies [D/2] of the large head from those [d/2] of the small one; pairs that hold nothing are not rotated."""
         repeated = small.repeat_interleave(self.fits)
         return nn.functional.pad(repeated, (0, self.large.head_dim // 2 - repeated.shape[0]))
 
 
 class MaskedHead(nn.Linear):
-    """The output projection at full width; ids from `known` on get -inf in the same call, so that no law gives them a chance."""
+    """The output projection at full width. Ids from `known` on get -inf in the same call, so that no distribution gives them a chance."""
 
     def __init__(self, weight: nn.Parameter, known: int):
         with torch.device("meta"):
@@ -100,7 +103,7 @@ class MaskedHead(nn.Linear):
 
 
 def shape_of(config: LlamaConfig) -> LlamaShape:
-    """What a Llama's configuration says."""
+    """The shape that a Llama's configuration describes."""
     return LlamaShape(
         config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads,
         config.head_dim, config.vocab_size, config.tie_word_embeddings,
@@ -108,12 +111,12 @@ def shape_of(config: LlamaConfig) -> LlamaShape:
 
 
 def check_holds(large: LlamaShape, small: LlamaConfig, key: str) -> None:
-    """UserError unless a Llama of that shape can hold the small model. key: what messages call the shape."""
+    """Raises UserError unless a Llama of that shape can hold the small model. key: what messages call the shape."""
     if small.model_type != "llama" or small.attention_bias or small.mlp_bias:
         raise UserError(f"a stand-in can only be grown from a plain Llama, not from a {small.model_type} model; choose another grown_from.")
     if large.heads % large.kv_heads or large.head_dim % 2:
         raise UserError(
-            f"{key}.heads={large.heads}, kv_heads={large.kv_heads} and head_dim={large.head_dim} are no attention: "
+            f"{key}.heads={large.heads}, kv_heads={large.kv_heads} and head_dim={large.head_dim} do not make an attention: "
             "give kv_heads a divisor of heads, and an even head_dim."
         )
     held = shape_of(small)
@@ -131,9 +134,9 @@ def check_holds(large: LlamaShape, small: LlamaConfig, key: str) -> None:
 
 
 def standin_config(small: LlamaConfig, large: LlamaShape, key: str = "shape") -> LlamaConfig:
-    """The configuration of the small model grown to that shape. UserError where it does not fit.
+    """The configuration of the small model grown to that shape. Raises UserError where it does not fit.
 
-    rope_theta stays the small one's, which is not what turns the large one's heads: see `Placement`.
+    rope_theta stays the small model's, although the rotations of the large one's heads do not follow from it: see `Placement`.
     """
     check_holds(large, small, key)
     config = copy.deepcopy(small)
@@ -148,9 +151,9 @@ def standin_config(small: LlamaConfig, large: LlamaShape, key: str = "shape") ->
 def grow(
     small: LlamaForCausalLM, large: LlamaShape, dtype: torch.dtype, device: torch.device | str, seed: int = 0, attention: str | None = None
 ) -> LlamaForCausalLM:
-    """A Llama of shape `large` with the small one's function, made on the device. attention: transformers' attn_implementation.
+    """Makes, on the device, a Llama of shape `large` that computes the small one's function. attention: transformers' attn_implementation.
 
-    UserError where the shape cannot hold the model.
+    Raises UserError where the shape cannot hold the model.
     """
     config = standin_config(small.config, large)
     with torch.device("meta"):
@@ -172,7 +175,7 @@ def grow(
 
 
 def _randomise(model: LlamaForCausalLM, seed: int) -> None:
-    """Every matrix random, every norm 1. From one pool of numbers, whose beginning each matrix repeats."""
+    """Fills every matrix with random numbers, from one pool whose beginning each matrix repeats, and every norm with 1."""
     weight = model.model.embed_tokens.weight
     generator = torch.Generator(weight.device).manual_seed(seed)
     pool = torch.empty(POOL, dtype=weight.dtype, device=weight.device).normal_(0.0, INNER_STD, generator=generator)
@@ -185,7 +188,7 @@ def _randomise(model: LlamaForCausalLM, seed: int) -> None:
 
 
 def _grow_ends(small: LlamaForCausalLM, model: LlamaForCausalLM) -> None:
-    """Embedding, last norm and output projection. What the projection has beyond the small model's states meets zeros."""
+    """Fills the embedding, the last norm and the output projection. Columns beyond the small model's states are multiplied by zeros."""
     known, width = small.lm_head.weight.shape
     embedding = model.model.embed_tokens.weight
     embedding[:known] = 0
@@ -195,7 +198,7 @@ def _grow_ends(small: LlamaForCausalLM, model: LlamaForCausalLM) -> None:
 
 
 def _grow_layer(small: nn.Module | None, layer: nn.Module, place: Placement) -> None:
-    """One decoder layer; with no small one it adds nothing to the stream."""
+    """Fills one decoder layer; without a small layer it adds nothing to the residual stream."""
     attention, mlp = layer.self_attn, layer.mlp
     attention.o_proj.weight.zero_()
     mlp.down_proj.weight.zero_()
@@ -214,7 +217,7 @@ def _grow_attention(small: nn.Module, attention: nn.Module, place: Placement) ->
     width, size = place.small.hidden, place.large.head_dim
     query, rescaled = attention.q_proj.weight, sqrt(size / place.small.head_dim)
     for head in place.queries:
-        query[head * size : (head + 1) * size] = 0  # what else is in the keys it meets counts nothing
+        query[head * size : (head + 1) * size] = 0  # so that the other contents of the key head add nothing to the product
     query[place.query_rows.to(query.device), :width] = (small.q_proj.weight * rescaled).to(query)
     for theirs, ours, rows in (
         (small.k_proj.weight, attention.k_proj.weight, place.key_rows),
@@ -226,6 +229,6 @@ def _grow_attention(small: nn.Module, attention: nn.Module, place: Placement) ->
 
 
 def _grow_norm(small: nn.Module, norm: nn.Module) -> None:
-    """The mean of as large a sum of squares over more numbers is smaller, and what is divided by its root larger."""
+    """Rescales a norm: the same sum of squares over more numbers has a smaller mean, and what is divided by its root becomes larger."""
     width = small.weight.shape[0]
     norm.weight[:width] = (small.weight * sqrt(width / norm.weight.shape[0])).to(norm.weight)

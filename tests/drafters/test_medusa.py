@@ -416,7 +416,7 @@ def test_heads_with_a_piece_missing_are_refused(tmp_path):
     file = tmp_path / "medusa_lm_head.safetensors"
     tensors = load_file(file)
     save_file({name: tensor for name, tensor in tensors.items() if name != "1.1.linear.bias"}, file)
-    with pytest.raises(UserError, match="no whole Medusa heads: 1.1.linear.bias"):
+    with pytest.raises(UserError, match="incomplete Medusa heads: 1.1.linear.bias"):
         HeadsFile(str(tmp_path))
 
 

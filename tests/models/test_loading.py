@@ -258,7 +258,7 @@ def test_directories_that_are_no_models(tmp_path, directory):
         loading.preflight(ModelSpec(str(tmp_path)))
     with pytest.raises(UserError, match="is a file"):
         loading.preflight(ModelSpec(str(directory / "config.json")))
-    with pytest.raises(UserError, match="no whole weights"):
+    with pytest.raises(UserError, match="incomplete weights"):
         loading.preflight(ModelSpec(str(copy_of(directory, tmp_path / "m", without=["model.safetensors"]))))
     with pytest.raises(UserError, match="asset:tiny/nothing is missing from the installation"):
         loading.preflight(ModelSpec("asset:tiny/nothing"))
