@@ -1,6 +1,6 @@
 """Other makers' decoding loops over the same weights, and served endpoints, as sides of an experiment.
 
-Here stands what the experiment asks of every loop that is not ours; nothing here imports one of them.
+This file says what the experiment asks of every loop that is not ours, and imports none of these loops.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ from specexp.errors import UserError
 
 
 class PeerLoop:
-    """What the experiment asks of every decoder, answered for a loop that is not ours: lossless as its makers claim it, under any sampling
-    rule, and with nothing to prepare."""
+    """What the experiment asks of every decoder, answered for a loop that is not ours: it is lossless, as its makers claim, decodes under
+    any sampling rule, and has nothing to prepare.
+    """
 
     lossless: ClassVar[bool] = True
     draws: ClassVar[bool] = True
 
     @classmethod
     def check(cls, sampling: Sampling) -> None:
-        """UserError for a sampling rule that the peer does not have. Asked of the class, since a peer cannot be built without weights."""
+        """Raises UserError for a sampling rule that the peer does not have. The class is asked, since a peer cannot be built without
+        weights.
+        """
 
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
-        """What is not to be timed."""
+        """Prepares what is not to be timed; there is nothing to prepare here."""
 
 
 class GreedyLoop(PeerLoop):
-    """onnxruntime-genai: its sampling is not compared."""
+    """A loop that is compared under greedy decoding only: onnxruntime-genai's."""
 
     @classmethod
     def check(cls, sampling: Sampling) -> None:

@@ -1,16 +1,15 @@
-"""transformers' assisted generation on the shared weights, as a decoder: candidates from a draft model, the text itself or the target's
-first layers (assistant.py, prompt_lookup.py, early_exit.py), verified in one pass of the target per round.
+"""transformers' assisted generation on the shared weights, as a decoder. In each round candidates from a draft model, from the text itself
+(generate.py) or from the target's first layers (early_exit.py) are verified in one pass of the target.
 
-Its own loop, caches and settings; as in transformers_generate.py it runs undisturbed and its rounds are handed out afterwards. The first
-emission holds the first round's accepted candidates too: the draft runs before the target has read the prompt.
+The loop, the caches and the settings are transformers' own. As in generate.py the loop runs without interruption, and its rounds are given
+to the experiment afterwards. The first emission already holds the first round's accepted candidates, because the draft runs before the
+target has read the prompt. The settings of a draft model are put where transformers reads them, on the draft model's own generation
+settings: given to the target's `generate` they would be ignored without a word. The draft model has these settings for the request, and
+then its own again.
 
-Lossless as transformers claims it. Checked by us (test_peers.py): greedy, token for token in float32; under sampling the frequencies
-of whole short texts against the target's law, for draft model and prompt lookup. A text ends in the middle of a block at an end id, where
-transformers counts no further candidates as accepted.
-
-A draft model for transformers' assisted generation, with its knobs where they are read: on the draft model's own generation settings.
-
-Given to the target's `generate` they would be ignored without a word. The draft model gets settings made for it, and its own back.
+The loop is lossless as transformers claims. tests/peers/test_peers.py checks it: greedy texts token for token in float32; under sampling
+the frequencies of whole short texts against the target's distribution, for draft model and prompt lookup. Where a text ends at an end id
+in the middle of a block, transformers counts no further candidates of that block as accepted.
 """
 
 from __future__ import annotations
@@ -36,27 +35,28 @@ from specexp.runners.calls import slides
 
 
 class Candidates(Protocol):
-    """Where candidates come from: which of `generate`'s settings and arguments say so."""
+    """Where candidates come from: which settings and arguments make transformers' `generate` use this source."""
 
-    models: Mapping[str, SharedModel]  # that draft, by name; at most one
+    models: Mapping[str, SharedModel]  # the models that draft, by name; at most one
 
     def settings(self) -> dict[str, object]:
-        """Of the call's generation settings."""
+        """Settings for the generation settings of the call."""
 
     def defaults(self) -> dict[str, object]:
-        """Of those that the target itself has meanwhile."""
+        """Settings for the generation settings that the target itself has during the call."""
 
     def arguments(self) -> dict[str, object]:
-        """For the call."""
+        """Further arguments of the call."""
 
     def lent(self, ends: Sequence[int]) -> AbstractContextManager:
-        """The models that draft with settings of their own, everything restored at the end. ends: the ids that end a text."""
+        """Gives the models that draft their settings for a block, and their own back at its end. ends: the ids that end a text."""
 
 
 @dataclass
 class AssistedGenerate(PeerLoop):
-    """method=hf_assisted, hf_prompt_lookup, hf_early_exit. UserError for a draft model whose vocabulary has another size (padding counts):
-    transformers would go by way of text there. And for what the installed transformers cannot do."""
+    """The decoder of method=hf_assisted, hf_prompt_lookup and hf_early_exit. Raises UserError for what the installed transformers cannot
+    do, and for a draft model whose vocabulary has another size (padding counts), since transformers would then translate by way of text.
+    """
 
     target: SharedModel
     drafter: Candidates
@@ -73,7 +73,7 @@ class AssistedGenerate(PeerLoop):
             )
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
-        """All rounds once the last has been emitted. In each, the candidates and how many of them were accepted."""
+        """Gives all rounds after the last has been emitted, each with its candidates and how many of them were accepted."""
         request = Request(self.target, prompt, max_new_tokens, stop, draws)
         heard, watch = request.emissions(), Watch()
         hooks = {"streamer": Streamed(heard), "stopping_criteria": [Ended(heard)]}
@@ -86,7 +86,9 @@ class AssistedGenerate(PeerLoop):
         yield from rounds(heard, drafts)
 
     def _count(self, heard: Emissions, drafts: Sequence[Drafted], cache: object, draft_cache: object | None) -> None:
-        """Passes and the caches at their fullest: the target's holds the text and all candidates, the draft's all but the last of them."""
+        """Counts the passes, and the bytes of the caches at their fullest: the target's cache holds the text and all candidates, the
+        draft's all but the last of them.
+        """
         widths = [len(draft.ids) for draft in drafts]
         longest = max(heard.opening + before + width for before, width in zip([0, *heard.ends], widths, strict=False))
         self.target.forwards = heard.passes
@@ -97,7 +99,9 @@ class AssistedGenerate(PeerLoop):
 
 
 class Watch:
-    """Looks on as transformers' candidate generator proposes: what and how long it took. Costs two clock readings and a view per round."""
+    """Watches transformers' candidate generator: what it proposes, and how long that takes. It costs two readings of the clock and a view
+    of a tensor per round.
+    """
 
     def __init__(self) -> None:
         self._generator: object | None = None
@@ -105,7 +109,7 @@ class Watch:
         self._seconds: list[float] = []
 
     def over(self, make: Callable) -> Callable:
-        """`make` (the model's own maker of candidate generators), its product watched."""
+        """Wraps `make`, the model's own function that makes candidate generators, so that the generator it makes is watched."""
 
         def watched(*args: object, **kwargs: object) -> object:
             self._generator = make(*args, **kwargs)
@@ -125,13 +129,13 @@ class Watch:
         return timed
 
     def drafts(self) -> list[Drafted]:
-        """Of all rounds; only here do the candidates come to the host."""
+        """The candidates of all rounds; they are copied to the host only here."""
         pairs = zip(self._candidates, self._seconds, strict=True)
         return [Drafted(tuple(candidates.tolist()), seconds) for candidates, seconds in pairs]
 
     @property
     def cache(self) -> object | None:
-        """The draft model's; None where none ran."""
+        """The draft model's cache; None where no draft model ran."""
         return getattr(self._generator, "assistant_kwargs", {}).get("past_key_values")
 
 
@@ -140,10 +144,10 @@ SCHEDULES = ("constant", "heuristic", "heuristic_transient")
 
 @dataclass(frozen=True)
 class AssistantKnobs:
-    """gamma: `num_assistant_tokens`, drafted per round, or at first. schedule: `num_assistant_tokens_schedule`; with "heuristic" the next
-    request begins with the length that the last one ended with, as with transformers itself.
-    confidence_threshold: `assistant_confidence_threshold`, the probability below which a token is the last one drafted; 0: none is.
-    Where scikit-learn is installed, transformers adapts it during a request.
+    """The draft model's settings. gamma: `num_assistant_tokens`, how many tokens are drafted per round, or at first. schedule:
+    `num_assistant_tokens_schedule`; with "heuristic" the next request begins with the length that the last one ended with, as in
+    transformers itself. confidence_threshold: `assistant_confidence_threshold`; a token below this probability is the last one drafted, 0
+    switches this off. Where scikit-learn is installed, transformers adapts the threshold during a request.
     """
 
     gamma: int = 20
@@ -159,7 +163,7 @@ class AssistantKnobs:
             raise ValueError(f"confidence_threshold={self.confidence_threshold} is no probability below 1; give 0 for none.")
 
     def settings(self) -> dict[str, object]:
-        """By transformers' names."""
+        """The settings by transformers' names."""
         return {
             "num_assistant_tokens": self.gamma,
             "num_assistant_tokens_schedule": self.schedule,
@@ -169,11 +173,11 @@ class AssistantKnobs:
 
 @dataclass
 class Assistant:
-    """model: drafts, several tokens per round, with a cache of its own."""
+    """Candidates from a draft model, which drafts several tokens per round with a cache of its own."""
 
     model: SharedModel
     knobs: AssistantKnobs = field(default_factory=AssistantKnobs)
-    _gamma: int | None = field(default=None, init=False, repr=False)  # where the last request left it
+    _gamma: int | None = field(default=None, init=False, repr=False)  # the draft length that the last request ended with
 
     @property
     def models(self) -> dict[str, SharedModel]:
@@ -194,4 +198,4 @@ class Assistant:
         settings.num_assistant_tokens = self._gamma or self.knobs.gamma
         with self.model.lent(generation_config=settings):
             yield
-        self._gamma = settings.num_assistant_tokens  # "heuristic" writes it there
+        self._gamma = settings.num_assistant_tokens  # transformers writes it there with schedule="heuristic"

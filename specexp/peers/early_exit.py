@@ -1,8 +1,8 @@
-"""transformers' early exit: the target's own first layers draft (LayerSkip, arXiv:2404.16710). For models trained to be left early; others
-draft badly, and still give their own text.
+"""transformers' early exit: the target's own first layers draft (LayerSkip, arXiv:2404.16710). It is meant for models that were trained to
+be left early; with other models the drafts are bad, and the text is still the target's own.
 
-transformers runs fewer layers by lowering `config.num_hidden_layers` while it drafts, which only some models heed (the Llama family):
-others would draft with all of their layers, so they are refused.
+transformers runs fewer layers by lowering `config.num_hidden_layers` while it drafts. Only some models read that number on each pass (the
+Llama family); others would draft with all of their layers, so they are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from specexp.peers.request import SharedModel
 
 @dataclass(frozen=True)
 class ExitKnobs:
-    """layers: `assistant_early_exit`, how many of the target's draft; None: half of them. The others: as of AssistantKnobs."""
+    """layers: `assistant_early_exit`, how many of the target's layers draft; None: half of them. The others are those of AssistantKnobs."""
 
     layers: int | None = None
     gamma: int = 20
@@ -38,7 +38,9 @@ class ExitKnobs:
 
 @dataclass
 class EarlyExit:
-    """target: drafts for itself. UserError where transformers cannot leave it early, or not before its last layer."""
+    """Candidates from the target's first layers. Raises UserError where transformers cannot leave the target early, or only at its last
+    layer.
+    """
 
     target: SharedModel
     knobs: ExitKnobs = field(default_factory=ExitKnobs)
@@ -61,11 +63,12 @@ class EarlyExit:
         self.models = {"early_exit": SharedModel(FirstLayers(self.target.model, self._layers))}
 
     def settings(self) -> dict[str, object]:
-        """For the call alone: a draft that found it among the target's own would itself be assisted by an early exit, and so on."""
+        """The setting for the call alone: a draft that found it among the target's own settings would itself use an early exit, and so on.
+        """
         return {"assistant_early_exit": self._layers}
 
     def defaults(self) -> dict[str, object]:
-        """The draft's knobs, which it reads on the target, being the target."""
+        """The draft's settings, which it reads on the target, since both are one model."""
         return self.knobs.drafting().settings()
 
     def arguments(self) -> dict[str, object]:
@@ -73,14 +76,14 @@ class EarlyExit:
 
     @contextmanager
     def lent(self, ends: Sequence[int]) -> Iterator[None]:
-        """transformers leaves the layers lowered where a draft fails."""
+        """Restores the number of layers at the end, since transformers leaves it lowered where a draft fails."""
         with lowered(self.target.model, self.target.model.config.num_hidden_layers):
             yield
 
 
 @dataclass(frozen=True)
 class FirstLayers:
-    """What drafts, for those who ask what a pass of it costs."""
+    """The part of the target that drafts, for callers that ask what a pass of it costs."""
 
     model: torch.nn.Module
     layers: int
@@ -96,7 +99,7 @@ class FirstLayers:
 
 @contextmanager
 def lowered(model: torch.nn.Module, layers: int) -> Iterator[None]:
-    """The model's configuration with so many layers meanwhile."""
+    """Gives the model's configuration this number of layers inside the block."""
     held = model.config.num_hidden_layers
     model.config.num_hidden_layers = layers
     try:
@@ -119,5 +122,5 @@ def layers_run(model: torch.nn.Module) -> int:
 
 
 def stack(model: torch.nn.Module) -> torch.nn.ModuleList:
-    """The layers, one behind the other."""
+    """The list of the model's layers, in order."""
     return max((module for module in model.modules() if isinstance(module, torch.nn.ModuleList)), key=len)

@@ -1,7 +1,7 @@
-"""method=endpoint: text from any server that speaks OpenAI's API (vLLM, SGLang, TGI, `python -m specexp.serve`), streamed and timed by us.
+"""method=endpoint: text from any server that speaks OpenAI's API (vLLM, SGLang, TGI, `specexp serve`), read as a stream and timed here.
 
-Seen from outside: no ids, no rounds, no passes. Tokens are counted from the server's `usage`; times are those at which chunks arrived here,
-the network's among them. The key comes from the environment, goes into the request's header and nowhere else.
+A server shows no ids, no rounds and no passes. Tokens are counted from the server's `usage`; times are those at which chunks of text
+arrived here, the network's share included. The API key comes from the environment and goes into the request's header and nowhere else.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from specexp.figures.record import Repeat, SideRecord
 
 APIS = {"completions": "/completions", "chat": "/chat/completions"}
 ON_ERROR = ("stop", "count")
-BUSY = (429, 503)  # what is tried again, and nothing else
+BUSY = (429, 503)  # only these are tried again
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
 CONNECT_SECONDS, CHECK_SECONDS = 10.0, 10.0
 
 
 class Refused(Exception):
-    """The server did not answer as asked. code: of HTTP, or -1 where it never came to that (LLMPerf's number)."""
+    """The server did not answer as asked. code: the HTTP status, or -1 where there was none (LLMPerf uses that number)."""
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
         self.code, self.message, self.url = code, " ".join(message.split())[:300], ""
 
     def told(self, where: str) -> UserError:
-        """For the user, where one refused request ends the run. where: " to EXAMPLE"."""
+        """The error for the user, where one refused request ends the run. where: " to EXAMPLE"."""
         reason = self.message.rstrip(".")
         return UserError(
             f"{self.url} answered{where} with {self.code} ({reason}); method.on_error=count would go on without that request."
@@ -48,9 +48,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """times: seconds since the request was sent, at which text arrived, and last the end of the text; began: of the epoch.
+    """One answer. times: seconds since the request was sent at which text arrived, and last the end of the text. began: seconds of the
+    epoch.
 
-    completion_tokens, prompt_tokens: from `usage`. chunks: that held text. speculation: what this project's own server tells, else None.
+    completion_tokens, prompt_tokens: from `usage`. chunks: how many held text. speculation: what this project's own server reports, else
+    None.
     """
 
     text: str
@@ -69,7 +71,7 @@ class Reply:
 
     @property
     def decode_seconds(self) -> float:
-        """From the first text to the end, so that with `ttft_seconds` it makes the latency of the whole request."""
+        """Seconds from the first text to the end; with `ttft_seconds` they add up to the latency of the whole request."""
         return self.times[-1] - self.times[0]
 
     @property
@@ -78,11 +80,13 @@ class Reply:
         return self.text
 
     def repeat(self) -> Repeat:
-        """The first text counts as one token, as everywhere where chunks are all that is seen: TPOT = (e2e - TTFT) / (n - 1)."""
+        """The times. The first text counts as one token, as wherever only chunks are seen: TPOT = (e2e - TTFT) / (n - 1)."""
         return Repeat(self.completion_tokens, 1, max(self.chunks - 1, 0), 0, self.ttft_seconds, self.decode_seconds)
 
     def record(self) -> SideRecord:
-        """What a server does not tell (ids, rounds, passes, memory, likelihood) stays unknown, and is never guessed."""
+        """The record of this side. What a server does not report (ids, rounds, passes, memory, likelihood) stays unknown and is never
+        guessed.
+        """
         return SideRecord(
             repeats=(self.repeat(),),
             text=self.text,
@@ -98,10 +102,12 @@ class Reply:
 
 @dataclass
 class Endpoint:
-    """url: up to and with /v1. model: None for the first that the server lists. api: completions, or chat (each prompt one user message).
+    """url: the address up to and with /v1. model: None for the first that the server lists. api: completions, or chat (each prompt one
+    user message).
 
-    concurrency: requests in flight at most. on_error: "stop" the run, or "count" the failed request and go on. api_key_env: the variable
-    that holds the key, if any. retries: of requests refused as too many (429, 503), with growing waits.
+    concurrency: how many requests are under way at most. on_error: "stop" the run, or "count" the failed request and go on. api_key_env:
+    the environment variable that holds the key, if any. retries: how often a request refused as too many (429, 503) is sent again, after
+    growing waits.
     """
 
     url: str
@@ -132,19 +138,20 @@ class Endpoint:
                 raise UserError(f"method.{name}={getattr(self, name)} does not fit; give {least} or more.")
 
     def check(self, sampling: Sampling) -> None:
-        """Which rules a server takes, it says itself."""
+        """Accepts every sampling rule here; the server itself says which ones it takes."""
 
     @property
     def served(self) -> str:
-        """The model's name."""
+        """The name of the served model."""
         return self.model or self._served or ""
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Closes the connections."""
         self._client.close()
 
     def connect(self) -> None:
-        """Find the model. UserError, within seconds, where nothing answers, the key is refused, or nothing of that name is served."""
+        """Finds the model. Raises UserError, within seconds, where nothing answers, the key is refused, or nothing of that name is served.
+        """
         try:
             answer = self._client.get("/models", timeout=CHECK_SECONDS)
         except httpx.HTTPError as error:
@@ -162,7 +169,7 @@ class Endpoint:
     def complete(
         self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int
     ) -> Reply:
-        """One request, tried again while the server is too busy. Raises Refused."""
+        """Sends one request, again while the server is too busy. Raises Refused."""
         try:
             return self._completed(self._body(prompt, max_new_tokens, stop, ignore_eos, sampling, seed))
         except Refused as error:
@@ -185,7 +192,7 @@ class Endpoint:
             time.sleep(wait)
 
     def _body(self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int) -> dict:
-        """What says nothing is left out, since servers differ in what they know."""
+        """The body of a request. Values that change nothing are sent too, since servers have different defaults."""
         content = {"prompt": prompt} if self.api == "completions" else {"messages": [{"role": "user", "content": prompt}]}
         rule = {"temperature": sampling.temperature}
         if not sampling.is_greedy:
@@ -197,7 +204,7 @@ class Endpoint:
 
     @cached_property
     def _client(self) -> httpx.Client:
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for every request
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # otherwise it logs a line for every request
         key = os.environ.get(self.api_key_env)
         limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
         timeout = httpx.Timeout(self.timeout_seconds, connect=CONNECT_SECONDS)
@@ -212,7 +219,7 @@ def _names(answer: httpx.Response) -> list[str]:
 
 
 def _wait(answer: httpx.Response, attempt: int) -> float:
-    """Seconds: what the server asks for, or twice as long each time, spread so that clients do not return together."""
+    """Seconds to wait: what the server asks for, or twice as long each time, spread at random so that clients do not return together."""
     asked = answer.headers.get("retry-after", "")
     longest = min(LONGEST_WAIT, float(asked) if asked.isdigit() else FIRST_WAIT * 2**attempt)
     return longest * random.uniform(0.5, 1.0) if not asked.isdigit() else longest
@@ -222,31 +229,31 @@ def _message(answer: httpx.Response) -> str:
     text = answer.read().decode(errors="replace")
     try:
         told = json.loads(text)
-        return _told(told.get("error", told))
+        return _error_text(told.get("error", told))
     except (ValueError, AttributeError):
         return text
 
 
-def _told(error: object) -> str:
-    """OpenAI's servers tell an object with a message, others the message alone."""
+def _error_text(error: object) -> str:
+    """The message of an error: OpenAI's servers send an object with a message, others the message alone."""
     return str(error.get("message", error) if isinstance(error, dict) else error)
 
 
 def _code(error: object) -> int:
-    """Of an error inside a stream, whose status was already told; -1 where it has no number."""
+    """The code of an error inside a stream, whose HTTP status was sent before; -1 where it has no number."""
     code = error.get("code") if isinstance(error, dict) else None
     return code if type(code) is int else -1
 
 
 def _read(answer: httpx.Response, sent: float, began: float, attempts: int) -> Reply:
-    """The stream to its end."""
+    """Reads the stream to its end."""
     texts: list[str] = []
     times: list[float] = []
     finish, usage, speculation, end = "", None, None, 0.0
     for chunk in _chunks(answer):
         now = perf_counter() - sent
         if error := chunk.get("error"):
-            raise Refused(_code(error), _told(error))
+            raise Refused(_code(error), _error_text(error))
         usage, speculation = chunk.get("usage") or usage, chunk.get("speculation") or speculation
         for choice in chunk.get("choices") or ():
             end = now
@@ -257,7 +264,7 @@ def _read(answer: httpx.Response, sent: float, began: float, attempts: int) -> R
     if not finish:
         raise Refused(-1, "the stream ended before the text did")
     if usage is None or not {"prompt_tokens", "completion_tokens"} <= set(usage):
-        raise Refused(-1, "the server tells no usage, and tokens are counted from it")
+        raise Refused(-1, "the server sends no usage, from which tokens are counted")
     ends = (*times, max(end, times[-1])) if times else (end, end)
     return Reply("".join(texts), finish, ends, len(times), usage["prompt_tokens"], usage["completion_tokens"], attempts, began, speculation)
 

@@ -1,11 +1,10 @@
-"""transformers' own `generate` on the shared weights, as a decoder: one token per pass, its loop, its cache, its sampling.
+"""transformers' own `generate` on the shared weights, as a decoder: one token per pass, with its own loop, cache and sampling. Its prompt
+lookup, a source of candidates for assisted.py, stands here too.
 
-The peer runs undisturbed and in the caller's thread; its rounds are handed out when it is done, each with the time at which it really
-emitted (`Step.emitted`). The text is that of our autoregressive decoding: greedy token for token in float32, under sampling by the same
-law (test_peers.py), but for ties: transformers keeps all ids that share the last place of top-k. What its passes took inside is not
-known, so `target_seconds` is None.
-
-transformers' prompt lookup: candidates are what followed the last few tokens where they first stood before. No draft model.
+The loop runs without interruption in the caller's thread. Its rounds are given to the experiment when it is done, each with the time at
+which it was really emitted (`Step.emitted`). The text is that of our autoregressive decoding: token for token when greedy in float32, and
+under sampling with the same distribution (tests/peers/test_peers.py), but for ties: transformers keeps all ids that share the last place
+of top-k. How long its passes took is not known, so `target_seconds` is None.
 """
 
 from __future__ import annotations
@@ -26,26 +25,27 @@ from specexp.runners.caches import held_bytes
 
 @dataclass(frozen=True)
 class OwnCache:
-    """kind: "dynamic" is copied to grow; "static" has its size from the start, and with it transformers compiles its passes where it can
-    (on CUDA, not on CPU)."""
+    """The cache that `generate` uses. kind: "dynamic" is copied to grow; "static" has its full size from the start, and with it
+    transformers compiles its passes where it can (on CUDA, not on CPU).
+    """
 
     kind: str = "dynamic"
 
     def __post_init__(self) -> None:
         if self.kind not in ("dynamic", "static"):
-            raise ValueError(f"cache={self.kind} is none that transformers' generate is compared with; give dynamic or static.")
+            raise ValueError(f"cache={self.kind} is no cache that is compared with transformers' generate; give dynamic or static.")
 
 
 @dataclass
 class TransformersGenerate(PeerLoop):
-    """method=hf_generate."""
+    """The decoder of method=hf_generate."""
 
     target: SharedModel
     cache: OwnCache = field(default_factory=OwnCache)
     drafter: ClassVar[Drafter] = Drafter()
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
-        """All rounds, one per token, once the last has been emitted."""
+        """Gives all rounds, one per token, after the last has been emitted."""
         request = Request(self.target, prompt, max_new_tokens, stop, draws)
         heard = request.emissions()
         output = request.run(request.settings(cache_implementation=self.cache.kind), stopping_criteria=[Heard(heard)])
@@ -57,7 +57,11 @@ class TransformersGenerate(PeerLoop):
 
 @dataclass(frozen=True)
 class PromptLookup:
-    """gamma: `prompt_lookup_num_tokens`, candidates per round at most. max_ngram: `max_matching_ngram_size`, longest suffix looked up."""
+    """Candidates are the tokens that followed the text's last few tokens where these first occurred; there is no draft model.
+
+    gamma: `prompt_lookup_num_tokens`, how many candidates per round at most. max_ngram: `max_matching_ngram_size`, how many last tokens
+    are looked up at most.
+    """
 
     gamma: int = 10
     max_ngram: int = 2

@@ -1,7 +1,7 @@
 """onnxruntime-genai's engine over converted models, round by round: one `Generator` per request, greedy, on the CPU.
 
-Whether it speculates is a matter of its options and of the models it was given; what a round did is read off its own statistics
-(`get_speculative_stats`), which tell how many tokens were drafted, but not which. Knows nothing of our models and decoders.
+Whether it speculates depends on its options and on the models it was given. What a round did is read from the engine's own statistics
+(`get_speculative_stats`), which say how many tokens were drafted, but not which. This module knows nothing of our models and decoders.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ TIMED = ("total_draft_ms", "total_target_ms")
 
 @dataclass(frozen=True)
 class EngineRound:
-    """tokens: emitted at `time` (`perf_counter` seconds). drafted: None where the engine made a plain step.
+    """One round. tokens: emitted at `time` (`perf_counter` seconds). drafted: None where the engine made a plain step, without a draft.
 
-    Passes: since the last round; the prefills are none of them.
+    The numbers of passes count those since the last round; prefills are not counted.
     """
 
     tokens: tuple[int, ...]
@@ -44,9 +44,10 @@ class EngineRound:
 
 @dataclass
 class Passes:
-    """Of each step, those in the statistics and those that they leave out: over the tokens of plain steps, which the next step makes.
+    """Counts the passes of each step: those in the statistics, and those that the statistics leave out, over the tokens of plain steps,
+    which the next step makes.
 
-    Found and tested against ONNX Runtime's profile, which tells every run of a graph (tests/peers/test_ort.py).
+    This was found, and is tested, with ONNX Runtime's profile, which lists every run of a graph (tests/peers/test_ort.py).
 
     waiting: the last token has had no pass yet. plain: it came from a plain step.
     """
@@ -56,7 +57,7 @@ class Passes:
     extra: int = 0
 
     def of(self, done: Mapping[str, float]) -> tuple[int, int]:
-        """(target's, draft's) of the step by which the statistics grew so."""
+        """The target's and the draft's passes in the step by which the statistics grew by `done`."""
         counted, speculated = done["target_forward_passes"], bool(done["rounds"])
         left_out = self.waiting and (self.plain if speculated else not counted)
         passes = counted + left_out + self.extra, done["draft_forward_passes"] + self.extra
@@ -64,18 +65,20 @@ class Passes:
         return passes
 
     def read_by_itself(self) -> None:
-        """The last token has had a pass of its own, in both models, that is in no statistics."""
+        """Notes that the last token has had a pass of its own, in both models, that is in no statistics."""
         self.waiting, self.extra = False, 1
 
 
 @dataclass(frozen=True)
 class Session:
-    """model: the engine's, with its weights."""
+    """The engine with loaded weights."""
 
     model: object
 
     def rounds(self, prompt: Sequence[int], max_new_tokens: int, options: Mapping[str, int]) -> Iterator[EngineRound]:
-        """Until max_new_tokens are emitted; no id ends a text. options: the engine's speculative ones; none: it decodes one by one."""
+        """Gives rounds until max_new_tokens are emitted; no id ends a text. options: the engine's options for speculation; without any it
+        decodes one token at a time.
+        """
         generator = self._generator(len(prompt) + max_new_tokens, options)
         generator.append_tokens(np.array([prompt], dtype=np.int32))
         before, passes, left = _statistics(generator, options), Passes(), max_new_tokens
@@ -85,7 +88,7 @@ class Session:
             done = {key: now[key] - before[key] for key in now}
             yield _round(tokens, time, done, *passes.of(done))
             before, left = now, left - len(tokens)
-            if left and generator.is_done():  # by an id that ends a text for the engine, which always knows one, and does not read it
+            if left and generator.is_done():  # at an end id: the engine always has one, and makes no pass over it
                 generator.append_tokens(np.array([tokens[-1:]], dtype=np.int32))
                 passes.read_by_itself()
 
@@ -101,19 +104,19 @@ class Session:
 
 @lru_cache(maxsize=4)
 def session(target: Converted, draft: Converted | None, threads: int) -> Session:
-    """The engine with these models, loaded once. threads: of each model's passes."""
+    """The engine with these models, loaded once. threads: how many each model's passes use."""
     import onnxruntime_genai as engine
 
     with TemporaryDirectory() as place:
         (Path(place) / "genai_config.json").write_text(json.dumps(_config(target, draft, threads)), encoding="utf-8")
         for name, converted in (("target", target), ("draft", draft)):
-            if converted is not None:  # a path that leads out of the directory the engine refuses
+            if converted is not None:  # linked, because the engine refuses a path that leads out of the directory
                 (Path(place) / name).symlink_to(converted.place.resolve(), target_is_directory=True)
         return Session(engine.Model(place))
 
 
 def _config(target: Converted, draft: Converted | None, threads: int) -> dict[str, dict]:
-    """The target's, and the draft's decoder in it."""
+    """The target's configuration, with the draft's decoder in it."""
     model = target.config["model"] | {"decoder": _decoder(target, "target", threads)}
     if draft is not None:
         model["draft"] = _decoder(draft, "draft", threads)
@@ -127,7 +130,7 @@ def _decoder(converted: Converted, name: str, threads: int) -> dict[str, object]
 
 
 def _delivered(generator: object, options: Mapping[str, int]) -> tuple[int, ...]:
-    """The tokens of one step: the engine computes them all with the first, and hands them out one by one."""
+    """The tokens of one step: the engine computes them all with the first, and hands them out one at a time."""
     tokens = [_next(generator)]
     for _ in range(generator.get_speculative_stats()["tokens_buffered"] if options else 0):
         if not generator.is_done():
@@ -141,13 +144,13 @@ def _next(generator: object) -> int:
 
 
 def _statistics(generator: object, options: Mapping[str, int]) -> dict[str, float]:
-    """Cumulative; all 0 where the engine keeps none."""
+    """The engine's statistics since the request began; all are 0 where the engine keeps none."""
     told = generator.get_speculative_stats() if options else dict.fromkeys((*COUNTED, *TIMED), 0)
     return {key: told[key] for key in (*COUNTED, *TIMED)}
 
 
 def _round(tokens: tuple[int, ...], time: float, done: Mapping[str, float], target_passes: int, draft_passes: int) -> EngineRound:
-    """done: what the statistics grew by."""
+    """The round in which the statistics grew by `done`."""
     drafted = done["draft_tokens_proposed"] if done["rounds"] else None
     target_seconds = None if drafted is None else done["total_target_ms"] / 1000
     accepted = min(done["draft_tokens_accepted"], len(tokens))

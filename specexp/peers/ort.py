@@ -1,8 +1,9 @@
 """onnxruntime-genai's own decoding of the same weights, as a decoder: one token per pass, with a draft model, or with n-grams of the text.
 
-An engine of its own in C++, graphs converted once by its own builder (onnx_conversion.py), caches of its own; the stream and the records
-are ours. Rounds are handed out as they end. Greedy and in float32 on the CPU, where the text is that of our autoregressive decoding, token
-for token (tests/peers/test_ort.py); anything else is refused. Which ids were refused the engine does not tell: steps have their number.
+The engine is written in C++; its graphs are converted once by its own builder (onnx_conversion.py), and its caches are its own. Rounds are
+given to the experiment as they end. It is compared greedily and in float32 on the CPU, where the text is that of our autoregressive
+decoding, token for token (tests/peers/test_ort.py); anything else is refused. The engine does not say which drafted ids were refused, so
+steps hold only how many were drafted.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ LONGEST = 16
 
 
 class OrtDrafter(Protocol):
-    """What speculates, if anything."""
+    """What drafts for the engine, if anything does."""
 
-    models: Mapping[str, SharedModel]  # that draft, by name; at most one
+    models: Mapping[str, SharedModel]  # the models that draft, by name; at most one
 
     def options(self) -> dict[str, int]:
-        """By the engine's names."""
+        """The options by the engine's names."""
 
 
 @dataclass(frozen=True)
 class Alone:
-    """The target decodes one token per pass."""
+    """No draft: the target decodes one token per pass."""
 
     models: ClassVar[Mapping[str, SharedModel]] = {}
 
@@ -48,7 +49,7 @@ class Alone:
 
 @dataclass(frozen=True)
 class Width:
-    """gamma: `max_draft_tokens`, drafted per round, fewer only where the text ends."""
+    """gamma: `max_draft_tokens`, how many tokens are drafted per round; fewer only where the text ends."""
 
     gamma: int = 4
 
@@ -59,7 +60,7 @@ class Width:
 
 @dataclass(frozen=True)
 class DraftModel:
-    """model: drafts a constant number of tokens."""
+    """A draft model that drafts a constant number of tokens."""
 
     model: SharedModel
     width: Width = field(default_factory=Width)
@@ -74,7 +75,9 @@ class DraftModel:
 
 @dataclass(frozen=True)
 class NgramLookup:
-    """Candidates follow the last place where the latest tokens stood before. ngram: `ngram_size`, one more than the tokens looked up."""
+    """Candidates are the tokens that followed the last place where the text's latest tokens occurred before. ngram: `ngram_size`, one more
+    than the number of tokens looked up.
+    """
 
     width: Width = field(default_factory=Width)
     ngram: int = 3
@@ -92,7 +95,7 @@ class NgramLookup:
 class OrtSettings:
     """directory: where converted models are kept; None: `specexp/onnxruntime-genai` in the user's cache directory.
 
-    UserError where the packages are not installed.
+    Raises UserError where the packages are not installed.
     """
 
     directory: str | None = None
@@ -105,15 +108,16 @@ class OrtSettings:
 
 
 def missing() -> str | None:
-    """Of the packages that the engine and its builder are, the first that is not installed."""
+    """The first package, of those that the engine and its builder need, that is not installed; None where all are."""
     return next((package for package in ("onnxruntime_genai", "onnx", "onnx_ir") if find_spec(package) is None), None)
 
 
 @dataclass
 class OrtGenerate(GreedyLoop):
-    """method=ort, ort_generate, ort_prompt_lookup. UserError for models that the engine, or a fair comparison with it, cannot have.
+    """The decoder of method=ort, ort_generate and ort_prompt_lookup. Raises UserError for models that the engine cannot run, or that
+    cannot be compared fairly.
 
-    As many threads as torch has when it is built.
+    It uses as many threads as torch has when it is built.
     """
 
     target: SharedModel
@@ -130,7 +134,7 @@ class OrtGenerate(GreedyLoop):
         self._session = session(self._converted["target"], self._converted.get("draft"), torch.get_num_threads())
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
-        """The engine's rounds, each as it ends; the first holds the prefill, and what was drafted behind it."""
+        """Gives the engine's rounds, each as it ends; the first includes the prefill and what was drafted after it."""
         generated: list[int] = []
         self._count_prefill()
         for round_ in self._session.rounds(prompt, max_new_tokens, self.drafter.options()):
@@ -151,7 +155,7 @@ class OrtGenerate(GreedyLoop):
             model.forwards = 1
 
     def _count(self, target_passes: int, draft_passes: int, longest: int) -> None:
-        """longest: positions after this round's pass; the draft never reads its last guess."""
+        """longest: how many positions there are after this round's pass; the draft never reads its last guess."""
         self.target.forwards += target_passes
         self.target.kv_bytes = max(self.target.kv_bytes, longest * self._converted["target"].bytes_per_slot)
         for name, model in self.drafter.models.items():

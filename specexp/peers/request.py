@@ -1,14 +1,11 @@
-"""One request to transformers' `generate`: settings made from ours alone, so that no default of a checkpoint or of the library leaks in,
-the model lent for as long as it takes, and what was heard told as the rounds of a record.
+"""One request to transformers' `generate` on weights that are ours.
 
-A model whose weights are ours and whose passes a peer makes: what a record wants to know of it, and how nothing is left behind on it.
+The settings are made from ours alone, so that no default of a checkpoint or of the library enters. The model is lent to the peer for the
+request, and nothing that the peer sets on it is left behind. The tokens are noted with their times as they come, token by token or block
+by block, and become the rounds of a record afterwards. The request runs where it is called and not in a thread of its own: a thread would
+compete with the peer for the interpreter, and compiled graphs cannot be used from another thread.
 
-Counts nothing itself: the peer's decoder knows how many passes its loop made.
-
-What comes out of one request to transformers' `generate`, token by token or block by block, and when.
-
-The request runs where it is called, not in a thread: a thread would take turns with the peer for the interpreter, and compiled graphs do
-not cross threads. So times are noted here as tokens come, and told afterwards.
+This module does not know how many passes a peer's loop makes; the peer's decoder counts them.
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ from specexp.runners.runner import ModelRunner, StatelessRunner
 
 @dataclass(frozen=True)
 class Request:
-    """What the experiment asks for. Arguments as of `Decoder.generate`."""
+    """What the experiment asks for. The arguments are those of `Decoder.generate`."""
 
     target: SharedModel
     prompt: Sequence[int]
@@ -47,7 +44,7 @@ class Request:
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
-        """Those of the model's own end-of-text ids at which `stop` ends a text: none where it ignores them."""
+        """Those of the model's own end-of-text ids at which `stop` ends a text; none where `stop` ignores them."""
         model = self.target.model
         ids = {*_ids(model.generation_config.eos_token_id), *_ids(model.config.get_text_config().eos_token_id)}
         return tuple(id for id in sorted(ids) if (cut := self.stop((id,), 0)) is not None and cut.finish == "eos")
@@ -56,13 +53,15 @@ class Request:
         return Emissions(1 if self.target.model.config.is_encoder_decoder else len(self.prompt), self.stop)
 
     def settings(self, **values: object) -> GenerationConfig:
-        """Ours, for the target, and `values`."""
+        """The generation settings for the target: ours, and `values`."""
         own = sampling_settings(self.draws.sampling) | special_ids(self.target.model, self.ends)
         return GenerationConfig(max_new_tokens=self.max_new_tokens, return_dict_in_generate=True, **own, **values)
 
     def run(self, settings: GenerationConfig, attributes: dict[str, object] | None = None, **arguments: object) -> object:
-        """generate's output. attributes: what the model has meanwhile; settings of its own among them, bare ones if there are none, as
-        what is None in `settings` is looked up there (an EOS that is to be ignored, too)."""
+        """Calls `generate` and gives its output. attributes: what the model has during the call. Generation settings are among them, empty
+        ones if none are given, because `generate` looks up there whatever is None in `settings` (even an end-of-text id that is to be
+        ignored).
+        """
         ids = torch.tensor([list(self.prompt)], device=self.target.device)
         luck = nullcontext() if self.draws.is_greedy else seeded(self.draws, self.target.device)
         with luck, quiet(), self.target.lent(**({"generation_config": self.settings()} | (attributes or {}))):
@@ -70,16 +69,17 @@ class Request:
 
 
 def sampling_settings(sampling: Sampling) -> dict[str, object]:
-    """Every number written out: what is left None the library fills in (top_k with 50)."""
+    """The sampling rule with every number written out, since the library replaces what is None (top_k by 50)."""
     if sampling.is_greedy:
         return {"do_sample": False}
     return {"do_sample": True, "temperature": float(sampling.temperature), "top_k": sampling.top_k or 0, "top_p": sampling.top_p or 1.0}
 
 
 def special_ids(model: torch.nn.Module, ends: Sequence[int]) -> dict[str, object]:
-    """ends: the ids that end a text; with none of them `generate` knows no end but the length.
+    """ends: the ids that end a text; without any, `generate` ends at the length alone.
 
-    No padding: the target's attention mask does not reach a draft model, which would take that id in a prompt for padding and not see it.
+    No padding id is set: the target's attention mask does not reach a draft model, which would take that id in a prompt for padding and
+    not see it.
     """
     start = decoder_start(model) if model.config.is_encoder_decoder else None
     return {"eos_token_id": list(ends) or None, "bos_token_id": model.generation_config.bos_token_id, "decoder_start_token_id": start}
@@ -87,7 +87,7 @@ def special_ids(model: torch.nn.Module, ends: Sequence[int]) -> dict[str, object
 
 @contextmanager
 def seeded(draws: Draws, device: torch.device) -> Iterator[None]:
-    """torch's own randomness, which the peers draw from, begun from `draws`, and afterwards as it was."""
+    """Starts torch's own random numbers, from which the peers draw, from `draws` for a block, and restores them afterwards."""
     seed = int(draws.uniform(1).double().item() * 2**53)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -96,7 +96,7 @@ def seeded(draws: Draws, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warning that transformers gives itself each time that its assisted loop calls its draft model."""
+    """Silences the warning that transformers gives each time its assisted loop calls its draft model."""
     log = getLogger("transformers.generation.utils")
     log.addFilter(_of_ours)
     try:
@@ -111,14 +111,14 @@ def _of_ours(record: LogRecord) -> bool:
 
 @dataclass(frozen=True)
 class Drafted:
-    """Of one round. ids: candidates, () where there were none. seconds: host time in what proposed them."""
+    """The draft of one round. ids: the candidates, () where there were none. seconds: host time that proposing them took."""
 
     ids: tuple[int, ...] = ()
     seconds: float = 0.0
 
 
 def rounds(heard: Emissions, drafts: Sequence[Drafted]) -> Iterator[Step]:
-    """One Step per emission, the last one cut where the text ends."""
+    """One Step per emission; the last one is cut where the text ends."""
     starts = [0, *heard.ends[:-1]]
     for start, end, time, draft in zip(starts, heard.ends, heard.times, drafts, strict=False):
         tokens = tuple(heard.ids[start:end])
@@ -132,7 +132,7 @@ def _last(step: Step, start: int, heard: Emissions) -> Step:
 
 
 def _agreed(tokens: Sequence[int], candidates: Sequence[int]) -> int:
-    """Candidates accepted: a token that stands for a refused one is never the same."""
+    """How many candidates were accepted: a token that replaces a refused candidate always differs from it."""
     pairs = enumerate(zip(tokens, candidates, strict=False))
     return next((i for i, (token, candidate) in pairs if token != candidate), min(len(tokens), len(candidates)))
 
@@ -143,7 +143,8 @@ def _ids(source: int | list[int] | None) -> list[int]:
 
 @dataclass
 class SharedModel:
-    """model: in eval mode. forwards, kv_bytes: of the latest request, its passes and its cache at its fullest.
+    """A model whose weights are ours and whose passes a peer makes. model: in eval mode. forwards, kv_bytes: the passes of the latest
+    request, and its cache at its fullest.
 
     own: attributes that the peer has set on the model, kept here between requests.
     """
@@ -159,20 +160,21 @@ class SharedModel:
 
     @property
     def facts(self) -> Facts:
-        """Of what the peer runs: a cache of its own, which keeps everything."""
+        """The facts of what the peer runs: it has a cache of its own, which drops nothing."""
         return Facts("its own", self.model.device, trees=False, cache_exact=True)
 
     def usage(self) -> Usage:
         return Usage(self.forwards, self.kv_bytes)
 
     def start(self) -> None:
-        """A new request begins."""
+        """Begins a new request."""
         self.forwards = self.kv_bytes = 0
 
     @contextmanager
     def lent(self, **attributes: object) -> Iterator[None]:
-        """The model with `attributes` and those of earlier requests. Whatever is set on it meanwhile is taken off again and kept for the
-        next request (the peer's compiled call, its cache's size), also when the request fails."""
+        """The model with `attributes` and those of earlier requests. Whatever the peer sets on it inside the block (its compiled call, its
+        cache's size) is taken off again and kept for the next request, also when the request fails.
+        """
         namespace, before = self.model.__dict__, dict(self.model.__dict__)
         namespace.update(self.own | attributes)
         try:
@@ -186,27 +188,31 @@ class SharedModel:
 
 
 def shared_model(runner: ModelRunner | StatelessRunner) -> SharedModel:
-    """The runner's model; its cache is not used, as a peer brings its own. UserError for a cache that changes the model: no peer has it."""
+    """The runner's model for a peer; the runner's cache is not used, as a peer brings its own. Raises UserError for a cache that changes
+    the model, since no peer has such a cache.
+    """
     if not runner.facts.cache_exact:
         raise UserError(f"cache={runner.facts.kind} changes the model, and no other engine knows such a cache; choose cache=full.")
     return SharedModel(runner.model)
 
 
 class Emissions:
-    """opening: tokens that the text begins with and that are no emission. times: `perf_counter` seconds of each emission."""
+    """The tokens heard so far. opening: how many tokens the text begins with that are not an emission. times: `perf_counter` seconds of
+    each emission.
+    """
 
     def __init__(self, opening: int, stop: Stop):
         self.opening, self.stop = opening, stop
         self.ids: list[int] = []
         self.ends: list[int] = []  # len(ids) after each emission
         self.times: list[float] = []
-        self.passes = 0  # of the target: one for each time that tokens came, wanted or not
+        self.passes = 0  # of the target: one for each time that tokens came, even after the end of the text
         self.cut: Cut | None = None
 
     def hear(self, tokens: Sequence[int]) -> None:
-        """The tokens of one pass, just now."""
+        """Notes the tokens of one pass, at the present time."""
         self.passes += 1
-        if self.cut is not None:  # a loop that asks late whether to end (transformers' deferred check)
+        if self.cut is not None:  # transformers' deferred check asks late whether to end
             return
         self.times.append(perf_counter())
         since = len(self.ids)
@@ -216,32 +222,32 @@ class Emissions:
 
 
 class Heard(StoppingCriteria):
-    """Hears the plain loop, which asks its stopping criteria once behind every token."""
+    """Hears the plain loop, which asks its stopping criteria once after every token."""
 
     def __init__(self, emissions: Emissions):
         self.emissions = emissions
 
     def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> bool:
-        """[1, n] the text so far -> whether it ends here. (Signature: transformers' interface.)"""
+        """Whether the text [1, n] so far ends here. The signature is transformers'."""
         self.emissions.hear(input_ids[0, self.emissions.opening + len(self.emissions.ids) :].tolist())
         return self.emissions.cut is not None
 
 
 class Streamed(BaseStreamer):
-    """Hears the assisted loop, which may ask its criteria about candidates too, but streams what was accepted and nothing else."""
+    """Hears the assisted loop: it may ask its stopping criteria about candidates too, but streams only what was accepted."""
 
     def __init__(self, emissions: Emissions):
         self.emissions = emissions
         self._begun = False
 
     def put(self, value: Tensor) -> None:
-        """[1, n], the opening first."""
+        """Takes the tokens [1, n]; the first call brings the prompt."""
         if self._begun:
             self.emissions.hear(value.view(-1).tolist())
         self._begun = True
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Does nothing, since no tokens are held back."""
 
 
 class Ended(StoppingCriteria):

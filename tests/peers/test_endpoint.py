@@ -137,7 +137,7 @@ def test_only_busy_servers_are_asked_again(monkeypatch):
         (streaming(text("a"), USAGE), -1, "ended before"),
         (streaming({"error": "too long"}), -1, "too long"),
         (streaming({"error": {"message": "too long", "code": 413}}), 413, "too long"),
-        (streaming(text("a", "stop"), {"choices": [], "usage": {"total_tokens": 3}}), -1, "tells no usage"),
+        (streaming(text("a", "stop"), {"choices": [], "usage": {"total_tokens": 3}}), -1, "sends no usage"),
         (streaming({"error": {"message": "lost", "code": "unknown"}}), -1, "lost"),
         (streaming("{"), -1, "not JSON"),
         (lambda request: (_ for _ in ()).throw(httpx.ConnectError("gone")), -1, "gone"),
