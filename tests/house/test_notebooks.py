@@ -1,10 +1,12 @@
 """The notebooks run from top to bottom and are kept without outputs; the documentation's worked example is a method; its site builds."""
 
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,6 @@ import specexp
 
 ROOT = Path(specexp.__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-BRIEF = "max_new_tokens=32 warmup=1 threads=1"
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="needs the checkout, not the wheel")
 
 
@@ -46,19 +47,76 @@ def blocks(page, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
 
 
-@pytest.mark.slow
-def test_the_worked_example_of_a_method_works(tmp_path):
-    (tmp_path / "echo_drafter.py").write_text(blocks("adding-a-method.md", "python")[0])
+PAGE = "adding-a-method.md"
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """The directory that the page's blocks of a method and of a length rule make."""
     (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "echo.yaml").write_text(blocks("adding-a-method.md", "yaml")[0])
-    single, sweep = blocks("adding-a-method.md", "bash")[0].splitlines()
-    for command in (f"{single} {BRIEF} hydra.run.dir=run", f"{sweep} {BRIEF} hydra.sweep.dir=sweep"):
+    (tmp_path / "policy").mkdir()
+    names = ("echo_method.py", "doubling_rule.py"), ("method/echo.yaml", "policy/doubling.yaml")
+    for language, files in zip(("python", "yaml"), names, strict=True):
+        for file, block in zip(files, blocks(PAGE, language), strict=True):
+            (tmp_path / file).write_text(block)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for module in ("echo_method", "doubling_rule"):  # another test has files of the same names elsewhere
+        sys.modules.pop(module, None)
+
+
+def summary_of(directory):
+    return json.loads((directory / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("chosen", [("method=echo",), ("method=prompt_lookup", "policy@method.policy=doubling")], ids=["method", "length rule"])
+def test_the_worked_example_decodes(example, command_line, chosen):
+    code, errors = command_line("--config-dir", ".", *chosen, "dataset=microcopy", "dataset.limit=1", "max_new_tokens=32", "cost_curve=false", "hydra.run.dir=run")
+    assert code == 0, errors
+    summary = summary_of(example / "run")
+    assert summary["equal_texts"] == 1.0 and summary["lossless"] and summary["block_efficiency"] > 1.2
+
+
+def test_the_worked_example_refuses_as_all_methods_do(example, command_line):
+    for wrong, told in (("method.gamma=-1", "gamma=-1 is negative"), ("method.gamma=x", "method.gamma=x does not fit"), ("+method.gama=1", "did you mean gamma?")):
+        code, errors = command_line("--config-dir", ".", "method=echo", wrong)
+        assert code == 1 and told in errors and errors.count("\n") == 1
+    code, errors = command_line("--config-dir", ".", "policy@method.policy=doubling", "method.policy.longest=0")
+    assert code == 1 and "longest=0 drafts nothing" in errors
+
+
+def test_the_worked_example_is_found_as_a_package(example, command_line, monkeypatch):
+    [announced] = blocks(PAGE, "toml")
+    [(group, points)] = tomllib.loads(announced)["project"]["entry-points"].items()
+    site, package = example / "site", example / "site" / "echo_method"
+    (package / "conf" / "method").mkdir(parents=True)
+    (example / "echo_method.py").rename(package / "__init__.py")
+    (example / "method" / "echo.yaml").rename(package / "conf" / "method" / "echo.yaml")
+    (site / "echo_method-1.0.dist-info").mkdir()
+    (site / "echo_method-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: echo-method\nVersion: 1.0\n")
+    lines = [f"[{group}]", *(f"{name} = {module}" for name, module in points.items())]
+    (site / "echo_method-1.0.dist-info" / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(str(site))
+    importlib.invalidate_caches()
+    code, errors = command_line("method=echo", "dataset=microcopy", "dataset.limit=1", "cost_curve=false", "hydra.run.dir=run")
+    assert code == 0 and summary_of(example / "run")["method"] == "echo", errors
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_worked_example_work_and_its_figures_hold(example):
+    method, rule = blocks(PAGE, "bash")
+    single, sweep = method.splitlines()
+    for command in (f"{single} hydra.run.dir=run", f"{sweep} hydra.sweep.dir=sweep", f"{rule.strip()} hydra.run.dir=rule"):
         shell = command.replace("PYTHONPATH=.", f"PYTHONPATH=.:{ROOT}").replace("python -m", f"{sys.executable} -m")
-        ended = subprocess.run(shell, shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+        ended = subprocess.run(f"{shell} threads=1", shell=True, cwd=example, env=environment(), capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, ended.stderr[-2000:]
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["equal_texts"] == 1.0 and summary["lossless"] and summary["num_draft_tokens"] > 0
-    assert len(list((tmp_path / "sweep").rglob("summary.json"))) == 2
+    [shown] = blocks(PAGE, "text")
+    figures = dict(re.findall(r"│ +(speedup|draft acceptance rate|tokens per target call) .*│ +([\d.]+)(?:x| %)? │", shown))
+    summary = summary_of(example / "run")
+    assert summary["equal_texts"] == 1.0 and summary["lossless"] and summary["speedup"] > 1 and float(figures["speedup"]) > 1
+    assert summary["block_efficiency"] == pytest.approx(float(figures["tokens per target call"]), abs=0.1)
+    assert summary["draft_acceptance_rate"] == pytest.approx(float(figures["draft acceptance rate"]) / 100, abs=0.03)
+    assert len(list((example / "sweep").rglob("summary.json"))) == 2 and summary_of(example / "rule")["equal_texts"] == 1.0
 
 
 def test_python_on_the_theory_page_says_what_it_prints(capsys):
