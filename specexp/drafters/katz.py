@@ -66,8 +66,8 @@ class KatzTable:
         pairs = _entries(tensors, "bigram")
         self.bigrams = _level(tensors, "bigram", pairs, self.unigrams[pairs[1]])
         triples = _entries(tensors, "trigram")
-        behind = tensors["trigram_contexts"][triples[0]] % facts.vocab_size  # the v of each (u, v, w)
-        self.trigrams = _level(tensors, "trigram", triples, self._pairs(behind, triples[1]))
+        middle = tensors["trigram_contexts"][triples[0]] % facts.vocab_size  # the v of each (u, v, w)
+        self.trigrams = _level(tensors, "trigram", triples, self._pairs(middle, triples[1]))
 
     def distribution(self, before: Sequence[int]) -> Tensor:
         """Return P(w | the last two ids of `before`), [V] in float64, which adds up to 1. Ids that the table does not know are left out of

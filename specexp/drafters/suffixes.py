@@ -191,7 +191,7 @@ class SuffixAutomaton:
         while state != -1 and token not in self.next[state]:
             self.next[state][token] = new
             state = self.link[state]
-        self.link[new] = START if state == -1 else self._exactly_behind(state, token)
+        self.link[new] = START if state == -1 else self._exactly_after(state, token)
         self._whole = new
 
     def follow(self, state: int, length: int, token: int, most: int) -> tuple[int, int]:
@@ -221,15 +221,15 @@ class SuffixAutomaton:
             state = self.link[state]
         return state
 
-    def _exactly_behind(self, state: int, token: int) -> int:
+    def _exactly_after(self, state: int, token: int) -> int:
         """Return the state whose longest string is the longest string of `state` followed by `token`. If there is none yet, it is split off
         from the state that holds this string."""
-        behind = self.next[state][token]
-        if self.length[behind] == self.length[state] + 1:
-            return behind
-        part = self._add(dict(self.next[behind]), self.length[state] + 1, self.first_end[behind], self.last_end[behind])
-        self.link[part], self.link[behind] = self.link[behind], part
-        while state != -1 and self.next[state].get(token) == behind:
+        after = self.next[state][token]
+        if self.length[after] == self.length[state] + 1:
+            return after
+        part = self._add(dict(self.next[after]), self.length[state] + 1, self.first_end[after], self.last_end[after])
+        self.link[part], self.link[after] = self.link[after], part
+        while state != -1 and self.next[state].get(token) == after:
             self.next[state][token] = part
             state = self.link[state]
         return part

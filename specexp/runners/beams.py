@@ -44,8 +44,8 @@ class CachedBeamRunner:
         self.vocab_size = vocab_size
         self._known_ids = KnownIds(model, vocab_size)
         self.cache = BeamCache()
-        self.forwards = self._earlier = 0  # passes: since construction, and of those before the last `start`
-        self._peak = 0  # filled slots of all rows
+        self.forwards = self._earlier = 0  # the passes since construction, and those before the last `start`
+        self._peak = 0  # the most slots that were filled, all rows together
 
     def usage(self) -> Usage:
         return Usage(self.forwards - self._earlier, self.kv_bytes)
@@ -125,7 +125,7 @@ class StatelessBeamRunner:
         self.facts = Facts("none", self.device, trees=False, cache_exact=True)
         self.vocab_size = vocab_size
         self._known_ids = KnownIds(model, vocab_size)
-        self.forwards = self._earlier = 0  # passes: since construction, and of those before the last `start`
+        self.forwards = self._earlier = 0  # the passes since construction, and those before the last `start`
         self._texts = torch.empty(0, 0, dtype=torch.int64)
 
     def usage(self) -> Usage:

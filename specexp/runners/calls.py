@@ -160,8 +160,8 @@ def context_length(config) -> int | None:
 
 
 def looked_up_positions(config) -> int | None:
-    """The number of positions that the model of `config` reads from a table (learned ones, or GPT-J's), beyond which it fails; None where
-    positions are computed, as rotary ones are."""
+    """Return the number of positions that a model with this configuration looks up in a table (learned ones, or GPT-J's) and beyond which
+    it fails. It is None for positions that are computed, as rotary ones are."""
     return None if getattr(config, "rope_parameters", None) else context_length(config)
 
 

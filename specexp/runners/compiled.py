@@ -85,7 +85,7 @@ class CompiledPass(LlamaPass):
         is accepted whole, which may be long after the warm-up. The next pass writes over what this writes into the cache."""
         self._alone(row, turns, cache)
         self._several(row, turns, row.new_zeros(1, 1, 1, cache.length + 1), cache)
-        if not self.model.lm_head._forward_pre_hooks:  # else the module itself is called, and this row's states are not the text's
+        if not self.model.lm_head._forward_pre_hooks:  # a hook would take this row's states for the text's
             self.projected(row)
         self.compiled = True
 

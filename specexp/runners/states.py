@@ -44,7 +44,7 @@ class OutputStates:
         return states
 
     def of_no_token(self) -> Tensor:
-        """[0, D]."""
+        """Return the states of a text without tokens, [0, D]."""
         weight = self._projection.weight
         return weight.new_empty(0, weight.shape[1])
 

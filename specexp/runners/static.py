@@ -85,7 +85,7 @@ class StaticRunner(ModelRunner):
         self.block = block
         self.capture = capture_for(capture, model.device)
         self._positions_end = looked_up_positions(model.config)
-        self._launches: dict[tuple[str, int], dict[int, Launch]] = {}  # by kind and size, then by attended length
+        self._launches: dict[tuple[str, int], dict[int, Launch]] = {}  # (kind, size) -> attended length -> launch
         self._made_for = self.cache.addresses
 
     @property
@@ -185,7 +185,7 @@ class StaticRunner(ModelRunner):
         like = {"dtype": torch.int64, "device": self.device}
         tokens, first, positions = torch.zeros(rows, **like), torch.zeros(1, **like), torch.zeros(rows, **like)
         mask = torch.zeros(1, 1, rows, reach, dtype=self.model.dtype, device=self.device) if kind == "tree" else None
-        first.fill_(self.cache.capacity - size - 2)  # capturing runs the program: what that writes, it writes where nothing is
+        first.fill_(self.cache.capacity - size - 2)  # capturing runs the program, which writes into slots that hold nothing
         steps: dict[str, Callable[[], Tensor]] = {
             "chain": lambda: self._chain(tokens, first, reach),
             "tree": lambda: self._run(tokens, first + torch.arange(rows, device=self.device), positions, mask),
@@ -203,7 +203,7 @@ class StaticRunner(ModelRunner):
     def _chain(self, tokens: Tensor, first: Tensor, reach: int) -> Tensor:
         """Run a chain of [w] tokens in the slots first, first + 1, and so on -> [w, V]. Row i sees the slots up to its own."""
         slots = first + torch.arange(tokens.shape[0], device=self.device)
-        positions = slots if self._positions_end is None else slots.clamp(max=self._positions_end - 1)  # of rows that only fill the shape
+        positions = slots if self._positions_end is None else slots.clamp(max=self._positions_end - 1)  # for rows that only fill the shape
         unseen = torch.arange(reach, device=self.device) > slots[:, None]
         mask = torch.zeros(unseen.shape, dtype=self.model.dtype, device=self.device).masked_fill_(unseen, torch.finfo(self.model.dtype).min)
         return self._run(tokens, slots, positions, mask[None, None])
