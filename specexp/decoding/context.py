@@ -17,8 +17,8 @@ FORK_ROOM = 64  # the number of tokens that a fork gets room for beyond the text
 
 
 class Context:
-    """ids: the tokens on the host. tokens: [len] int64, the same on the device. lineage: an object that identifies the prompt that the
-    context grew from; forks share it.
+    """A text of token ids. ids: the tokens on the host. tokens: [len] int64, the same on the device. lineage: an object that identifies the
+    prompt that the context grew from; forks share it.
 
     The first `permanent` ids will never change. In a text that is being decoded these are all ids; in a fork they are the ids up to the
     place where it was forked off. Two contexts of one lineage have equal ids up to the smaller of their permanent lengths:

@@ -39,7 +39,8 @@ CLEAR_GAIN = 1.3  # above this factor a round without a draft need not be measur
 
 
 class CostModel(LengthRule):
-    """gamma_max: the longest draft considered. budget: the share of all time that may be lost by trying a draft that is switched off."""
+    """Chooses the draft length by measured times. gamma_max: the longest draft considered. budget: the share of all time that may be lost
+    by trying a draft that is switched off."""
 
     def __init__(self, gamma_max: int = 20, budget: float = 0.02, clock: Callable[[], float] = perf_counter):
         if gamma_max < 1:

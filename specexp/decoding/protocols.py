@@ -149,7 +149,7 @@ class Verifier(Protocol):
     lossless: bool
 
     def __call__(self, draft: Draft, logits: Tensor, draws: Draws) -> Verdict:
-        """logits: [N + 1, V], the target's; row 0 says what follows the context, row i + 1 what follows node i."""
+        """Verify the draft. logits: [N + 1, V], the target's; row 0 says what follows the context, row i + 1 what follows node i."""
 
 
 class LengthRule:

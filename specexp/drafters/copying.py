@@ -127,7 +127,8 @@ class PromptLookupDrafter(CopyDrafter):
 
 
 class MaxGramDrafter(CopyDrafter):
-    """match: which earlier occurrence counts, and how long it has to be. fallback: the drafter that is asked if there is none."""
+    """Copies what followed the longest match. match: which earlier occurrence counts, and how long it has to be. fallback: the drafter that
+    is asked if there is none."""
 
     def __init__(self, policy: LengthRule, match: Match, fallback: Drafter):
         super().__init__(policy, match)

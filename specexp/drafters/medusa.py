@@ -29,8 +29,8 @@ from specexp.decoding.sampling import Draws
 
 
 class MedusaDrafter(Drafter):
-    """target: the runner whose states the heads read. heads: [n, D] -> [K, n, V] logits; head i guesses the token i + 2 places after the
-    state's own. tree: its nodes as paths of ranks.
+    """Drafts a tree of the heads' best guesses. target: the runner whose states the heads read. heads: [n, D] -> [K, n, V] logits; head i
+    guesses the token i + 2 places after the state's own. tree: its nodes as paths of ranks.
 
     A tree in which every node has one child is a chain, and works for targets that cannot verify trees. Raises ValueError for a tree that
     the heads cannot fill.

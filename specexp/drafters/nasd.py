@@ -27,7 +27,8 @@ from specexp.errors import UserError
 
 
 class NasdDrafter(Drafter):
-    """top_k_filler: how many of the target's best ids are counted at each position, besides the emitted id. With 1 none are.
+    """Drafts what the counts say is likeliest, and counts every round. top_k_filler: how many of the target's best ids are counted at each
+    position, besides the emitted id. With 1 none are.
 
     stop_if_unknown: the draft ends where the storage has no answer. Otherwise it goes on with an id drawn uniformly, as soon as the number
     of ids is known, which is after the first round.

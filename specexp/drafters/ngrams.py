@@ -38,7 +38,8 @@ INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 class Vocabulary(Protocol):
-    """entries: the number of ids that the pair's tokenizer knows. rows: V, the width of the target's logits."""
+    """The sizes of a pair's vocabulary. entries: the number of ids that the pair's tokenizer knows. rows: V, the width of the target's
+    logits."""
 
     entries: int
     rows: int
@@ -159,7 +160,8 @@ UNKNOWN = -1
 
 @dataclass(frozen=True, eq=False)
 class BigramTable:
-    """following: [V] int64, the likeliest next id after each id, or UNKNOWN after ids that nothing follows in the corpus."""
+    """The likeliest next ids. following: [V] int64, the likeliest next id after each id, or UNKNOWN after ids that nothing follows in the
+    corpus."""
 
     following: Tensor
     facts: Facts

@@ -26,7 +26,8 @@ FIRST_REVIEW = 16  # the tree is chosen anew after 16 rounds, 32 rounds, 64 roun
 
 
 class SequoiaShape(Shapes):
-    """max_nodes: the number of tokens drafted per round. max_depth, max_branching: the bounds of the search.
+    """Gives Sequoia's tree for the rates so far. max_nodes: the number of tokens drafted per round. max_depth, max_branching: the bounds of
+    the search.
 
     acceptance: P(the child of rank r is the one that is accepted | its parent was accepted), for r = 0, 1, .. None: the rates are measured,
     over all prompts so far.

@@ -22,7 +22,8 @@ from specexp.drafters.katz import KatzTable
 
 
 class StagedTreeDrafter(GrownTreeDrafter):
-    """table: the trigram. guesses: how many nodes each draft pass scores in advance. guess_branching: the most guesses after one node."""
+    """Drafts the draft model's own tree with fewer passes. table: the trigram. guesses: how many nodes each draft pass scores in advance.
+    guess_branching: the most guesses after one node."""
 
     def __init__(
         self,

@@ -92,8 +92,8 @@ class SyntheticDrafter(ForeseeingDrafter):
 
 
 class PlantedDrafter(ForeseeingDrafter):
-    """runner: the draft model, which is rolled out as usual, over the tokens that are planted. The rollout runs step by step, because one
-    that is captured as a whole chooses its tokens itself."""
+    """Drafts at the cost of a real draft model. runner: the draft model, which is rolled out as usual, over the tokens that are planted.
+    The rollout runs step by step, because one that is captured as a whole chooses its tokens itself."""
 
     stage = "planted"
 
