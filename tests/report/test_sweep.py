@@ -68,7 +68,7 @@ def test_each_process_takes_a_card_of_its_own(no_card_held, monkeypatch, tmp_pat
     assert taken == ["0", "1"]
     monkeypatch.setattr(entry, "_held", [])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with pytest.raises(UserError, match=r"all 2 entry.*hydra\.launcher\.n_jobs=2"):
+    with pytest.raises(UserError, match=r"all 2 cards.*hydra\.launcher\.n_jobs=2"):
         entry.take_card(tmp_path)
 
 
