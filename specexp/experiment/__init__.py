@@ -1,1 +1,1 @@
-"""One job: every prompt decoded by the method and its baselines, timed, scored and recorded."""
+"""This room runs one job: every prompt is decoded by the method and its baselines, timed, scored and recorded."""

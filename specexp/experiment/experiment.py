@@ -1,6 +1,7 @@
-"""The experiment: every prompt answered by the method and by the baseline(s), taking turns, scored, and given as a record.
+"""The experiment: every prompt is answered by the method and by the baseline(s), which take turns; the answers are scored and given as
+records.
 
-Knows sides and data sets through their interfaces; nothing of Hydra, of files, and of how any side works.
+This module knows sides and data sets through their interfaces. It knows nothing of Hydra, of files, and of how any side works.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ BLOCK = 4  # rounds of all concurrent requests, per side and turn
 
 
 class Reader(Protocol):
-    """What sides are asked, and what is read from their answers."""
+    """Turns examples into what the sides are asked, and their answers into fields of a record."""
 
     stop: Stop
 
     def prompts(self, examples: Sequence) -> dict[str, Prompt]:
-        """By example, as the sides take them. UserError for one that does not fit."""
+        """The prompts by example, in the form that the sides take. Raises UserError for one that does not fit."""
 
     def read(self, example: object, prompt: Prompt, answer: Generation | Reply) -> dict[str, object]:
-        """Fields of a SideRecord that are worked out after the clocks stopped: text, score, likelihood."""
+        """The fields of a SideRecord that are worked out after the clocks have stopped: text, score, likelihood."""
 
     def check(self, prompt: Prompt) -> None:
-        """UserError for models that cannot compute this prompt."""
+        """Raises UserError for models whose numbers on this prompt are not finite."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ class Task:
 
 @dataclass
 class Experiment:
-    """sides: "method" and "baseline" (further ones "baseline_NAME").
+    """sides: "method" and "baseline" (further ones are called "baseline_NAME").
 
-    weights: "real" or "standin", for the records: what a stand-in writes is a tiny model's text. stop_at_failure: one refused request ends
-    the run; else it is left out, and noted in `failures`.
+    weights: "real" or "standin", for the records, since the text of a stand-in is that of a tiny model. stop_at_failure: one refused
+    request ends the run; otherwise it is left out, and noted in `failures`.
     """
 
     sides: dict[str, Side]
@@ -65,7 +66,9 @@ class Experiment:
     failures: list[Failure] = field(default_factory=list)
 
     def warm_up(self, prompts: Sequence[Prompt]) -> None:
-        """Every side sees real shapes once, so that no first call is timed. The longest prompt, which fixes all buffers, is first."""
+        """Lets every side decode real shapes once, so that no first call is timed. The longest prompt, which fixes the sizes of all
+        buffers, comes first.
+        """
         for index, prompt in enumerate(sorted(prompts, key=len, reverse=True)[: self.warmup]):
             for side in self.sides.values():
                 [answer] = answers(side, [(prompt, ("warmup", index))], self._warmup_tokens(side), _briefly)
@@ -73,7 +76,9 @@ class Experiment:
                     raise answer.told("")
 
     def _warmup_tokens(self, side: Side) -> int:
-        """A server is asked for few; our own sides are asked for all and cut short, since buffers are made for a whole text."""
+        """How many tokens the warm-up asks for: a server is asked for few; our own sides are asked for all and then cut short, since their
+        buffers are made for a whole text.
+        """
         return min(self.max_new_tokens, WARMUP_TOKENS) if side.lossless is None else self.max_new_tokens
 
     def records(self, examples: Sequence, prompts: Mapping[str, Prompt], done: set[tuple[str, int]]) -> Iterator[Record]:
@@ -91,13 +96,16 @@ class Experiment:
                 yield from self._block(block, names)
 
     def _block_size(self, tasks: int) -> int:
-        """One at a time takes turns prompt by prompt; several at once, block by block. One side alone need not stop for another."""
+        """How many prompts a side decodes before the next side's turn: one where requests go one at a time, a block of them where several
+        are under way. A side that is alone need not stop for another.
+        """
         concurrency = max(side.concurrency for side in self.sides.values())
         return 1 if concurrency == 1 else BLOCK * concurrency if len(self.sides) > 1 else max(1, tasks)
 
     def _orders(self) -> Iterator[list[str]]:
-        """Who goes when in each block, the same whatever was done before: a seeded shuffle, and then the same backwards, so that every side
-        comes first, last and between as often as every other."""
+        """The order of the sides in each block, whatever was done before: a seeded shuffle, and then the same backwards, so that every
+        side is first, last and between as often as every other.
+        """
         draws, names = random.Random(self.seed), sorted(self.sides)
         while True:
             order = draws.sample(names, len(names))
@@ -105,7 +113,9 @@ class Experiment:
             yield order[::-1]
 
     def _block(self, block: Sequence[Task], names: list[str]) -> Iterator[Record]:
-        """All repeats of all sides before anything is scored, but for one side alone, whose answers are recorded as they come."""
+        """Decodes all repeats of all sides before anything is scored, so that nothing is scored while a side is timed. The answers of a
+        side that is alone are recorded as they come.
+        """
         passes = [(repeat, name) for repeat in range(self.repeats) for name in (names if repeat % 2 == 0 else names[::-1])]
         asked = [(task.prompt, task.seed) for task in block]
         heard = [answers(self.sides[name], asked, self.max_new_tokens, self.reader.stop) for _, name in passes]
@@ -117,7 +127,7 @@ class Experiment:
                 yield self._record(task, names, by_side)
 
     def _refused(self, task: Task, by_side: Mapping[str, list]) -> bool:
-        """Whether a side was refused this text. UserError where that ends the run."""
+        """Whether a side was refused this text. Raises UserError where that ends the run."""
         found = [(name, answer) for name, given in by_side.items() for answer in given if isinstance(answer, Refused)]
         for name, error in found[:1]:
             if self.stop_at_failure:
@@ -130,7 +140,8 @@ class Experiment:
         return Record(task.example.id, task.sample, task.example.prompt, names, sides, self.weights)
 
     def _side(self, task: Task, name: str, repeats: list) -> SideRecord:
-        """Counts of the first repeat, times of all; everything untimed happens here, after the clocks stopped."""
+        """The record of a side: counts of the first repeat, times of all. Everything untimed happens here, after the clocks have stopped.
+        """
         first = repeats[0].record()
         agree = all(again.content == repeats[0].content for again in repeats)
         times = tuple(each.repeat() for each in repeats)
@@ -151,12 +162,12 @@ def quality_figures(dataset, records: Sequence[Record]) -> dict[str, float]:
 
 
 def no_answer(failures: Sequence[Failure], address: str) -> UserError:
-    """For a run in which every request failed."""
+    """The error for a run in which every request failed."""
     first = failures[0]
     told = f"to {address}, with {first.code} ({first.message.rstrip('.')})"
     return UserError(f"no prompt was answered: {len(failures)} requests failed, the first, {told}.")
 
 
 def _briefly(ids: Sequence[int], since: int) -> Cut | None:
-    """A warm-up's end: its buffers are made for a whole text, since what is made later is timed."""
+    """A stop that ends a warm-up early. The buffers are still made for a whole text, since what is made later would be timed."""
     return Cut(len(ids), "stop") if len(ids) >= WARMUP_TOKENS else None

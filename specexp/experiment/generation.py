@@ -1,8 +1,8 @@
-"""One generation, timed: a decoder's stream of rounds becomes the counts and seconds of a record. The experiment, the console and the
-server all run decoders through here, so what they show is measured alike.
+"""One generation, timed: the rounds that a decoder gives become the counts and seconds of a record. The experiment, the console and the
+server all run decoders through this module, so what they show is measured alike.
 
-Knows decoders and clocks; nothing of datasets, scores or files. Phase times (drafter, target pass) are host times, true where
-calls return when the work is done, so they are given on CPU only.
+The times of the drafter and of the target's passes are taken on the host. They are true only where calls return when the work is done, so
+they are given on CPU only. This module knows decoders and clocks and nothing of data sets, scores or files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from specexp.runners.runner import StatelessRunner
 
 @dataclass(frozen=True)
 class Generation:
-    """What happened: the rounds, when each emitted (seconds since the request), and what it took."""
+    """What happened: the rounds, when each emitted (seconds since the request), and what the generation cost."""
 
     steps: tuple[Step, ...]
     times: tuple[float, ...]
@@ -34,7 +34,7 @@ class Generation:
     draft_forwards: dict[str, int]  # by draft model
     kv_bytes_target: int
     kv_bytes_draft: int
-    evicted: tuple[int, ...]  # tokens that the target's cache had dropped by then, at each emission
+    evicted: tuple[int, ...]  # at each emission, how many tokens the target's cache had dropped so far
     peak_memory_bytes: int | None
     on_cpu: bool
 
@@ -48,11 +48,11 @@ class Generation:
 
     @property
     def content(self) -> list[int]:
-        """What two repeats are compared by."""
+        """The ids by which two repeats are compared."""
         return self.token_ids
 
     def repeat(self) -> Repeat:
-        """Its times. The first emission ends the prefill, with which no phase time of a round is mixed."""
+        """The times of this repeat. The first emission ends the prefill, which is kept apart from the times of the rounds."""
         timed = self.steps[1:]
         return Repeat(
             tokens=len(self.token_ids),
@@ -66,7 +66,7 @@ class Generation:
         )
 
     def record(self) -> SideRecord:
-        """The side's counts; text, score and likelihood are added by who knows them."""
+        """The side's record with the counts; the caller adds text, score and likelihood."""
         first_drafted = self.steps[0].drafted > 0
         rounds = self.steps if first_drafted else self.steps[1:]
         return SideRecord(
@@ -90,19 +90,21 @@ class Generation:
 
 
 def _total(seconds: Iterable[float | None]) -> float | None:
-    """None where any is not known."""
+    """The sum of the seconds; None where any of them is not known."""
     known = list(seconds)
     return None if None in known else sum(known)
 
 
 def _entropies(steps: Sequence[Step]) -> list[float | None] | None:
-    """Of each round, where a draft-length policy looked at it; None where none ever did."""
+    """The entropy of each round in which a draft-length policy read it; None where none ever did."""
     entropies = [None if step.entropy is None else round(step.entropy, 6) for step in steps]
     return entropies if any(value is not None for value in entropies) else None
 
 
 def _tree(steps: Sequence[Step]) -> dict[str, tuple[int, ...]] | None:
-    """The first draft that was no chain, to be looked at, and `own`, what the target added behind its path; None where all were chains."""
+    """The first draft that was not a chain, for display, and in it `own`, what the target added after its accepted path; None where all
+    drafts were chains.
+    """
     step = next((step for step in steps if not step.is_chain), None)
     return None if step is None else {"nodes": step.nodes, "parents": step.parents, "path": step.path, "own": step.tokens[step.accepted :]}
 
@@ -117,9 +119,9 @@ def generate(
     seed: tuple,
     hear: Callable[[Step], None] | None = None,
 ) -> Generation:
-    """Run the decoder to its end, the clock read at every emission and the device idle at both ends.
+    """Runs the decoder to its end. The clock is read at every emission, and the device is idle when it starts and when it stops.
 
-    hear: is told each round as it is made. The clock stands still meanwhile, so that showing text is not taken for decoding it.
+    hear: is called with each round as it is made. The clock stands still meanwhile, so that showing text is not timed as decoding.
     """
     device, forgets = torch.device(decoder.target.facts.device), not decoder.target.facts.cache_exact
     draws = Draws(sampling, seed, device)
@@ -151,7 +153,7 @@ def generate(
 
 
 def _begin_memory(device: torch.device) -> int | None:
-    """Bytes allocated now, the device idle and its peak forgotten; None where there is nothing to ask."""
+    """Bytes allocated now, after the device has become idle and its peak is reset; None where memory is not counted."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     if device.type != "cuda":
@@ -167,9 +169,10 @@ def opening(model: torch.nn.Module, prompt: Sequence[int]) -> list[int]:
 
 @torch.inference_mode()
 def continuation_nll(model: torch.nn.Module, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[float, int]:
-    """(sum of -log p(token), number of tokens) of a continuation, teacher-forced in one pass at temperature 1, without a cache.
+    """(sum of -log p(token), number of tokens) of a continuation: the model reads the true tokens in one pass at temperature 1, without a
+    cache.
 
-    A text longer than the model's context (a streaming cache writes such) is read in windows of that length that overlap by half.
+    A text longer than the model's context, which a streaming cache can write, is read in windows of that length that overlap by half.
     """
     runner = StatelessRunner(model)
     ids = [*runner.start(prompt), *token_ids]

@@ -1,6 +1,7 @@
-"""One job, from a checked configuration to a finished run directory: read, open, run, summarise, track, show.
+"""One job, from a checked configuration to a finished run directory: the data are read, the models opened, the prompts decoded and scored,
+the records summarised and tracked, and the table shown.
 
-Checks come in the order of their cost: everything that needs no model first, so that a mistake is told within seconds.
+Checks come in the order of their cost: everything that needs no model comes first, so that a mistake is reported within seconds.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from specexp.tracking.environment import describe_environment
 from specexp.tracking.records import RunDirectory, read_environment, read_object
 
 GO_ON = "the same command with hydra.run.dir=DIR goes on behind the records so far"
-VOLATILE = ("tracker", "published", "profile", "cost_curve")  # may differ when a run is resumed: no record depends on it
+VOLATILE = ("tracker", "published", "profile", "cost_curve")  # may differ when a run is resumed: records do not depend on them
 
 
 def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable) -> float | None:
-    """The job of one checked configuration in one directory; returns the speedup. `build` instantiates a node of the configuration.
+    """Runs the job of one checked configuration in one directory; returns the speedup. `build` instantiates a node of the configuration.
 
-    A directory that holds records of this configuration is gone on with; a finished one only shows its table.
-    Raises UserError for what the user can put right.
+    A directory that already holds records of this configuration is continued; a finished one only shows its table. Raises UserError for
+    what the user can put right.
     """
     inputs = read_inputs(config, build)
     with RunDirectory(directory, OmegaConf.to_yaml(config, resolve=True), exclude=VOLATILE) as run_directory:
@@ -72,13 +73,13 @@ def _check_same_data(examples: list, run_directory: RunDirectory) -> None:
 
 
 def _summary_of_finished(run_directory: RunDirectory, wanted: int) -> dict | None:
-    """None while there is anything left to do."""
+    """The summary of a finished run; None while any record is missing."""
     file = run_directory.path / "summary.json"
     return read_object(file) if file.is_file() and len(run_directory.existing()) >= wanted else None
 
 
 def _decode(experiment: Experiment, place, prompts: dict, run_directory: RunDirectory, config: DictConfig) -> list[Record]:
-    """Every record is on disk before the next text begins."""
+    """Decodes what is missing. Every record is on disk before the next text begins."""
     examples = place.inputs.examples
     environment, curve = describe_environment(place.facts() | {"sandbox": sandbox_level(place.inputs.dataset)}), None
     records = [Record.from_json(content) for content in run_directory.existing()]
@@ -113,7 +114,7 @@ def _summarised(experiment: Experiment, place, records: list[Record], run_direct
 
 
 def _sample_lines(dataset, examples: list, records: Sequence[Record], side: str) -> list[dict]:
-    """HumanEval's form of one side's texts; nothing for a side that did not run and for data that is no code."""
+    """The texts of one side in HumanEval's form; no lines for a side that did not run and for data that is not code."""
     by_id = {example.id: example for example in examples}
     lines = [dataset.sample_line(by_id[record.id], record.sides[side].text) for record in records if side in record.sides]
     return [line for line in lines if line is not None]

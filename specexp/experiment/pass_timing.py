@@ -1,7 +1,8 @@
-"""What a model pass takes, by its width, on the very runners that a run decodes with: its cost curve, measured before the records.
+"""This module times model passes by their width, on the runners that a run decodes with. Their seconds are the run's cost curve, measured
+before the records.
 
-Knows decoders and clocks; nothing of what follows from the seconds. Passes are repeated at one place of a text, each over its last tokens
-again; the next `start` forgets them. Leaves out what a runner would have to compile first.
+A pass is repeated at one place of a text, over the same last tokens each time; the next `start` forgets them. Widths for which a runner
+would have to compile first are left out. This module knows decoders and clocks and nothing of what follows from the seconds.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from specexp.decoding.protocols import Runner, within
 from specexp.decoding.sampling import Draws, Sampling
 from specexp.figures.cost import CostCurve
 
-WIDTHS = (1, 2, 3, 5, 8, 9, 17)  # products of more than 8 rows are made otherwise on CPUs: a step in the curve
-WIDEST = 64  # of those that are tried where only some are ready
-BEHIND = 16  # tokens behind the prompt at which passes are measured
+WIDTHS = (1, 2, 3, 5, 8, 9, 17)  # CPUs multiply more than 8 rows by another method, which shows as a step in the curve
+WIDEST = 64  # the widest pass that is tried where only some widths are ready
+BEHIND = 16  # how many tokens after the prompt passes are measured
 DRAFTED = 4  # tokens of a measured rollout
-REPEATS, LEAST_REPEATS, SECONDS = 15, 3, 0.6  # as many as fit into the time, at least the least
-COPIED, COPIES = 2**28, 8  # bytes of a copy that tells the memory's bandwidth; how many are timed at once
+REPEATS, LEAST_REPEATS, SECONDS = 15, 3, 0.6  # as many repeats as fit into the seconds, but at least the least
+COPIED, COPIES = 2**28, 8  # bytes of a copy that measures the memory's bandwidth; copies timed at once
 
 Pass = Callable[[], object]
 
 
 class Place:
-    """A runner some tokens behind a prompt, and the passes that can be made there."""
+    """A runner that has read some tokens after a prompt, and the passes that can be made there."""
 
     def __init__(self, runner: Runner, prompt: Sequence[int], max_new_tokens: int):
         behind = max(1, min(BEHIND, max_new_tokens // 2))
@@ -42,7 +43,9 @@ class Place:
         self.room = within(max(0, max_new_tokens - behind), runner.room(self.context))
 
     def passes(self) -> dict[int, Pass]:
-        """By width, ascending; all that the rest of the text and the cache have room for. Any that are ready where not all are."""
+        """The passes by width, ascending: all for which the rest of the text and the cache have room. Where a runner has only some widths
+        ready, only those.
+        """
         prepared = [width for width in range(1, WIDEST + 1) if self.runner.ready(width)]
         several = set(WIDTHS[1:]) <= set(prepared)
         widths = [width for width in WIDTHS if width in prepared] if several else prepared
@@ -53,7 +56,9 @@ class Place:
         return partial(self.runner.logits, self.context, draft, rows=width)
 
     def rollout(self, sampling: Sampling) -> Pass | None:
-        """Of DRAFTED tokens or, where no program is as long, of fewer: each a pass of its own; one for longer drafts makes a few more."""
+        """A rollout of DRAFTED tokens, or of fewer where no compiled program is that long: each token is a pass of its own, and a program
+        for longer drafts makes a few more.
+        """
         draws = Draws(sampling, ("cost curve",), self.runner.facts.device)
         length = next((n for n in range(DRAFTED, 0, -1) if self.runner.ready_to_draft(n, draws)), None)
         if self.room < DRAFTED or length is None:
@@ -65,10 +70,10 @@ class Place:
 def measured_curve(
     sides: Mapping[str, Decoder], prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
 ) -> CostCurve | None:
-    """Of the side "method", at the prompt of median length. None where the method is another loop than ours.
+    """The cost curve of the side "method", at the prompt of median length. None where the method is not our loop.
 
-    prompts: token ids. sampling: the run's, for drafts. A single token's pass that the method's runner has not compiled is measured on the
-    baseline's; None where neither has.
+    prompts: token ids. sampling: the run's, for drafts. Where the method's runner has not compiled a pass of a single token, the
+    baseline's is measured; None where neither has.
     """
     method, prompt = sides["method"], sorted(prompts, key=len)[len(prompts) // 2]
     if not isinstance(method, Decoder):
@@ -105,8 +110,9 @@ def _own(sides: Mapping[str, Decoder]) -> list[Decoder]:
 
 
 def medians(passes: Sequence[Pass], device: torch.device) -> tuple[int, list[float]]:
-    """(repeats, median seconds of each pass). They take turns, so that a machine's bad moment meets all of them; the first turn is not
-    counted."""
+    """(repeats, median seconds of each pass). The passes take turns, so that a slow moment of the machine falls on all of them; the first
+    turn is not counted.
+    """
     for run in passes:
         run()
     seconds: list[list[float]] = [[] for _ in passes]
@@ -118,7 +124,7 @@ def medians(passes: Sequence[Pass], device: torch.device) -> tuple[int, list[flo
 
 
 def _timed(run: Pass, device: torch.device) -> float:
-    """Seconds, the device idle at both ends."""
+    """Seconds of one pass; the device is idle before and after."""
     _settle(device)
     began = perf_counter()
     run()
@@ -132,7 +138,7 @@ def _settle(device: torch.device) -> None:
 
 
 def weight_bytes(model: torch.nn.Module) -> int:
-    """Of the weights that a pass of the decoder reads: all but an embedding that is no output projection too, and an encoder."""
+    """Bytes of the weights that a pass of the decoder reads: all but an encoder, and an embedding that is not the output projection too."""
     head = model.get_output_embeddings()
     read = set() if head is None else {id(parameter) for parameter in head.parameters()}
     encoder = model.get_encoder().parameters() if model.config.is_encoder_decoder else ()

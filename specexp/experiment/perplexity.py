@@ -1,11 +1,8 @@
-"""One evaluation of caches, from a composed configuration to its table and files: check, read the text, predict it under every cache.
+"""One evaluation of caches, from a composed configuration to its table and files: the text is read and predicted under every cache.
 
-Checks come in the order of their cost; nothing is timed here.
-
-A text predicted token by token by a runner, each from the true ones before it: its likelihood, and how often the best guess was right.
-
-The next tokens are given to the runner as a draft, so whatever cache stands behind it is measured as decoding uses it, and there is no
-second way of calling models. Knows nothing of caches, tokenizers or files.
+A runner predicts the text token by token, each token from the true ones before it; counted are the text's likelihood and how often the
+model's first choice was right. The next tokens are given to the runner as a draft, so every cache is measured as decoding uses it, and
+models are called in no second way. Checks come in the order of their cost; nothing is timed here.
 """
 
 from __future__ import annotations
@@ -77,8 +74,8 @@ def _write(directory: Path, names: dict[str, str], rows: list[dict[str, object]]
     write_whole(directory / "perplexity.json", to_json(names | {"caches": rows}, indent=2) + "\n")
 
 
-PASS = 128  # tokens predicted at a time, at most: bounds the memory that logits take
-LARGEST_EXPONENT = 700.0  # exp() of more is not a float
+PASS = 128  # tokens predicted at a time, at most; this bounds the memory of the logits
+LARGEST_EXPONENT = 700.0  # exp() of a larger number is not a finite float
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class Prediction:
 
 @torch.inference_mode()
 def predict(runner: Runner, ids: Sequence[int], longest_pass: int = PASS) -> Prediction:
-    """ids: two or more; the first is given, the others are predicted. runner: of a decoder-only model."""
+    """Predicts all of `ids` (two or more) but the first, which is given. runner: of a decoder-only model."""
     context = Context(runner.start(ids[:1], len(ids) - 1), runner.facts.device, capacity=len(ids))
     nll, correct = 0.0, 0
     while len(context) < len(ids):

@@ -1,7 +1,7 @@
-"""Where a job decodes with models in this process: what must hold before weights are loaded, the sides over them, and what is known of
-them in the end. (served.py is its counterpart, where a server decodes.)
+"""The two places where a job's texts can come from: models in this process (`OwnModels`), or servers (`Served`).
 
-Where a job's texts come from servers: no pair is loaded, and what only weights tell stays unknown. (own_models.py is its counterpart.)
+Each knows what must hold before anything is loaded or asked, opens the sides of the experiment, and says in the end what is known of them.
+Of a server's models nothing is known that only weights can tell.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from specexp.tracking.records import to_json, write_whole
 
 
 class OwnModels:
-    """config: checked. inputs: what was read before any weights."""
+    """Models in this process. config: the checked configuration. inputs: what was read before any weights are loaded."""
 
     def __init__(self, config: DictConfig, inputs: Inputs):
-        """Everything but the weights: UserError where the pair cannot be had or does not fit together."""
+        """Prepares everything but the weights. Raises UserError where the pair cannot be had or does not fit together."""
         self.config, self.inputs = config, inputs
         inputs.pair.check()
         inputs.pair.release_others()
@@ -45,12 +45,12 @@ class OwnModels:
         self.reader = OwnTexts(inputs.dataset, tokenizer, Stopping(tokenizer, (), ()), config.max_new_tokens, longest)
 
     def guarded(self, way_out: str):
-        """Around everything that needs memory: running out of it becomes a sentence."""
+        """Surrounds everything that needs memory, so that running out of it is reported in a sentence."""
         config = self.config
         return memory_watched(f"lower max_new_tokens={config.max_new_tokens}, give dtype=bfloat16 or smaller models; {way_out}")
 
     def open(self) -> Experiment:
-        """With its weights loaded."""
+        """The experiment, with its weights loaded."""
         config, inputs = self.config, self.inputs
         supply = Supply(inputs.pair, inputs.cache, inputs.captured_cache)
         self.decoders = {name: supplied(method, supply) for name, method in inputs.methods.items()}
@@ -68,11 +68,11 @@ class OwnModels:
         return Experiment(sides, self.reader, weights=config.model_pair.weights, **handles)
 
     def cost_curve(self, prompts: Sequence[list[int]]) -> CostCurve | None:
-        """What passes of several widths take; measuring it is a warm-up too."""
+        """How long passes of several widths take; measuring it is also a warm-up."""
         return measured_curve(self.decoders, prompts, self.config.max_new_tokens, self.inputs.sampling)
 
     def facts(self) -> dict[str, object]:
-        """For environment.json."""
+        """What environment.json holds about the models."""
         config, model = self.config, self.decoders["method"].target.model
         return {
             "device": str(model.device),
@@ -87,13 +87,13 @@ class OwnModels:
         }
 
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
-        """For summary.json: what the models are, and what their passes cost."""
+        """What summary.json holds about the models, and what their passes cost."""
         costs = swi_figures([record.sides["method"].to_json() for record in records], self._costs())
         claims = DecoderSide(self.decoders["method"], self.inputs.sampling).facts()
         return {"model_pair": self.config.model_pair.name} | claims | costs
 
     def finish(self, experiment: Experiment, records: Sequence[Record], prompt: list[int], directory: Path) -> None:
-        """What a run leaves beside its records: a profile, where one is wanted."""
+        """Writes what a run leaves beside its records: a profile, where one is wanted."""
         self.inputs.profile.write(self.decoders["method"], prompt, self.config.max_new_tokens, self.inputs.sampling, directory)
 
     def _costs(self) -> dict[str, dict[str, float]]:
@@ -104,7 +104,7 @@ class OwnModels:
         return {"model_parameters": parameters} | OmegaConf.to_container(self.config.model_pair.costs, resolve=True)
 
     def _baselines(self) -> dict[str, str]:
-        """Those of the configuration, and one that joined by itself."""
+        """The baselines of the configuration, and the captured one that is added on CUDA."""
         joined = "baseline_captured" in self.decoders and "captured" not in self.config.baselines
         named = {name: node[LABEL] for name, node in self.config.baselines.items()}
         return named | ({"captured": self.config.captured[LABEL]} if joined else {})
@@ -117,14 +117,14 @@ class OwnModels:
 
 
 def _joins_captured(decoders: dict) -> bool:
-    """On CUDA a loop without captured graphs is no honest measure of what autoregressive decoding can do."""
+    """Whether the captured baseline is added: on CUDA, a loop without captured graphs is too slow to stand for autoregressive decoding."""
     target = decoders["method"].target
     captured = "baseline_captured" in decoders or target.facts.kind == "static" or not target.facts.cache_exact
     return torch.device(target.facts.device).type == "cuda" and not captured and StaticRunner.fits(target.model)
 
 
 def _shapes(config: DictConfig) -> dict[str, object] | None:
-    """Of stand-ins, which are Llamas whatever the named models are."""
+    """The shapes of stand-ins, which are Llamas whatever the named models are."""
     if config.model_pair.weights == "real":
         return None
     pair = OmegaConf.to_container(config.model_pair, resolve=True)
@@ -133,7 +133,7 @@ def _shapes(config: DictConfig) -> dict[str, object] | None:
 
 
 class Served:
-    """config: checked. inputs: what was read before anything was asked."""
+    """Servers. config: the checked configuration. inputs: what was read before any server is asked."""
 
     def __init__(self, config: DictConfig, inputs: Inputs):
         self.config, self.inputs = config, inputs
@@ -143,11 +143,11 @@ class Served:
             self.endpoints["baseline"] = replace(self.endpoints["method"], **OmegaConf.to_container(config.baseline))
 
     def guarded(self, way_out: str) -> AbstractContextManager:
-        """A server's memory is its own matter."""
+        """Does nothing, since the server's memory is not this process's."""
         return nullcontext()
 
     def open(self) -> Experiment:
-        """Connected. UserError where a server cannot be used."""
+        """The experiment, with its servers connected. Raises UserError where a server cannot be used."""
         for endpoint in self.endpoints.values():
             endpoint.connect()
         config, strings = self.config, self.inputs.dataset.stop_strings
@@ -160,19 +160,19 @@ class Served:
         return self.endpoints["method"]
 
     def cost_curve(self, prompts: Sequence[str]) -> None:
-        """A server's passes are not seen from here."""
+        """None: a server's passes cannot be timed from here."""
 
     def facts(self) -> dict[str, object]:
-        """For environment.json: there is no machine of ours in it."""
+        """What environment.json holds: nothing about a machine of ours, since none decodes."""
         sides = {name: {"url": endpoint.url, "model": endpoint.served, "api": endpoint.api} for name, endpoint in self.endpoints.items()}
         return {"endpoints": sides, "concurrency": self._own.concurrency}
 
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
-        """The model that was served; what only weights tell is null."""
+        """The model that was served; what only weights can tell is null."""
         return {"model_pair": self._own.served, "lossless": None, "cache_exact": None} | speculation_figures(records)
 
     def finish(self, experiment: Experiment, records: Sequence[Record], prompt: str, directory: Path) -> None:
-        """The files of a load test. UserError where every request failed."""
+        """Writes the files of a load test. Raises UserError where every request failed."""
         if not records:
             raise no_answer(experiment.failures, self.endpoints[experiment.failures[0].side].url)
         if isinstance(self.inputs.dataset, LoadPrompts):
@@ -185,7 +185,7 @@ class Served:
             "mean_input_tokens": dataset.mean_input_tokens,
             "stddev_input_tokens": dataset.stddev_input_tokens,
             "mean_output_tokens": self.config.max_new_tokens,
-            "stddev_output_tokens": 0,  # every request asks for as many
+            "stddev_output_tokens": 0,  # every request asks for the same number
             "num_concurrent_requests": self._own.concurrency,
             "additional_sampling_params": {"temperature": self.inputs.sampling.temperature},
         }
@@ -198,7 +198,7 @@ class Served:
 
 
 def error_figures(experiment: Experiment) -> dict[str, int]:
-    """Requests that were refused for good, by side."""
+    """How many requests were refused for good, by side."""
     prefixes = {"method": "", "baseline": "baseline_"}
     return {
         f"{prefixes[name]}num_errors": sum(failure.side == name for failure in experiment.failures)
@@ -208,7 +208,7 @@ def error_figures(experiment: Experiment) -> dict[str, int]:
 
 
 def speculation_figures(records: Sequence[Record]) -> dict[str, float | int | None]:
-    """Acceptance as our own server told it of each request; nothing from servers that do not."""
+    """Acceptance as our own server reported it for each request; nothing from servers that do not report it."""
     told = [record.sides["method"].speculation for record in records]
     if None in told:
         return {}

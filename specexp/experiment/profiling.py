@@ -1,6 +1,7 @@
-"""A few rounds of a method under torch.profiler: a trace to look at, and the operators that took most. Outside everything that is timed.
+"""A few rounds of a method under torch.profiler, apart from everything that is timed: a trace to look at, and the operators that took most
+time.
 
-Knows decoders and files. Seconds in a trace are longer than those of a run: the profiler writes every operator down.
+Seconds in a trace are longer than those of a run, because the profiler notes every operator. This module knows decoders and files.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from specexp.decoding.decoder import Decoder
 from specexp.decoding.sampling import Draws, Sampling
 
 TRACE, OPERATORS = "profile_trace.json", "profile_operators.txt"
-SHORT = 16  # tokens of a text that another loop than ours makes in one go
+SHORT = 16  # tokens of the text that a loop which is not ours decodes
 
 
 class NoProfile:
-    """`profile=none`."""
+    """`profile=none`: nothing is written."""
 
     def write(self, decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, directory: Path) -> None:
         pass
@@ -27,8 +28,9 @@ class NoProfile:
 
 @dataclass(frozen=True)
 class TorchProfile:
-    """`profile=torch`. rounds: so many behind the prefill, fewer where the text ends; of a loop that is not ours, a short text. operators:
-    rows of the table."""
+    """`profile=torch`. rounds: how many after the prefill, fewer where the text ends; a loop that is not ours decodes a short text
+    instead. operators: how many rows the table has.
+    """
 
     rounds: int = 4
     operators: int = 30
@@ -39,7 +41,7 @@ class TorchProfile:
                 raise ValueError(f"profile.{name}={getattr(self, name)} shows nothing; give 1 or more, or choose profile=none.")
 
     def write(self, decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, directory: Path) -> None:
-        """Both files, of a text that is decoded for them alone."""
+        """Decodes a text for this purpose alone and writes both files."""
         import torch
         from torch.profiler import profile
 
@@ -66,7 +68,7 @@ def _never(ids: Sequence[int], since: int) -> None:
 
 
 def _labelled(decoder: Decoder) -> Decoder:
-    """The same parts, their shares of a round named in the trace."""
+    """The same decoder with the parts of its rounds named in the trace."""
     named = copy(decoder)
     named.drafter = _Labelled(decoder.drafter, "propose", "draft")
     named.target = _Labelled(decoder.target, "logits", "target")
@@ -75,7 +77,7 @@ def _labelled(decoder: Decoder) -> Decoder:
 
 
 class _Labelled:
-    """`part`, whose `method` shows as `label`."""
+    """Wraps `part`, whose `method` appears in the trace as `label`."""
 
     def __init__(self, part: object, method: str, label: str):
         self._part, self._method, self._label = part, method, label

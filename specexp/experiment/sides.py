@@ -1,8 +1,8 @@
 """A side is whatever answers a prompt while it is timed: our decoder, another maker's loop over the same weights, or a served endpoint.
+One experiment runs any of them.
 
-One experiment runs any of them. Knows neither data sets nor files.
-
-What sides are asked and what is read from their answers: for models of ours by ids, for served ones by text alone.
+The second part turns examples into what sides are asked and reads their answers: models of ours are asked by ids, served ones by text
+alone. This module knows neither data sets nor files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Prompt = Sequence[int] | str  # ids for our own models, a text for a server's
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that was refused for good. side: of whom it was asked."""
+    """A request that was refused for good. side: the side that was asked."""
 
     side: str
     example: str
@@ -40,7 +40,7 @@ class Failure:
 
 
 class Side(Protocol):
-    """concurrency: prompts that it answers at once."""
+    """What answers prompts. concurrency: how many prompts it answers at once."""
 
     concurrency: int
     lossless: bool | None
@@ -49,10 +49,10 @@ class Side(Protocol):
         """One text, timed. Raises Refused where a server did not answer as asked."""
 
     def facts(self) -> dict[str, object]:
-        """What is true of it in this run, for the record: lossless and cache_exact."""
+        """What is true of this side in this run, for the record: lossless and cache_exact."""
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Gives up what the side holds."""
 
 
 @dataclass
@@ -74,12 +74,12 @@ class DecoderSide:
         return {"lossless": self.decoder.lossless, "cache_exact": self.decoder.target.facts.cache_exact}
 
     def close(self) -> None:
-        """The weights belong to all sides."""
+        """Does nothing, since the weights belong to all sides."""
 
 
 @dataclass
 class ServedSide:
-    """endpoint: a server. stop_strings: where it is asked to end; a text that goes past one all the same is cut by who reads it."""
+    """endpoint: a server. stop_strings: where it is asked to end; a text that continues after one is cut by `ServedTexts`."""
 
     endpoint: Endpoint
     sampling: Sampling
@@ -92,7 +92,7 @@ class ServedSide:
         return self.endpoint.concurrency
 
     def generate(self, prompt: Prompt, max_new_tokens: int, stop: Stop, seed: tuple) -> Reply:
-        """`stop` is not asked: a server is told its stop strings."""
+        """`stop` is not used, because the server is given its stop strings."""
         stops = () if self.ignore_eos else tuple(self.stop_strings)
         return self.endpoint.complete(prompt, max_new_tokens, stops, self.ignore_eos, self.sampling, seed_number(seed))
 
@@ -109,7 +109,9 @@ def seed_number(seed: tuple) -> int:
 
 
 def answers(side: Side, prompts: Iterable[tuple[Prompt, tuple]], max_new_tokens: int, stop: Stop) -> Iterator[Generation | Reply | Refused]:
-    """Of each (prompt, seed), in their order, as many at once as the side takes; a refusal stands in the place of its answer."""
+    """The answers to each (prompt, seed), in their order, with as many at once as the side takes; a refusal stands in the place of its
+    answer.
+    """
     ask = partial(_answer, side, max_new_tokens, stop)
     if side.concurrency == 1:
         yield from map(ask, prompts)
@@ -127,9 +129,10 @@ def _answer(side: Side, max_new_tokens: int, stop: Stop, asked: tuple[Prompt, tu
 
 @dataclass
 class OwnTexts:
-    """Of models in this process. models: by role ("target", a draft's name), those that must compute numbers; none before they are loaded.
+    """Reads the texts of models in this process. models: by role ("target", a draft's name), those whose numbers are checked; none before
+    they are loaded.
 
-    stop: where a text ends. context_length: tokens that prompt and text may have together, or None.
+    stop: where a text ends. context_length: how many tokens prompt and text may have together, or None.
     """
 
     dataset: object
@@ -158,8 +161,9 @@ class OwnTexts:
         return encoded
 
     def check(self, prompt: Sequence[int]) -> None:
-        """UserError for a model whose likelihood of the prompt's last token is no number. One pass each; a drafter without a model of its
-        own (the target's first layers) has been looked at with the target."""
+        """Raises UserError for a model whose likelihood of the prompt's last token is not a number. It takes one pass of each model; a
+        drafter without a model of its own (the target's first layers) is checked with the target.
+        """
         for role, model in self.models.items():
             if isinstance(model, Module) and isnan(continuation_nll(model, prompt, prompt[-1:])[0]):
                 raise _not_a_number(f"the {role} model", model, "the first prompt")
@@ -175,7 +179,7 @@ class OwnTexts:
         return found | {"nll_sum": nll, "nll_count": count}
 
     def _likelihood(self, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[float, int]:
-        """Under the target; both sides of a lossless method share one computation."""
+        """The likelihood under the target, computed once where the sides of a lossless method wrote the same text."""
         key = (tuple(prompt), tuple(token_ids))
         if key not in self._likelihoods:
             self._likelihoods.clear()
@@ -187,23 +191,23 @@ class OwnTexts:
 
 @dataclass
 class ServedTexts:
-    """Of models that a server runs: prompts go there as texts, and a text that went past a stop string is cut."""
+    """Reads the texts of models that a server runs: it gets the prompts as texts, and a text that went past a stop string is cut."""
 
     dataset: object
     stop: Stop = lambda ids, since: None
 
     def prompts(self, examples: Sequence) -> dict[str, str]:
-        """Texts by example; whether they fit is the server's to say."""
+        """Texts by example; the server decides whether they fit."""
         for example in examples:
             if not example.prompt:
                 raise UserError(f"the prompt of {example.id} is empty; give at least one token.")
         return {example.id: example.prompt for example in examples}
 
     def check(self, prompt: str) -> None:
-        """A server's models are not seen from here."""
+        """Does nothing, since a server's models cannot be inspected."""
 
     def read(self, example: object, prompt: str, answer: Reply) -> dict[str, object]:
-        """Cut also behind a server that keeps the stop string or knows only some of them."""
+        """The text is cut here too, since a server may keep the stop string, or know only some of them."""
         text = cut_at(answer.text, self.dataset.stop_strings)
         return {"text": text, "score": self.dataset.score(example, text)}
 

@@ -1,8 +1,7 @@
-"""From a method's node of the configuration to what decodes: which models its function asks for, and the function called with them.
+"""From a method's node of the configuration to what decodes: which models its function asks for, and the function called with them. Also
+what a job has checked and read before any weights are loaded: the data set, its examples, and the methods tried out without models.
 
-What a function asks for is read off its signature (specexp/methods.py says which names those are). Knows no method.
-
-What a job has checked and read before any weights are loaded: data set, examples, and the methods tried out without models.
+What a function asks for is read from its signature (specexp/methods.py says which names those are). This module knows no method.
 """
 
 from __future__ import annotations
@@ -36,36 +35,36 @@ def methods_of(config: DictConfig) -> dict[str, DictConfig]:
 
 
 def asked(node: DictConfig) -> frozenset[str]:
-    """What a job supplies to this method; no model at all for one that decodes elsewhere."""
+    """The names of what a job supplies to this method; no model at all for a method that decodes elsewhere."""
     return SUPPLIED.intersection(signature(resolve_name(node["_target_"])).parameters)
 
 
 def decodes_here(config: DictConfig) -> bool:
-    """Whether the method asks models of ours; the models of one that does not are a server's."""
+    """Whether the method asks for models of ours; one that does not uses those of a server."""
     return bool(asked(config.method) & MODELS)
 
 
 def draws(node: DictConfig) -> bool:
-    """Whether the method draws its tokens by the run's sampling rule: its function's return type says so."""
+    """Whether the method draws its tokens by the run's sampling rule; the return type of its function says so."""
     return signature(resolve_name(node["_target_"]), eval_str=True).return_annotation.draws
 
 
 def arguments_of(node: DictConfig) -> DictConfig:
-    """The node as a call that still lacks what is supplied: without its label."""
+    """The node without its label, as a call that still lacks what is supplied."""
     call = OmegaConf.to_container(node, resolve=True)
     return OmegaConf.create({key: value for key, value in call.items() if key != LABEL} | {"_partial_": True})
 
 
 @dataclass(frozen=True)
 class Supply:
-    """pair: checked. cache, captured_cache: runner classes with their settings."""
+    """Builds what methods ask for. pair: checked. cache, captured_cache: runner classes with their settings."""
 
     pair: ModelPair
     cache: Callable
     captured_cache: Callable
 
     def __call__(self, name: str) -> object:
-        """A new one each time, as every side keeps its own caches; the weights are shared."""
+        """A new object each time, as every side keeps its own caches; the weights are shared."""
         if name == "pair":
             return self.pair
         if name == "drafts":
@@ -84,23 +83,25 @@ def supplied(method: partial, supply: Callable[[str], object]) -> object:
 
 
 class NotLoaded(Exception):
-    """Something wanted to look at weights in a rehearsal."""
+    """A method tried to use weights while it was only being checked."""
 
 
 class Unloaded:
-    """Stands for a runner before weights are loaded: all that can be said of it without them is that everything is possible."""
+    """Takes the place of a runner before weights are loaded. Whatever depends on the weights counts as possible."""
 
     facts = Facts("unloaded", "cpu", trees=True, cache_exact=True)
 
     def keep_states(self) -> None:
-        """Possible, until somebody knows better."""
+        """Allowed here; the real runner may refuse it later."""
 
     def __getattr__(self, name: str) -> object:
         raise NotLoaded(name)
 
 
 def rehearse(method: partial, pair: ModelPair | None, sampling: Sampling) -> None:
-    """Build the method without weights, for what its parts refuse: minutes earlier than beside them. Raises UserError."""
+    """Builds the method without weights, so that values which its parts refuse are reported minutes earlier than after loading. Raises
+    UserError.
+    """
 
     def supply(name: str) -> object:
         if name == "pair":
@@ -121,7 +122,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """pair: None where a server decodes. methods: by side, each a call that lacks what is supplied. build: instantiates a node."""
+    """What was read. pair: None where a server decodes. methods: by side, each a call that lacks what is supplied. build: instantiates a
+    node.
+    """
 
     pair: ModelPair | None
     dataset: object
@@ -136,7 +139,7 @@ class Inputs:
 
 
 def read_inputs(config: DictConfig, build: Callable) -> Inputs:
-    """In the order of their cost. UserError for what the user can put right."""
+    """Reads everything in the order of its cost. Raises UserError for what the user can put right."""
     dataset, tracker, profile, pair = (build(config[group]) for group in ("dataset", "tracker", "profile", "model_pair"))
     if level := sandbox_level(dataset):
         logger.info("model-written code is judged in the sandbox at level %s", level)
@@ -149,5 +152,5 @@ def read_inputs(config: DictConfig, build: Callable) -> Inputs:
 
 
 def sandbox_level(dataset: object) -> str | None:
-    """Where model-written code is run; None where the data set runs none."""
+    """Which sandbox runs model-written code; None where the data set runs none."""
     return dataset.sandbox.level if hasattr(dataset, "sandbox") else None
