@@ -141,6 +141,24 @@ def test_rounds_that_were_not_asked_for_teach_nothing():
     assert not policy.times.known() and policy.length() == 0
 
 
+def test_what_happens_between_two_rounds_is_no_cost_of_theirs():
+    """A console that prints a round's text takes far longer than the round; the chosen lengths are those of an undisturbed text."""
+    chosen = []
+    for pause in (0.0, 3.0):
+        machine = Machine(0.8, 0.1, 0.0, noise=0.0)
+        policy, lengths = CostModel(LONGEST, clock=machine.clock), []
+        policy.start()
+        policy.observe(0, 0)
+        for _ in range(200):
+            gamma = policy.length()
+            accepted = machine.round(gamma, cold=False)
+            policy.observe(gamma, accepted)
+            machine.now += pause
+            lengths.append(gamma)
+        chosen.append(lengths)
+    assert chosen[0] == chosen[1] and max(chosen[0]) > 1
+
+
 def test_a_drafter_that_finds_nothing_to_propose_is_no_error():
     machine = Machine(0.9, 0.1, 0.0)
     policy = CostModel(clock=machine.clock)

@@ -4,19 +4,22 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny_models import VOCAB, build
+from tiny_models import VOCAB, build, build_encoder_decoder
 
-from specexp.decoding.decoder import Decoder
+from specexp.decoding.decoder import Decoder, Step
+from specexp.decoding.draft import chain_parents
 from specexp.decoding.length_rules import FixedLength
 from specexp.decoding.sampling import Sampling
 from specexp.decoding.verifiers import RejectionVerifier, SkipSampleAdjustment
 from specexp.drafters.model import ModelDrafter, NoDraft
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, quality_figures
-from specexp.experiment.generation import continuation_nll
-from specexp.experiment.sides import DecoderSide, OwnTexts
+from specexp.experiment.generation import Generation, continuation_nll, opening
+from specexp.experiment.sides import DecoderSide, OwnTexts, ServedTexts
 from specexp.figures.record import Record
-from specexp.runners.runner import ModelRunner
+from specexp.figures.speed import summarise_speed
+from specexp.peers.endpoint import Reply
+from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.static import StaticRunner
 from specexp.text.stopping import Stopping
 
@@ -110,6 +113,79 @@ def test_samples_differ_and_repeats_do_not_change_them():
     assert len(once) == 24 and len({tuple(r["method"]["token_ids"]) for r in once if r["id"] == "1"}) > 1
     repeated = recorded(experiment(sampling, samples=3, repeats=2))
     assert [r["method"]["token_ids"] for r in repeated] == [r["method"]["token_ids"] for r in once]
+
+
+@dataclass
+class Told:
+    """A side that answers at once and writes down when it was asked. texts: lengths of its answers, one after another."""
+
+    name: str
+    asked: list
+    texts: list
+    concurrency: int = 1
+    lossless: bool = True
+
+    def generate(self, prompt, max_new_tokens, stop, seed):
+        self.asked.append(self.name)
+        tokens = self.texts.pop(0) if self.texts else 4
+        return Reply("a" * tokens, "stop", (0.1, 0.1 + 0.05 * tokens), tokens, 3, tokens, 1, 0.0)
+
+    def facts(self):
+        return {"lossless": True, "cache_exact": True}
+
+    def close(self):
+        pass
+
+
+def told(names, **options):
+    asked = []
+    sides = {name: Told(name, asked, []) for name in names}
+    return Experiment(sides, ServedTexts(Lengths()), 9, **options), asked
+
+
+def test_with_four_sides_each_comes_first_and_last_and_between():
+    names = ["method", "baseline", "baseline_a", "baseline_b"]
+    examples = [Prompt(str(number), "1 2") for number in range(60)]
+    run, asked = told(names, seed=3)
+    records = list(run.records(examples, {example.id: example.prompt for example in examples}, set()))
+    orders = [record.order for record in records]
+    assert [name for order in orders for name in order] == asked
+    for name in names:
+        places = [order.index(name) for order in orders]
+        assert all(places.count(place) >= 5 for place in range(4)), (name, places)
+        assert sum(places) == 1.5 * len(places)  # a shuffle and the same backwards
+    again, _ = told(names, seed=3)
+    done = {(str(number), 0) for number in range(17)}
+    resumed = list(again.records(examples, {example.id: example.prompt for example in examples}, done))
+    assert [record.order for record in resumed] == orders[17:]
+
+
+def test_repeats_that_become_other_texts_keep_their_own_tokens_and_seconds():
+    run, _ = told(["method"], repeats=2)
+    run.sides["method"].texts = [4, 8]
+    [record] = run.records([Prompt("a", "1 2")], {"a": "1 2"}, set())
+    side = record.method
+    assert not side.repeats_agree and [repeat.tokens for repeat in side.repeats] == [4, 8]
+    found = summarise_speed([record.to_json()]).figures
+    assert found["tpot"] == pytest.approx((0.2 + 0.4) / (3 + 7)) and found["unequal_repeats"] == 1
+    assert Record.from_json(record.to_json()) == replace(record, sides={"method": replace(side, score=side.score)})
+
+
+def test_a_first_emission_that_is_a_round_is_counted_apart():
+    """Three tokens come in the first emission and three in every later one: three tokens a round, not fewer."""
+    rounds = [Step((1, 2, 3), (1, 2), chain_parents(2), (0, 1))] * 5
+    made = Generation(tuple(rounds), (0.5, 0.6, 0.7, 0.8, 0.9), 5, {}, 0, 0, (0,) * 5, None, True)
+    side = made.record()
+    assert side.first_rounds == 1 and len(side.rounds) == 5 and made.repeat().rounds == 4 and made.repeat().drafted == 8
+    record = Record("a", 0, "1 2", ["method"], {"method": replace(side, text="x")})
+    found = summarise_speed([record.to_json()]).figures
+    assert found["tokens_per_emission"] == 3 and found["itl"] == pytest.approx(0.1) and found["mean_acceptance_length"] == 3
+
+
+def test_the_ids_that_a_text_begins_with_need_no_runner(monkeypatch):
+    monkeypatch.setattr(StatelessRunner, "__init__", lambda *_: pytest.fail("a runner was built"))
+    assert opening(build("llama"), [5, 6]) == [5, 6]
+    assert opening(build_encoder_decoder("t5"), [5, 6]) == [0]
 
 
 def test_prompts_that_do_not_fit_are_refused_before_anything_is_decoded():
