@@ -14,7 +14,7 @@ from typing import Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from specexp.cli.check import check
-from specexp.decoding.decoder import Decoder, Step
+from specexp.decoding.decoder import Decoder, Round
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.figures.speed import summarise_speed
@@ -106,7 +106,7 @@ class View(Protocol):
 
     def begin(self, name: str) -> None: ...
 
-    def hear(self, step: Step, pieces: list[Piece]) -> None: ...
+    def hear(self, step: Round, pieces: list[Piece]) -> None: ...
 
     def end(self, finish: str) -> None: ...
 

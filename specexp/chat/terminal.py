@@ -27,7 +27,7 @@ from rich.text import Text
 
 from specexp.chat.commands import COMMANDS, Quit, methods, obey
 from specexp.chat.session import Run, Session, figures
-from specexp.decoding.decoder import Step
+from specexp.decoding.decoder import Round
 from specexp.errors import UserError
 from specexp.live.engine import CANCELLED, Piece
 
@@ -177,7 +177,7 @@ class RichView:
         self._stages, self._rounds = {}, 0
         self.console.print(Text(f"── {name}", style="bold"))
 
-    def hear(self, step: Step, pieces: list[Piece]) -> None:
+    def hear(self, step: Round, pieces: list[Piece]) -> None:
         if self.debug:
             self._round(step)
             return
@@ -210,7 +210,7 @@ class RichView:
             return ORIGINS[kind]
         return self._stages.setdefault(stage, STAGES[len(self._stages) % len(STAGES)])
 
-    def _round(self, step: Step) -> None:
+    def _round(self, step: Round) -> None:
         """One line with every drafted token, kept or refused, and what the target added."""
         line = Text(f"{self._rounds:>4}  {f'{step.accepted} of {step.drafted}' if step.drafted else 'target':<9}", style="dim")
         self._rounds += 1

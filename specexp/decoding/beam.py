@@ -21,7 +21,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from specexp.decoding.decoder import Step
+from specexp.decoding.decoder import Round
 from specexp.decoding.protocols import Drafter, Facts, Stop, Usage
 from specexp.decoding.sampling import Draws, Sampling
 
@@ -98,13 +98,13 @@ class BeamDecoder:
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         """There is nothing to prepare."""
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
-        """Yield one Step that holds the whole text. Its draft_seconds is 0, and its target_seconds is the sum over all passes. `draws` is
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Round]:
+        """Yield one Round that holds the whole text. Its draft_seconds is 0, and its target_seconds is the sum over all passes. `draws` is
         not used."""
         self._seconds = 0.0
         [last] = deque(self.search(prompt, max_new_tokens, stop), maxlen=1)
         best = last.done[0]
-        yield Step(best.ids, target_seconds=self._seconds, finish=best.finish)
+        yield Round(best.ids, target_seconds=self._seconds, finish=best.finish)
 
     def search(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop) -> Iterator[Beams]:
         """Yield the beams after each token. The last ones are all finished, best first."""

@@ -1,7 +1,7 @@
 """The decoding loop: draft some tokens, score them in one target pass, verify them, emit what was accepted, and begin again.
 
 Every method uses this loop and differs in its drafter and its verifier; only beam search (beam.py) and the loops of other libraries have
-their own. The loop yields one `Step` per round, and experiments, the console and the server all read the same stream of steps. It knows
+their own. The loop yields a `Round` each time, and experiments, the console and the server all read the same stream of rounds. It knows
 nothing of text, of statistics, or of how long a prompt may be.
 """
 
@@ -21,14 +21,14 @@ from specexp.decoding.protocols import Drafter, Runner, Stop, Verdict, Verifier,
 from specexp.decoding.sampling import Draws, Sampling
 
 
-class Step(NamedTuple):  # cheaper to make than a frozen data class, and one is made every round
+class Round(NamedTuple):  # cheaper to make than a frozen data class, and one is made every round
     """The record of one round. tokens: the emitted ids, which are those of the draft's accepted path and then the target's own.
 
     nodes, parents, stages: the draft's ids, parents and stages, as in `Draft`. path: the numbers of its accepted nodes, before the text is
     cut at a stop.
     draft_seconds and target_seconds: time on the host inside the drafter and inside the target's pass; None where it is not known.
     entropy: in nats, of the distribution that the first drafted token came from, if the length rule looked at it.
-    emitted: the time by `perf_counter` at which the tokens appeared, if that was earlier than this step is yielded (other libraries'
+    emitted: the time by `perf_counter` at which the tokens appeared, if that was earlier than this round is yielded (other libraries'
     loops); None: they appear now.
     finish: None until the last round, then "eos", "stop" or "length".
     """
@@ -78,12 +78,12 @@ class Step(NamedTuple):  # cheaper to make than a frozen data class, and one is 
         kept = [f"draft:{self.stages[node]}" for node in self.path] if self.stages else ["draft"] * len(self.path)
         return (*kept, own)[: len(self.tokens)]
 
-    def cut(self, keep: int, finish: str) -> Step:
+    def cut(self, keep: int, finish: str) -> Round:
         return self._replace(tokens=self.tokens[:keep], finish=finish)
 
 
-class Round(NamedTuple):
-    """What was drafted in a round, how the target scored it and what was accepted. The times are as in `Step`."""
+class Judged(NamedTuple):
+    """What was drafted in a round, how the target scored it and what was accepted. The times are as in `Round`."""
 
     draft: Draft
     logits: Tensor  # [N + 1, V]
@@ -96,9 +96,9 @@ class Round(NamedTuple):
         """The ids that the round emits: those of the accepted path, and then the target's own token."""
         return (*map(self.draft.ids.__getitem__, self.verdict.path), self.verdict.token)
 
-    def step(self) -> Step:
+    def as_round(self) -> Round:
         draft, path = self.draft, self.verdict.path
-        return Step(self.tokens, draft.ids, draft.parents, path, draft.stages, self.draft_seconds, self.target_seconds, draft.entropy)
+        return Round(self.tokens, draft.ids, draft.parents, path, draft.stages, self.draft_seconds, self.target_seconds, draft.entropy)
 
 
 @dataclass
@@ -134,7 +134,7 @@ class Decoder:
         """Do the drafter's work that is not to be timed."""
         self.drafter.prepare(prompt, max_new_tokens)
 
-    def round(self, context: Context, limit: int, draws: Draws) -> Round:
+    def round(self, context: Context, limit: int, draws: Draws) -> Judged:
         """Draft, score and verify once, for at most `limit` emitted tokens. The context is not changed. The round runs in torch's
         inference mode, which is entered here unless the caller is in it already."""
         if not torch.is_inference_mode_enabled():
@@ -147,9 +147,9 @@ class Decoder:
         scored = perf_counter()
         verdict = self.verifier(draft, logits, draws)  # longest accepted path, then x ~ p'
         self.drafter.observe(draft, verdict, logits)
-        return Round(draft, logits, verdict, drafted - began, scored - drafted)
+        return Judged(draft, logits, verdict, drafted - began, scored - drafted)
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Round]:
         """Yield rounds until `stop` ends the text or max_new_tokens tokens were emitted. There is never a token beyond that number."""
         opening = self.target.start(prompt, max_new_tokens)
         self.drafter.start(prompt, max_new_tokens)
@@ -157,11 +157,11 @@ class Decoder:
         generated: list[int] = []
         while len(generated) < max_new_tokens:
             prefill = self.first_target and not generated
-            step = self.round(context, 1 if prefill else max_new_tokens - len(generated), draws).step()
+            made = self.round(context, 1 if prefill else max_new_tokens - len(generated), draws).as_round()
             since = len(generated)
-            generated.extend(step.tokens)
-            context.append(step.tokens)
+            generated.extend(made.tokens)
+            context.append(made.tokens)
             if (cut := stop(generated, since)) is not None:
-                yield step.cut(cut.keep - since, cut.finish)
+                yield made.cut(cut.keep - since, cut.finish)
                 return
-            yield step if len(generated) < max_new_tokens else step._replace(finish="length")
+            yield made if len(generated) < max_new_tokens else made._replace(finish="length")

@@ -15,7 +15,7 @@ from time import perf_counter
 import torch
 
 from specexp.decoding.context import Context
-from specexp.decoding.decoder import Decoder, Step
+from specexp.decoding.decoder import Decoder, Round
 from specexp.decoding.draft import Draft
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Draws, Sampling
@@ -28,7 +28,7 @@ from specexp.runners.runner import StatelessRunner
 class Generation:
     """What happened: the rounds, when each emitted (seconds since the request), and what the generation cost."""
 
-    steps: tuple[Step, ...]
+    rounds: tuple[Round, ...]
     times: tuple[float, ...]
     target_forwards: int
     draft_forwards: dict[str, int]  # by draft model
@@ -40,7 +40,7 @@ class Generation:
 
     @property
     def token_ids(self) -> list[int]:
-        return [token for step in self.steps for token in step.tokens]
+        return [token for each in self.rounds for token in each.tokens]
 
     @property
     def decode_seconds(self) -> float:
@@ -53,32 +53,32 @@ class Generation:
 
     def repeat(self) -> Repeat:
         """The times of this repeat. The first emission ends the prefill, which is kept apart from the times of the rounds."""
-        timed = self.steps[1:]
+        timed = self.rounds[1:]
         return Repeat(
             tokens=len(self.token_ids),
-            first_tokens=len(self.steps[0].tokens),
+            first_tokens=len(self.rounds[0].tokens),
             rounds=len(timed),
-            drafted=sum(step.drafted for step in timed),
+            drafted=sum(each.drafted for each in timed),
             ttft_seconds=self.times[0],
             decode_seconds=self.decode_seconds,
-            target_seconds=_total(step.target_seconds for step in timed) if self.on_cpu else None,
-            draft_seconds=_total(step.draft_seconds for step in timed) if self.on_cpu else None,
+            target_seconds=_total(each.target_seconds for each in timed) if self.on_cpu else None,
+            draft_seconds=_total(each.draft_seconds for each in timed) if self.on_cpu else None,
         )
 
     def record(self) -> SideRecord:
         """The side's record with the counts; the caller adds text, score and likelihood."""
-        first_drafted = self.steps[0].drafted > 0
-        rounds = self.steps if first_drafted else self.steps[1:]
+        first_drafted = self.rounds[0].drafted > 0
+        rounds = self.rounds if first_drafted else self.rounds[1:]
         return SideRecord(
             repeats=(self.repeat(),),
             text="",
-            finish=self.steps[-1].finish,
+            finish=self.rounds[-1].finish,
             token_ids=self.token_ids,
-            rounds=[step.counts for step in rounds],
+            rounds=[each.counts for each in rounds],
             first_rounds=int(first_drafted),
             entropies=_entropies(rounds),
             tree=_tree(rounds),
-            origins=[origin for step in self.steps for origin in step.origins],
+            origins=[origin for each in self.rounds for origin in each.origins],
             target_forwards=self.target_forwards,
             draft_forwards_by_model=self.draft_forwards,
             kv_bytes_target=self.kv_bytes_target,
@@ -95,18 +95,18 @@ def _total(seconds: Iterable[float | None]) -> float | None:
     return None if None in known else sum(known)
 
 
-def _entropies(steps: Sequence[Step]) -> list[float | None] | None:
+def _entropies(rounds: Sequence[Round]) -> list[float | None] | None:
     """The entropy of each round in which a draft-length policy read it; None where none ever did."""
-    entropies = [None if step.entropy is None else round(step.entropy, 6) for step in steps]
+    entropies = [None if each.entropy is None else round(each.entropy, 6) for each in rounds]
     return entropies if any(value is not None for value in entropies) else None
 
 
-def _tree(steps: Sequence[Step]) -> dict[str, tuple[int, ...]] | None:
+def _tree(rounds: Sequence[Round]) -> dict[str, tuple[int, ...]] | None:
     """The first draft that was not a chain, for display, and in it `own`, what the target added after its accepted path; None where all
     drafts were chains.
     """
-    step = next((step for step in steps if not step.is_chain), None)
-    return None if step is None else {"nodes": step.nodes, "parents": step.parents, "path": step.path, "own": step.tokens[step.accepted :]}
+    each = next((each for each in rounds if not each.is_chain), None)
+    return None if each is None else {"nodes": each.nodes, "parents": each.parents, "path": each.path, "own": each.tokens[each.accepted :]}
 
 
 @torch.inference_mode()
@@ -117,7 +117,7 @@ def generate(
     stop: Stop,
     sampling: Sampling,
     seed: tuple,
-    hear: Callable[[Step], None] | None = None,
+    hear: Callable[[Round], None] | None = None,
 ) -> Generation:
     """Runs the decoder to its end. The clock is read at every emission, and the device is idle when it starts and when it stops.
 
@@ -128,19 +128,19 @@ def generate(
     drafts = decoder.drafter.models
     decoder.prepare(prompt, max_new_tokens)
     memory_before = _begin_memory(device)
-    steps, times, evicted = [], [], []
+    rounds, times, evicted = [], [], []
     started = perf_counter()
-    for step in decoder.generate(prompt, max_new_tokens, stop, draws):
-        steps.append(step)
-        times.append((perf_counter() if step.emitted is None else step.emitted) - started)
+    for each in decoder.generate(prompt, max_new_tokens, stop, draws):
+        rounds.append(each)
+        times.append((perf_counter() if each.emitted is None else each.emitted) - started)
         evicted.append(decoder.target.usage().evicted if forgets else 0)
         if hear is not None:
             paused = perf_counter()
-            hear(step)
-            started += perf_counter() - paused if step.emitted is None else 0.0  # a peer's times were taken before
+            hear(each)
+            started += perf_counter() - paused if each.emitted is None else 0.0  # a peer's times were taken before
     target, used = decoder.target.usage(), {name: runner.usage() for name, runner in drafts.items()}
     return Generation(
-        steps=tuple(steps),
+        rounds=tuple(rounds),
         times=tuple(times),
         target_forwards=target.forwards,
         draft_forwards={name: usage.forwards for name, usage in used.items()},

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from specexp.decoding.decoder import Decoder, Step
+from specexp.decoding.decoder import Decoder, Round
 from specexp.decoding.protocols import Cut, Stop
 from specexp.decoding.sampling import GREEDY, Sampling
 from specexp.errors import UserError
@@ -57,14 +57,14 @@ class Answer:
     @property
     def finish(self) -> str:
         """ "eos", "stop", "length", or "cancelled"."""
-        return self.generation.steps[-1].finish
+        return self.generation.rounds[-1].finish
 
     def side(self) -> dict[str, object]:
         """What a record would hold of it, without scores and likelihood."""
         return replace(self.generation.record(), text=self.text).to_json()
 
 
-Hear = Callable[[Step, list[Piece]], None]
+Hear = Callable[[Round, list[Piece]], None]
 
 
 class Engine:
@@ -115,7 +115,7 @@ class Engine:
         before = opening(decoder.target.model, request.prompt)
         text = Detokenizer(stopping, before)
 
-        def hear_round(step: Step) -> None:
+        def hear_round(step: Round) -> None:
             pieces = [Piece(text.feed(token), origin) for token, origin in zip(step.tokens, step.origins, strict=True)]
             last = [Piece(text.finish(), pieces[-1].origin if pieces else "target")] if step.finish else []
             hear(step, [piece for piece in pieces + last if piece.text])

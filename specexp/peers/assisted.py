@@ -23,7 +23,7 @@ from typing import Protocol
 from torch import Tensor
 from transformers import GenerationConfig
 
-from specexp.decoding.decoder import Step
+from specexp.decoding.decoder import Round
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
@@ -72,7 +72,7 @@ class AssistedGenerate(PeerLoop):
                 f"{' and '.join(map(str, sorted(sizes)))}; choose another draft, or method=speculative."
             )
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Round]:
         """Gives all rounds after the last has been emitted, each with its candidates and how many of them were accepted."""
         request = Request(self.target, prompt, max_new_tokens, stop, draws)
         heard, watch = request.emissions(), Watch()

@@ -2,7 +2,7 @@
 lookup, a source of candidates for assisted.py, stands here too.
 
 The loop runs without interruption in the caller's thread. Its rounds are given to the experiment when it is done, each with the time at
-which it was really emitted (`Step.emitted`). The text is that of our autoregressive decoding: token for token when greedy in float32, and
+which it was really emitted (`Round.emitted`). The text is that of our autoregressive decoding: token for token when greedy in float32, and
 under sampling with the same distribution (tests/peers/test_peers.py), but for ties: transformers keeps all ids that share the last place
 of top-k. How long its passes took is not known, so `target_seconds` is None.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from typing import ClassVar
 
-from specexp.decoding.decoder import Step
+from specexp.decoding.decoder import Round
 from specexp.decoding.protocols import Drafter, Stop
 from specexp.decoding.sampling import Draws
 from specexp.peers import PeerLoop
@@ -44,7 +44,7 @@ class TransformersGenerate(PeerLoop):
     cache: OwnCache = field(default_factory=OwnCache)
     drafter: ClassVar[Drafter] = Drafter()
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Round]:
         """Gives all rounds, one per token, after the last has been emitted."""
         request = Request(self.target, prompt, max_new_tokens, stop, draws)
         heard = request.emissions()

@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
-from specexp.decoding.decoder import Step
+from specexp.decoding.decoder import Round
 from specexp.decoding.draft import chain_parents
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Draws
@@ -133,7 +133,7 @@ class OrtGenerate(GreedyLoop):
         self._converted = {name: converted(model, directory) for name, model in {"target": self.target, **self.drafter.models}.items()}
         self._session = session(self._converted["target"], self._converted.get("draft"), torch.get_num_threads())
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Step]:
+    def generate(self, prompt: Sequence[int], max_new_tokens: int, stop: Stop, draws: Draws) -> Iterator[Round]:
         """Gives the engine's rounds, each as it ends; the first includes the prefill and what was drafted after it."""
         generated: list[int] = []
         self._count_prefill()
@@ -143,7 +143,7 @@ class OrtGenerate(GreedyLoop):
             self._count(round_.target_passes, round_.draft_passes, len(prompt) + since + drafted)
             path = tuple(range(round_.accepted))
             times = (round_.draft_seconds, round_.target_seconds)
-            step = Step(round_.tokens, (), chain_parents(drafted), path, (), *times, None, emitted=round_.time)
+            step = Round(round_.tokens, (), chain_parents(drafted), path, (), *times, None, emitted=round_.time)
             if (cut := stop(generated, since)) is not None:
                 yield step.cut(cut.keep - since, cut.finish)
                 return

@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 from transformers.generation.stopping_criteria import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from specexp.decoding.decoder import Step
+from specexp.decoding.decoder import Round
 from specexp.decoding.draft import chain_parents
 from specexp.decoding.protocols import Cut, Facts, Stop, Usage
 from specexp.decoding.sampling import Draws, Sampling
@@ -117,17 +117,17 @@ class Drafted:
     seconds: float = 0.0
 
 
-def rounds(heard: Emissions, drafts: Sequence[Drafted]) -> Iterator[Step]:
-    """One Step per emission; the last one is cut where the text ends."""
+def rounds(heard: Emissions, drafts: Sequence[Drafted]) -> Iterator[Round]:
+    """One Round per emission; the last one is cut where the text ends."""
     starts = [0, *heard.ends[:-1]]
     for start, end, time, draft in zip(starts, heard.ends, heard.times, drafts, strict=False):
         tokens = tuple(heard.ids[start:end])
         path = range(_agreed(tokens, draft.ids))
-        step = Step(tokens, draft.ids, chain_parents(len(draft.ids)), tuple(path), (), draft.seconds, None, emitted=time)
+        step = Round(tokens, draft.ids, chain_parents(len(draft.ids)), tuple(path), (), draft.seconds, None, emitted=time)
         yield step if end < len(heard.ids) else _last(step, start, heard)
 
 
-def _last(step: Step, start: int, heard: Emissions) -> Step:
+def _last(step: Round, start: int, heard: Emissions) -> Round:
     return step._replace(finish="length") if heard.cut is None else step.cut(heard.cut.keep - start, heard.cut.finish)
 
 

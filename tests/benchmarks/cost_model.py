@@ -50,8 +50,8 @@ class Clock:
             for name in names[index % len(names) :] + names[: index % len(names)]:
                 done = generate(self.decoders[name], prompt, self.tokens, self.stop, GREEDY, ("benchmark", index))
                 if index >= warmup:
-                    self.rows[name].append((len(done.token_ids) - len(done.steps[0].tokens), done.decode_seconds))
-                    self.lengths[name].update(step.drafted for step in done.steps[1:])
+                    self.rows[name].append((len(done.token_ids) - len(done.rounds[0].tokens), done.decode_seconds))
+                    self.lengths[name].update(step.drafted for step in done.rounds[1:])
         return self
 
     def rate(self, name):

@@ -95,9 +95,9 @@ def main():
     texts = {tuple(result.token_ids) for result in results.values()}
     print(f"{options.tokens} tokens, {options.threads} threads, torch {torch.__version__}; {'all texts are equal' if len(texts) == 1 else 'TEXTS DIFFER'}")
     for name, seconds in best.items():
-        accepted = sum(step.accepted for step in results[name].steps), sum(step.drafted for step in results[name].steps)
-        rounds = sum(step.drafted > 0 for step in results[name].steps)
-        per_token = 1000 * results[name].decode_seconds / max(1, options.tokens - len(results[name].steps[0].tokens))
+        accepted = sum(step.accepted for step in results[name].rounds), sum(step.drafted for step in results[name].rounds)
+        rounds = sum(step.drafted > 0 for step in results[name].rounds)
+        per_token = 1000 * results[name].decode_seconds / max(1, options.tokens - len(results[name].rounds[0].tokens))
         print(f"{name:32} {seconds:7.3f} s   last decode {per_token:6.2f} ms per token   accepted {accepted[0]} of {accepted[1]} in {rounds} rounds")
     for gamma in options.gammas:
         if missing() is None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import VOCAB, build, build_encoder_decoder
 
-from specexp.decoding.decoder import Decoder, Step
+from specexp.decoding.decoder import Decoder, Round
 from specexp.decoding.draft import chain_parents
 from specexp.decoding.length_rules import FixedLength
 from specexp.decoding.sampling import Sampling
@@ -173,7 +173,7 @@ def test_repeats_that_become_other_texts_keep_their_own_tokens_and_seconds():
 
 def test_a_first_emission_that_is_a_round_is_counted_apart():
     """Three tokens come in the first emission and three in every later one: three tokens a round, not fewer."""
-    rounds = [Step((1, 2, 3), (1, 2), chain_parents(2), (0, 1))] * 5
+    rounds = [Round((1, 2, 3), (1, 2), chain_parents(2), (0, 1))] * 5
     made = Generation(tuple(rounds), (0.5, 0.6, 0.7, 0.8, 0.9), 5, {}, 0, 0, (0,) * 5, None, True)
     side = made.record()
     assert side.first_rounds == 1 and len(side.rounds) == 5 and made.repeat().rounds == 4 and made.repeat().drafted == 8
