@@ -13,9 +13,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import yaml
-
-from specexp.cli.plugins import options
+from specexp.cli.plugins import options, read_mapping
 
 COMMANDS = {  # name: (module, what the command does)
     "run": ("specexp.cli.jobs", "measure a method beside plain decoding; the word may be left out"),
@@ -66,7 +64,7 @@ def manual(folders: Sequence[Path]) -> str:
 def methods(folders: Sequence[Path]) -> dict[str, str]:
     """What each method does, by its name: the docstring of the function that its YAML names."""
     files = {file.stem: file for folder in folders for file in sorted((folder / "method").glob("*.yaml")) if file.stem[0] != "_"}
-    targets = {name: yaml.safe_load(file.read_text(encoding="utf-8")).get("_target_", "") for name, file in files.items()}
+    targets = {name: str(read_mapping(file).get("_target_", "")) for name, file in files.items()}
     return {name: _docstring(*target.rpartition(".")[::2]) for name, target in targets.items()}
 
 
@@ -83,14 +81,17 @@ def _method_lines(folders: Sequence[Path]) -> list[str]:
 
 @cache
 def _functions(module: str) -> dict[str, str]:
-    """The docstrings of a module's functions, in their order; none where the module cannot be found."""
+    """The docstrings of a module's functions, in their order; none where the module cannot be found or read."""
     try:
         found = find_spec(module)
     except (ImportError, ValueError):
         return {}
     if found is None or found.origin is None:
         return {}
-    nodes = ast.parse(Path(found.origin).read_text(encoding="utf-8")).body
+    try:
+        nodes = ast.parse(Path(found.origin).read_text(encoding="utf-8")).body
+    except SyntaxError:
+        return {}
     return {node.name: ast.get_docstring(node) or "" for node in nodes if isinstance(node, ast.FunctionDef)}
 
 

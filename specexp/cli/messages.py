@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from specexp.cli.manual import COMMANDS
-from specexp.cli.plugins import conf_directory, conf_folders, options
+from specexp.cli.plugins import conf_directory, conf_folders, options, read_mapping
 
 
 def unknown_command(word: str) -> str:
@@ -63,7 +63,7 @@ def explain_hydra(error: Exception, primary: str = "config") -> str:
 
 def _unknown_key(key: str, primary: str) -> str:
     group, _, rest = key.partition(".")
-    if owners := [file.stem for file in _files(group) if rest in _dotted(_load(file), "")]:
+    if owners := [file.stem for file in _files(group) if rest in _dotted(read_mapping(file), "")]:
         chosen = ", ".join(f"{group}={owner}" for owner in owners)
         return f"{key} is a key of {chosen} only; choose that, or in a sweep over {group} write {key}=choice(VALUE)."
     command = "specexp" if primary == "config" else f"specexp {primary}"
@@ -122,8 +122,8 @@ def _keys(primary: str) -> list[str]:
     primaries = list(_primaries(primary))
     defaults = [default for name in primaries for default in _defaults(name) if isinstance(default, dict)]
     groups = [choice.partition("@")[0].removeprefix("optional ") for default in defaults for choice in default if "hydra/" not in choice]
-    found = [key for name in primaries for key in _dotted(_load(Path(conf_directory()) / f"{name}.yaml"), "")]
-    found += [key for group in groups for file in _files(group) for key in _dotted(_load(file), group)]
+    found = [key for name in primaries for key in _dotted(read_mapping(Path(conf_directory()) / f"{name}.yaml"), "")]
+    found += [key for group in groups for file in _files(group) for key in _dotted(read_mapping(file), group)]
     return list(dict.fromkeys(groups + found))
 
 
@@ -136,20 +136,11 @@ def _primaries(name: str) -> Iterator[str]:
 
 
 def _defaults(name: str) -> list:
-    return _load(Path(conf_directory()) / f"{name}.yaml")["defaults"]
+    return read_mapping(Path(conf_directory()) / f"{name}.yaml")["defaults"]
 
 
 def _files(group: str) -> list[Path]:
     return [file for folder in conf_folders() for file in sorted((folder / group).glob("*.yaml"))]
-
-
-def _load(file: Path) -> dict:
-    """The mapping in a file; {} for a file that holds none, as it has no keys to suggest."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _dotted(content: dict, parent: str) -> Iterator[str]:

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
+import yaml
+
 from specexp.errors import UserError
 
 GROUP = "specexp.plugins"
@@ -48,6 +50,15 @@ def options(group: str, folders: Sequence[Path] | None = None) -> list[str]:
     """The names that can be chosen in a group, sorted; a file whose name begins with _ is a part of others."""
     files = [file for folder in folders or conf_folders() for file in (folder / group).glob("*.yaml")]
     return sorted({file.stem for file in files if not file.stem.startswith("_")})
+
+
+def read_mapping(file: Path) -> dict:
+    """The mapping in a file; {} for a file that holds none: Hydra says what is wrong with one that is chosen."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _folder(name: str, module: str) -> Path:

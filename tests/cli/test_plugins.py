@@ -130,3 +130,13 @@ def test_a_file_that_is_not_yaml_names_its_line(command_line, tmp_path):
     code, errors = command_line("--config-dir", "mine", "sampling=odd")
     assert code == 1 and "odd.yaml, line 3 is not YAML" in errors and errors.count("\n") == 1
     assert "method.gama" in command_line("--config-dir", "mine", "method.gama=3")[1]
+
+
+def test_help_lists_what_is_there_whatever_the_files_hold(monkeypatch, tmp_path):
+    (tmp_path / "method").mkdir()
+    for name, text in {"empty": "# Mine.\n", "broken": "a: [\n", "listed": "- 1\n", "numbered": "_target_: 3\n", "unfinished": "_target_: unfinished_method.f\n"}.items():
+        (tmp_path / "method" / f"{name}.yaml").write_text(text)
+    (tmp_path / "unfinished_method.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shown = manual([tmp_path])
+    assert all(f"\n  {name}" in shown for name in ("empty", "broken", "listed", "numbered", "unfinished"))
