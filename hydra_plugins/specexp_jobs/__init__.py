@@ -1,1 +1,1 @@
-"""What Hydra finds only below this namespace: the project's own sweeper, and where the configurations of plugins lie."""
+"""Hydra finds sweepers only below this namespace, so the project's own sweeper lies here and not in the package."""

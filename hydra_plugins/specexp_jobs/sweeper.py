@@ -1,7 +1,8 @@
-"""A sweep over a list of jobs instead of a product of values: the rows of a published table, whose methods do not share their settings.
+"""A sweep over a list of jobs instead of a product of values, for the rows of a published table, whose methods do not share their
+settings.
 
-`hydra.sweeper.jobs` holds lines of overrides; each line may itself sweep (`method=speculative method.gamma=4,5,6`) and becomes as many
-jobs. What the command line gives is added to every line, and replaces what a line gives for the same key.
+`hydra.sweeper.jobs` holds lines of overrides. Each line may itself be a sweep (`method=speculative method.gamma=4,5,6`) and becomes as
+many jobs. What the command line gives is added to every line, and replaces what a line gives for the same key.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def rows(jobs: Sequence[str], given: Sequence[Override]) -> list[list[str]]:
 
 
 class JobsSweeper(BasicSweeper):
-    """jobs: lines of overrides. max_batch_size, params: as Hydra's own sweeper has them; the params are added to every line."""
+    """jobs: lines of overrides. max_batch_size, params: those of Hydra's own sweeper; the params are added to every line."""
 
     def __init__(self, max_batch_size: int | None, jobs: Sequence[str], params: dict | None = None) -> None:
         super().__init__(max_batch_size, params)

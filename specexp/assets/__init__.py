@@ -1,4 +1,4 @@
-"""What the package ships: the tiny models and the data sets made for them. Knows where they lie, not what is in them."""
+"""This room holds what the package ships: the tiny models and the data sets made for them. It knows where they lie, not what is in them."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ PREFIX = "asset:"
 
 
 def asset_path(name: str | Path) -> Path:
-    """`asset:NAME` is NAME in this folder; anything else is an ordinary path, with `~` expanded. Existence is the caller's matter."""
+    """`asset:NAME` is NAME in this folder; anything else is an ordinary path, in which `~` is expanded. Whether it exists is not checked.
+    """
     name = str(name)
     if name.startswith(PREFIX):
         return Path(__file__).resolve().parent / name.removeprefix(PREFIX)

@@ -1,1 +1,1 @@
-"""How well a model predicts a given text under one cache or another."""
+"""This room measures how well a model predicts a given text under one cache or another."""

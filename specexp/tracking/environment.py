@@ -23,7 +23,9 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
 
 
 def describe_environment(facts: dict[str, object]) -> dict[str, object]:
-    """This machine and process now, and the caller's `facts` (dtype, device, attention, cache, baselines, sandbox, ...), which win."""
+    """This machine and process now, and the caller's `facts` (dtype, device, attention, cache, baselines, sandbox, ...), which take
+    precedence.
+    """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -47,7 +49,7 @@ def _versions() -> Iterator[tuple[str, str | None]]:
 
 
 def _cpu() -> dict[str, object]:
-    """Model, the instruction sets that matter to matrix products, and how many cores this process may use."""
+    """The model, the instruction sets that matter to matrix products, and how many cores this process may use."""
     info = _cpuinfo(Path("/proc/cpuinfo"))
     flags = set(info.get("flags", info.get("Features", "")).split())
     return {
@@ -59,7 +61,7 @@ def _cpu() -> dict[str, object]:
 
 
 def _cpuinfo(path: Path) -> dict[str, str]:
-    """The first processor's entries of Linux's /proc/cpuinfo, {} elsewhere."""
+    """The first processor's entries in Linux's /proc/cpuinfo, {} elsewhere."""
     if not path.is_file():
         return {}
     pairs = (line.partition(":") for line in path.read_text(errors="replace").partition("\n\n")[0].splitlines())
@@ -67,7 +69,7 @@ def _cpuinfo(path: Path) -> dict[str, str]:
 
 
 def _torch(torch) -> dict[str, object]:
-    """What a loaded torch knows; {} without one."""
+    """What torch knows where it is loaded; {} where it is not."""
     if torch is None:
         return {}
     return {
@@ -119,7 +121,7 @@ def differing_keys(old: str, new: str, exclude: Collection[str] = ()) -> Iterato
 
 
 def _leaves(node: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Lists count as leaves: they are replaced as a whole, never merged."""
+    """The values below a node with their dotted keys. Lists count as values: they are replaced as a whole, never merged."""
     if isinstance(node, dict) and node:
         for key, child in node.items():
             yield from _leaves(child, f"{path}.{key}" if path else str(key))

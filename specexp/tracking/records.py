@@ -31,7 +31,7 @@ SHOWN = 3  # differing keys named in a refusal
 
 
 def to_json(value: object, indent: int | None = None) -> str:
-    """`value` as ASCII JSON in which NaN and infinities are null (JSON has no word for them)."""
+    """`value` as ASCII JSON, in which NaN and infinities become null because JSON has no number for them."""
     try:
         return json.dumps(value, indent=indent, allow_nan=False)
     except ValueError:
@@ -47,9 +47,10 @@ def _finite(value: object) -> object:
 
 
 def parse_lines(path: Path) -> tuple[list[dict], int]:
-    """The objects in a JSON-lines file and the bytes they take; a broken last line without its newline (a write cut short) is left out.
+    """The objects in a JSON-lines file and the bytes they take. A broken last line without its newline, which a write cut short leaves, is
+    left out.
 
-    Any other line that is not an object is a UserError with file and line.
+    Any other line that is not an object raises a UserError with file and line.
     """
     records, good = [], 0
     data = path.read_bytes()
@@ -65,7 +66,7 @@ def parse_lines(path: Path) -> tuple[list[dict], int]:
 
 
 def read_object(path: Path) -> dict:
-    """The one object in a JSON file; a UserError naming the file where it holds anything else."""
+    """The one object in a JSON file. Raises UserError, with the file's name, where the file holds anything else."""
     value = _parse(path.read_bytes())
     if value is None:
         raise UserError(f"{path} is not a JSON object any more; mend or delete it.")
@@ -81,7 +82,7 @@ def _parse(line: bytes) -> dict | None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a reader, or a kill, finds the old file or the new one and nothing between."""
+    """Replaces `path` by `text` so that a reader, or a kill, finds either the old file or the new one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_text(text, encoding="utf-8")
@@ -93,13 +94,13 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def remove_drafts(directory: Path) -> None:
-    """What a kill left of `write_whole`; for a directory in which nobody else is writing."""
+    """Removes what a kill left of `write_whole`; for a directory in which nobody else is writing."""
     for draft in directory.glob(".*.tmp"):
         draft.unlink()
 
 
 def read_records(path: Path | str) -> list[dict]:
-    """The records of a run, finished, killed or still going, without locking or repairing; `path` is the run directory."""
+    """The records of a run, finished, killed or still going, read without a lock and without repairs; `path` is the run directory."""
     file = Path(path) / "records.jsonl"
     if not file.is_file():
         raise UserError(f"{path} holds no records.jsonl; name the directory of a run.")
@@ -107,7 +108,7 @@ def read_records(path: Path | str) -> list[dict]:
 
 
 def write_failure(path: Path | str, error: str, trace: str | None = None) -> None:
-    """Leave in a run directory why its job could not run, until a later job there gets going. trace: of a defect."""
+    """Notes in a run directory why its job could not run, until a later job there gets going. trace: the traceback of a defect."""
     if Path(path).is_dir():
         write_whole(Path(path) / FAILURE, to_json({"error": error, "trace": trace}, indent=2) + "\n")
 
@@ -152,7 +153,7 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Let go of the directory; safe to call twice."""
+        """Gives up the directory; it may be called twice."""
         if self._stream:
             self._stream.close()
         if self._lock is not None:
@@ -164,7 +165,7 @@ class RunDirectory:
         return list(self._existing)
 
     def append(self, record: dict) -> None:
-        """Add one record; when this returns, a kill of the process cannot lose it."""
+        """Adds one record; when this returns, a kill of the process cannot lose it."""
         left = memoryview(f"{to_json(record)}\n".encode())
         try:
             while left:
@@ -173,26 +174,30 @@ class RunDirectory:
             raise self._unwritable(error) from error
 
     def write_summary(self, summary: dict) -> None:
-        """summary.json, replaced as a whole. Raises TypeError for a value that is not a scalar: the file is flat."""
+        """Replaces summary.json as a whole. Raises TypeError for a value that is not a scalar, since the file is flat."""
         if nested := [key for key, value in summary.items() if isinstance(value, (dict, list, tuple))]:
             raise TypeError(f"summary.json is flat, but {nested[0]} is not a scalar")
         write_whole(self.path / "summary.json", to_json(summary, indent=2) + "\n")
         (self.path / FAILURE).unlink(missing_ok=True)  # of a second job that found the directory in use
 
     def write_environment(self, environment: dict) -> None:
-        """environment.json; what an earlier session of this run wrote moves into `earlier_sessions`: records of two machines show it."""
+        """Writes environment.json. What an earlier session of this run wrote moves into `earlier_sessions`, so that records made on two
+        machines can be recognised.
+        """
         file, before = self.path / "environment.json", read_environment(self.path)
         earlier = [*before.pop("earlier_sessions", []), before] if before else []
         write_whole(file, to_json(environment | ({"earlier_sessions": earlier} if earlier else {}), indent=2) + "\n")
 
     def write_samples(self, method: Iterable[dict], baseline: Iterable[dict]) -> None:
-        """samples.jsonl and baseline_samples.jsonl, a line per sample (HumanEval's {task_id, completion}); an empty side, no file."""
+        """Writes samples.jsonl and baseline_samples.jsonl, a line per sample (HumanEval's {task_id, completion}); a side without samples
+        has no file.
+        """
         for name, lines in (("samples.jsonl", method), ("baseline_samples.jsonl", baseline)):
             if text := "".join(to_json(line) + "\n" for line in lines):
                 write_whole(self.path / name, text)
 
     def _resume(self) -> list[dict]:
-        """Records already there, if they are of this configuration; the file ends in a whole line afterwards."""
+        """The records already there, if they are of this configuration; afterwards the file ends in a complete line."""
         file, config = self.path / "records.jsonl", self.path / "config.yaml"
         remove_drafts(self.path)
         records, good = parse_lines(file) if file.exists() else ([], 0)
@@ -240,7 +245,7 @@ def _locked(path: Path) -> BaseFileLock | None:
 
 
 def _mend(file: Path, good: int) -> None:
-    """Cut `file` to its first `good` bytes and let it end in a newline."""
+    """Cuts `file` to its first `good` bytes and lets it end in a newline."""
     with file.open("r+b") as stream:
         stream.truncate(good)
         if good and stream.seek(good - 1) is not None and stream.read(1) != b"\n":

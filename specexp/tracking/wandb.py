@@ -1,10 +1,9 @@
-"""Weights & Biases as a mirror of a run that is already on disk.
+"""Weights & Biases as a mirror of a run that is already on disk; also what an experiment asks of every tracker, and the tracker that does
+nothing.
 
-All of it happens in `finish`: while examples are timed no W&B process exists, a run killed and resumed becomes one W&B run, and whatever
-W&B does can cost neither the run nor its exit code. It never prompts, and gives up on a network that does not answer.
-Knows records and summaries; nothing of models.
-
-What an experiment asks of a tracker, and the tracker that does nothing. A tracker mirrors what is on disk; it is never the only copy.
+Everything happens in `finish`. So no W&B process exists while examples are timed, a run that was killed and resumed becomes one W&B run,
+and whatever W&B does can cost neither the run nor its exit code. It never asks the user anything, and gives up on a network that does not
+answer. This module knows records and summaries and nothing of models.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ INIT_SECONDS, UPLOAD_SECONDS = 8.0, 12.0
 LONGEST_NAME = 128
 COLUMNS = ("id", "sample", "prompt", "baseline", "method", "baseline_score", "method_score", "speedup", "coloured")
 COLOURS = {"target": "#e8e8e8", "draft": "#cdeccd", "draft0": "#cdeccd", "draft1": "#b4e3d6", "draft2": "#e6edb0", "draft3": "#d9d2f2",
-           "bonus": "#cfe8ff", "resample": "#ffd6c9", "": "#ffffff"}  # by token origin, as on the report's page
+           "bonus": "#cfe8ff", "resample": "#ffd6c9", "": "#ffffff"}  # by where a token came from, as on the report's page
 
 
 class WandbTracker:
-    """`mode` auto: as WANDB_MODE says, else online where W&B finds a key and offline where not; disabled: nothing at all.
+    """`mode` auto: as WANDB_MODE says, else online where W&B finds a key and offline where it finds none; disabled: nothing is logged.
 
-    Runs lie in `directory`/wandb, as W&B's own tools expect, with the files that an upload needs beside them. `group` overrides the
-    sweep's, `name` the run directory's. Raises UserError for an unknown mode.
+    Runs lie in `directory`/wandb, as W&B's own tools expect, with the files that an upload needs beside them. `group` replaces the sweep's
+    name, `name` the run directory's. Raises UserError for an unknown mode.
     """
 
     job_type = "run"
@@ -50,12 +49,14 @@ class WandbTracker:
         self.directory = Path(directory).absolute()
 
     def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
-        """Remember what the run is; touches neither disk nor network."""
+        """Remembers what the run is; uses neither disk nor network."""
         self._config, self._run_directory = config, Path(run_directory)
         self._group = self.group or group
 
     def finish(self, summary: dict, records: list[dict]) -> None:
-        """Log config, one history row per example, a table of samples and the summary; one line on the terminal says where, or why not."""
+        """Logs the configuration, one history row per example, a table of samples and the summary. One line on the terminal says where the
+        run is, or why there is none.
+        """
         wanted = self._wanted_mode()
         if wanted == "disabled":
             return
@@ -68,7 +69,7 @@ class WandbTracker:
             logger.warning("W&B failed (%s); the run is on disk in %s.", _told(caught.error), self._run_directory)
 
     def _rows(self, records: list[dict]) -> list:
-        """What is logged of the records: made before W&B is begun with."""
+        """What is logged of the records, made before W&B is started."""
         return [_row(record) for record in records]
 
     def _log_rows(self, wandb, run, rows: list) -> None:
@@ -80,7 +81,7 @@ class WandbTracker:
         return SYNONYMS.get(mode, mode)
 
     def _log(self, wandb, wanted: str, summary: dict, rows: list) -> None:
-        alone = wandb.run is None  # else a notebook's own run is going on: leave W&B's process to it
+        alone = wandb.run is None  # otherwise a notebook's own run is going on, which keeps W&B's process
         (self.directory / "wandb").mkdir(parents=True, exist_ok=True)
         with _staging_in(self.directory / "wandb"):
             try:
@@ -96,14 +97,14 @@ class WandbTracker:
         logger.info("W&B: %s", url or f"logged offline{remark}; to upload: wandb sync {path}")
 
     def _begin(self, wandb, wanted: str, alone: bool) -> tuple:
-        """(run, remark): online if wanted and possible, else offline with the reason."""
+        """(run, remark): online if wanted and possible, otherwise offline with the reason as the remark."""
         remark = ""
         if wanted == "online" and _has_key(wandb, alone):
             with _Caught() as caught:
                 return self._init(wandb, "online"), remark
             remark = f" (online failed: {_told(caught.error)})"
             if alone:
-                wandb.teardown()  # or the failed attempt keeps the run's id
+                wandb.teardown()  # without this the failed attempt keeps the run's id
         elif wanted == "online":
             remark = " (no API key: `wandb login` makes one known)"
         return self._init(wandb, "offline" if wanted == "online" else wanted), remark
@@ -116,20 +117,20 @@ class WandbTracker:
         )
 
     def _run_id(self) -> str:
-        """The same for every session of one run directory, so that a run finished twice is one run at W&B."""
+        """The id of the W&B run: the same for every session of one run directory, so that a run finished twice is one run at W&B."""
         file = self._run_directory / "wandb.json"
         if not file.exists():
             write_whole(file, to_json({"id": uuid.uuid4().hex[:12]}) + "\n")
         return str(read_object(file)["id"])
 
     def _remember(self, home: Path | None) -> None:
-        """Where the run lies until it is uploaded, beside its id; nothing once it was online."""
+        """Notes where the run lies until it is uploaded, beside its id; nothing is noted once it was online."""
         note = {"id": self._run_id()} | ({} if home is None else {"home": str(home)})
         write_whole(self._run_directory / "wandb.json", to_json(note) + "\n")
 
 
 class WandbCurve(WandbTracker):
-    """The history of a training: `records` are its reports, {"step": .., NAME: ..}, each a history row of its own."""
+    """The history of a training: `records` are its reports, {"step": .., NAME: ..}, each of which becomes a history row."""
 
     def _rows(self, records: list[dict]) -> list[tuple[int, dict]]:
         return [(record["step"], {name: value for name, value in record.items() if name != "step"}) for record in records]
@@ -140,7 +141,7 @@ class WandbCurve(WandbTracker):
 
 
 def _settings(wandb):
-    """Quiet, short of patience, without background statistics or captured terminal output."""
+    """Settings for W&B: no output, short timeouts, no background statistics, no captured terminal output."""
     return wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=INIT_SECONDS, x_service_wait=INIT_SECONDS,
                           finish_timeout=UPLOAD_SECONDS, finish_timeout_raises=True)
 
@@ -158,7 +159,9 @@ def _has_key(wandb, alone: bool) -> bool:
 
 
 def _row(record: dict) -> tuple[dict, tuple, dict]:
-    """One record's history row, under example/ so that the summary's names stay the whole run's; its row of the samples; its rounds."""
+    """What one record gives: its history row, under example/ so that the summary's names stay those of the whole run; its row of the table
+    of samples; and its rounds.
+    """
     figures = {key: value for key, value in example_figures(record).items() if value is not None}
     method, baseline = record["method"], record.get("baseline", {})
     sample = (record["id"], record["sample"], record["prompt"], baseline.get("text"), method["text"],
@@ -169,7 +172,7 @@ def _row(record: dict) -> tuple[dict, tuple, dict]:
 
 
 def coloured(side: dict) -> str:
-    """The side's text as HTML, the background of each token telling its origin; escaped."""
+    """The side's text as HTML, escaped, in which the background of each token shows where the token came from."""
     styled = ((f"background:{COLOURS[span.style]}", escape(span.origin), escape(span.text)) for span in spans(side))
     pieces = (f'<span style="{style}" title="{origin}">{text}</span>' for style, origin, text in styled)
     return f'<pre style="white-space:pre-wrap">{"".join(pieces)}</pre>'
@@ -184,14 +187,14 @@ def _log_samples(wandb, run, rows: list) -> None:
 
 
 def _log_rounds(wandb, run, rounds: list[dict]) -> None:
-    """Histograms over all rounds: tokens drafted and accepted, and the entropy where a policy looked at it."""
+    """Logs histograms over all rounds: tokens drafted and accepted, and the entropy where a policy read it."""
     pooled = {name: [value for example in rounds for value in example[name]] for name in ("drafted", "accepted", "entropy")}
     run.log({f"rounds/{name}": wandb.Histogram(values) for name, values in pooled.items() if any(values)}, step=len(rounds))
 
 
 @contextmanager
 def _staging_in(directory: Path) -> Iterator[None]:
-    """W&B keeps what it will upload under the home directory by default; here it stays with the runs, unless the user said otherwise."""
+    """Keeps the files to be uploaded with the runs, unless the user said otherwise; by default W&B keeps them under the home directory."""
     names = {"WANDB_DATA_DIR": str(directory / "data"), "WANDB_CACHE_DIR": str(directory / "cache")}
     added = {name: value for name, value in names.items() if name not in os.environ}
     os.environ.update(added)
@@ -203,10 +206,11 @@ def _staging_in(directory: Path) -> Iterator[None]:
 
 
 class _Caught:
-    """`with _Caught() as caught:` keeps in `caught.error` what W&B raised; all else passes, interrupts first of all.
+    """`with _Caught() as caught:` keeps in `caught.error` what W&B raised; every other exception passes, interrupts above all.
 
-    W&B's own classes do not share a base (those of its helper process derive from Exception alone), so they are known by their package.
-    Its teardown ends the whole program with the exit code of a helper process that died: that SystemExit is W&B's failure, not ours.
+    W&B's own classes do not share a base (those of its helper process derive from Exception alone), so they are recognised by their
+    package. Its teardown ends the whole program with the exit code of a helper process that died: that SystemExit is W&B's failure, not
+    ours.
     """
 
     FAMILIES = (SystemExit, ImportError, OSError, RuntimeError, ValueError, TypeError, AttributeError, UserError)
@@ -229,17 +233,19 @@ def _told(error: BaseException) -> str:
 
 
 class Tracker(Protocol):
-    """Called before the first example and after everything is on disk; neither call raises because of the tracker, nor asks anything."""
+    """Mirrors a run that is on disk, and is never the only copy. It is called before the first example and after everything is on disk;
+    neither call raises an error of the tracker's own, and neither asks the user anything.
+    """
 
     def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
-        """The resolved configuration, where the run is on disk, and the sweep it belongs to."""
+        """Takes the resolved configuration, where the run is on disk, and the sweep it belongs to."""
 
     def finish(self, summary: dict, records: list[dict]) -> None:
-        """The flat summary and all records, earlier sessions' included."""
+        """Takes the flat summary and all records, those of earlier sessions included."""
 
 
 class NullTracker:
-    """`tracker=none`."""
+    """`tracker=none`: nothing is mirrored."""
 
     def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
         pass

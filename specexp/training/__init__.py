@@ -1,1 +1,1 @@
-"""Everything that makes files: the tiny pairs, Medusa heads, n-gram tables, corpora."""
+"""This room makes files: the tiny pairs, Medusa heads, n-gram tables, corpora."""

@@ -1,6 +1,7 @@
-"""Short invented news articles, each with the one sentence that sums it up; same held-out rule as the functions of grammar.py.
+"""Short invented news articles, each with the one sentence that sums it up. Articles for evaluation are held out by the same rule as the
+functions of grammar.py.
 
-Knows nothing of models or tokens. Promises that every name and number of a summary stands in its article; nothing in them is true.
+Every name and number of a summary stands in its article; nothing in them is true. This module knows nothing of models and tokens.
 """
 import hashlib
 import random
@@ -28,7 +29,7 @@ class Article:
 
     @property
     def prompt(self) -> str:
-        """What a model is shown; the summary follows after one space."""
+        """The text that a model is given; the summary follows after one space."""
         return f"Generate a short Summary for this article: {self.document}\nSummary:"
 
 
@@ -68,7 +69,7 @@ ASIDES = (
 
 
 def held_out(summary: str, classes: int = 8) -> bool:
-    """Whether an article belongs to evaluation, by the sha256 of its summary."""
+    """Whether an article belongs to evaluation, decided by the sha256 of its summary."""
     digest = hashlib.sha256(" ".join(summary.split()).encode()).digest()
     return int.from_bytes(digest[:8], "big") % classes == 0
 
@@ -85,7 +86,9 @@ def draw_slots(rng: random.Random) -> dict[str, str]:
 
 
 def draw_article(rng: random.Random, evaluation: bool, asides: tuple[int, int] = (5, 7)) -> Article:
-    """An article from one side of the held-out rule: the lead first, then facts and asides (least and most of them) in any order."""
+    """An article for evaluation, or for training. The lead comes first, then facts and asides in any order. asides: the least and the
+    greatest number of them.
+    """
     while True:
         slots, (lead, facts, summary) = draw_slots(rng), rng.choice(EVENTS)
         if held_out(summary.format(**slots)) == evaluation:

@@ -1,7 +1,7 @@
-"""The text the shipped tiny models learn from: its tokenizer, and batches that depend on (seed, step) alone.
+"""The text from which the shipped tiny models learn: its tokenizer, and batches that depend on (seed, step) alone.
 
-Knows nothing of models or training. Promises that a batch is the same on every machine with the same Python library sources, and
-that no batch holds an evaluation task (grammar.py's rule).
+A batch is the same on every machine with the same Python library sources, and no batch holds an evaluation task (grammar.py's rule). This
+module knows nothing of models and training.
 """
 import random
 import sysconfig
@@ -31,7 +31,7 @@ def library_sources(limit: int | None = None) -> list[str]:
 
 
 def function_document(rng: random.Random, count: int) -> list[str]:
-    """`count` tasks, in the pieces a model meets them: prompts and solutions tokenised apart, blank lines between."""
+    """`count` tasks in the pieces that a model is given: prompts and solutions tokenised apart, with blank lines between tasks."""
     pieces = []
     for left in reversed(range(count)):
         task = training_function(rng)
@@ -40,13 +40,13 @@ def function_document(rng: random.Random, count: int) -> list[str]:
 
 
 def article_document(rng: random.Random) -> list[str]:
-    """One article and its summary, likewise in pieces."""
+    """One article and its summary, in pieces of the same kind."""
     article = training_article(rng)
     return [article.prompt, f" {article.summary}"]
 
 
 def training_texts(sources: list[str], count: int, seed: int) -> Iterator[str]:
-    """What the tokenizer learns from: the library sources and `count` documents of each other kind."""
+    """The texts from which the tokenizer learns: the library sources, and `count` documents of each other kind."""
     yield from sources
     rng = random.Random(f"{seed}/tokenizer")
     for _ in range(count):
@@ -55,7 +55,8 @@ def training_texts(sources: list[str], count: int, seed: int) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE whose decode(encode(text)) is text; digits stand alone, `END` is bos, eos and pad, and none is added."""
+    """A byte-level BPE whose decode(encode(text)) is text. Each digit is a token; `END` is bos, eos and pad, and is never added by itself.
+    """
     tokenizer = Tokenizer(BPE())
     split = pre_tokenizers.Split(Regex(PIECES), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -68,10 +69,10 @@ def train_tokenizer(texts: Iterator[str], vocabulary: int) -> PreTrainedTokenize
 
 
 class Corpus:
-    """Token ids for training, each batch with the weight every token has in the loss.
+    """Token ids for training, in batches with the weight that every token has in the loss.
 
-    What follows from a prompt weighs most: invented names and numbers cannot be predicted, and their gradients drown the rest.
-    Digits and single letters weigh more still: copying them from the prompt is what small models learn last.
+    What follows from a prompt has the greatest weight: invented names and numbers cannot be predicted, and their gradients would outweigh
+    the rest. Digits and single letters weigh more still, because copying them from the prompt is what small models learn last.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, sources: list[str], seed: int):
@@ -82,9 +83,9 @@ class Corpus:
         self.library = [token for ids in tokenizer(sources)["input_ids"] for token in [*ids, self.end]]
 
     def singles(self, step: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and weights of about `tokens` in all: rows of one task each, or of one article each, padded without weight."""
+        """Ids and weights of about `tokens` tokens in all: rows of one task each, or of one article each; padding has no weight."""
         rng = random.Random(f"{self.seed}/{step}")
-        length = rng.choice((96, 96, 96, 192))  # nearly all tasks fit the one, articles the other
+        length = rng.choice((96, 96, 96, 192))  # nearly all tasks fit into 96 tokens, articles into 192
         rows = []
         for _ in range(max(1, tokens // length)):
             row = self._weighted(article_document(rng) if length == 192 else function_document(rng, 1))
@@ -92,12 +93,12 @@ class Corpus:
         return self._tensors(rows)
 
     def mixed(self, step: int, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and weights, each (rows, length): documents of all kinds in a row, or somewhere in the library."""
+        """Ids and weights, each (rows, length): documents of all kinds one after another, or a part of the library."""
         rng = random.Random(f"{self.seed}/{step}")
         return self._tensors([self._row(rng, length) for _ in range(rows)])
 
     def prompts(self, step: int, rows: int) -> torch.Tensor:
-        """Prompts of `rows` tasks that happen to have equally many tokens: shape (rows, tokens), no padding."""
+        """Prompts of `rows` tasks that have equally many tokens: shape (rows, tokens), without padding."""
         rng, buckets = random.Random(f"{self.seed}/{step}/prompts"), {}
         while True:
             task: Task = training_function(rng)
@@ -118,7 +119,7 @@ class Corpus:
         return row[:length]
 
     def _weighted(self, document: list[str]) -> list[tuple[int, float]]:
-        """Pairs of token id and weight: prompts and answers alternate, the end belongs to the last answer."""
+        """Pairs of token id and weight: prompts and answers alternate; the end token belongs to the last answer."""
         weighted = []
         for index, ids in enumerate(self.tokenizer(document)["input_ids"]):
             answer = index % 2

@@ -1,8 +1,8 @@
 """Small programming tasks with exactly one right answer, and the data files made of them (`python -m specexp.training.grammar --out DIR`).
 
-Training and evaluation draw from one grammar and never share a solution: a solution whose hash falls in one residue class is held
-out, and since a prompt determines its solution, prompts never overlap either. Knows nothing of models or tokens; promises no
-likeness to tasks that people write.
+Training and evaluation draw from one grammar and never share a solution: solutions whose hash falls into one residue class are held out,
+and since a prompt determines its solution, prompts never overlap either. The tasks are not meant to resemble tasks that people write. This
+module knows nothing of models and tokens.
 """
 import argparse
 import hashlib
@@ -28,11 +28,11 @@ class Task:
     prompt: str
     solution: str
     entry_point: str
-    kind: str  # of its arguments: a key of templates.NOUNS
+    kind: str  # the kind of its arguments: a key of templates.NOUNS
 
 
 def normalise(text: str) -> str:
-    """White space collapsed, so that layout alone makes no new text."""
+    """The text with its white space collapsed, so that layout alone makes no new text."""
     return " ".join(text.split())
 
 
@@ -43,7 +43,7 @@ def held_out(text: str) -> bool:
 
 
 def draw_slots(kind: str, rng: random.Random) -> dict[str, str]:
-    """A value for every slot a template of this kind may name; unused ones cost nothing."""
+    """A value for every slot that a template of this kind may name; slots that it does not name are ignored."""
     many, one = rng.choice(NOUNS[kind]).split("/")
     low, high = sorted(rng.sample(range(2, 100), 2))
     (a, b), (c, e), (u, v) = rng.sample(LETTERS, 2), rng.sample(LETTERS, 2), rng.sample(LABELS, 2)
@@ -81,7 +81,7 @@ def worked_example(task: Task, rng: random.Random) -> list[str]:
 
 
 def draw_function(rng: random.Random, evaluation: bool) -> Task:
-    """A task from one side of the held-out rule."""
+    """A task for evaluation, or for training."""
     while True:
         task = fill(rng.choice(TEMPLATES), rng)
         if held_out(task.solution) == evaluation:
@@ -99,19 +99,19 @@ def heldout_function(rng: random.Random) -> Task:
 
 
 def compiled(task: Task):
-    """The task's function. Runs only text this grammar wrote, hence in this process."""
+    """The task's function. It is run in this process, because all of its text was written by this grammar."""
     space = {}
     exec(task.prompt + task.solution, space)
     return space[task.entry_point]
 
 
 def drawn_constants(task: Task) -> list[int]:
-    """The solution's numbers from 2 on; 0 and 1 are structure."""
+    """The solution's numbers from 2 on; 0 and 1 belong to the structure of a template."""
     return [int(digits) for digits in re.findall(r"\d\d|[2-9]", task.solution)]
 
 
 def edge_arguments(task: Task) -> list[tuple]:
-    """Every drawn constant and its neighbours as the only element, where a wrong constant cannot hide."""
+    """Arguments whose only element is a drawn constant or a neighbour of one, with which a wrong constant shows."""
     near = [constant + offset for constant in drawn_constants(task)[:2] for offset in (-1, 0, 1)]
     shapes = {"number": lambda n: (n,), "numbers": lambda n: ([n],), "pairs": lambda n: ([n], [7]), "mapping": lambda n: ({"a": n},),
               "words": lambda n: (["oakmbt"[:n]],), "text": lambda n: ("oak" * n,)}
@@ -119,13 +119,13 @@ def edge_arguments(task: Task) -> list[tuple]:
 
 
 def draw_number(constants: list[int], rng: random.Random) -> int:
-    """Mostly near a constant of the solution, where an off-by-one shows."""
+    """A number that is mostly near a constant of the solution, where a result off by one shows."""
     constant = rng.choice(constants or [5])
     return rng.choice((constant, constant + rng.randint(-2, 2), constant * rng.randint(-1, 3), rng.randint(-9, 20), rng.randint(0, 110)))
 
 
 def draw_word(letters: str, rng: random.Random) -> str:
-    """One to ten letters, half of them among those the solution names."""
+    """One to ten letters, half of them among those that the solution names."""
     return "".join(rng.choice(letters if rng.random() < 0.5 else LETTERS) for _ in range(rng.randint(1, 10)))
 
 
@@ -146,7 +146,7 @@ def draw_arguments(task: Task, rng: random.Random, longest: int = 5) -> tuple:
 
 
 def check_source(task: Task, rng: random.Random, asserts: int = 16) -> str:
-    """HumanEval's `check(candidate)`: results of the solution at its edges and on random arguments, new results preferred."""
+    """HumanEval's `check(candidate)`: results of the solution at its edges and on random arguments; new results are preferred."""
     function, cases, others = compiled(task), {}, edge_arguments(task)
     for _ in range(20 * asserts):
         arguments = draw_arguments(task, rng, longest=9)
@@ -172,7 +172,7 @@ def function_rows(count: int, rng: random.Random) -> Iterator[dict[str, str]]:
 
 
 def relative(task: Task, template: Template, rng: random.Random, attempts: int = 2000) -> Task | None:
-    """A training task of the same template over the same arguments with another solution; None where none turns up."""
+    """A training task of the same template and arguments with another solution; None where none is found."""
     for _ in range(attempts):
         other = fill(template, rng)
         alike = other.kind == task.kind and other.entry_point.partition("_")[2] == task.entry_point.partition("_")[2]
@@ -182,7 +182,9 @@ def relative(task: Task, template: Template, rng: random.Random, attempts: int =
 
 
 def copying_rows(count: int, rng: random.Random) -> Iterator[dict[str, str]]:
-    """Held-out tasks behind a solved relative, in HumanEval's schema: much of the solution can be copied, not all of it."""
+    """Held-out tasks that follow a solved training task of the same template, in HumanEval's schema: much of the solution can be copied,
+    not all of it.
+    """
     seen = set()
     while len(seen) < count:
         template = rng.choice(TEMPLATES)
@@ -196,7 +198,7 @@ def copying_rows(count: int, rng: random.Random) -> Iterator[dict[str, str]]:
 
 
 def write(directory: Path, seed: int = 0) -> None:
-    """Write microeval.jsonl, microcopy.jsonl and microsum.jsonl; the same bytes for the same seed."""
+    """Writes microeval.jsonl, microcopy.jsonl and microsum.jsonl; the same seed gives the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     files = {
         "microeval": function_rows(96, random.Random(seed)),

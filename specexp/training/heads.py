@@ -1,14 +1,13 @@
-"""Medusa-1: the heads learn, the target does not (Cai et al. 2024, section 2.2.1).
+"""The training of Medusa heads on a frozen target, called Medusa-1 (Cai et al. 2024, section 2.2.1), and how good the heads are.
 
-Loss: the sum over heads of λ^i times the mean cross-entropy of head i. AdamW, one tenth warm-up, then a cosine to 0. What a step sees
-depends on (seed, step) alone, so that a training that goes on from its checkpoint ends where the whole would have.
-Knows nothing of files of heads or of how texts came about.
+The loss is the sum over heads of λ^i times the mean cross-entropy of head i. The optimizer is AdamW, with a warm-up over one tenth of the
+steps and then a cosine to 0. What a step reads depends on (seed, step) alone, so that a training continued from its checkpoint ends as one
+without interruption.
 
-What the heads read and what they should say: a frozen target's hidden states over texts, each with the ids that follow.
-
-Computed when first asked for and kept while there is room, so that later epochs cost no pass of the target. Decoder-only models.
-
-How often a head's guess of each rank is the token that really comes: what a static tree is searched from.
+The heads read the target's hidden states over texts and should predict the ids that follow. States are computed when they are first asked
+for and kept while there is room, so that later epochs need no pass of the target; only decoder-only models are known. Afterwards it is
+counted how often a head's guess of each rank is the token that really comes, from which a static tree is searched. This module knows
+nothing of files of heads and of how texts came about.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from specexp.models.heads import MedusaHeads
 from specexp.runners.states import OutputStates
 from specexp.training.texts import Text
 
-WINDOW = 16  # batches among which texts are sorted by length, so that few are padded much
+WINDOW = 16  # so many batches are sorted by length together, so that little is padded
 
 
 @dataclass(frozen=True)
 class Plan:
-    """batch: texts in a step. decay: λ. rate: the highest learning rate."""
+    """How to train. batch: texts in a step. decay: λ. rate: the highest learning rate."""
 
     epochs: float = 3.0
     batch: int = 16
@@ -63,7 +62,7 @@ class Trainer:
         self._epoch, self._batches = -1, []
 
     def run(self, report: Callable[[dict[str, float]], None]) -> None:
-        """To the last step; each report goes to `report`. An interruption leaves a checkpoint, and so does the end."""
+        """Trains to the last step and calls `report` with each report. An interruption leaves a checkpoint, and so does the end."""
         saved_at, began, first = time.monotonic(), time.monotonic(), self.step
         try:
             while self.step < self.steps:
@@ -78,7 +77,7 @@ class Trainer:
             self.save()
 
     def _learn(self) -> None:
-        """One step; heads go backward one by one, so that one head's logits are in memory at a time."""
+        """Makes one step. Gradients are computed head by head, so that one head's logits are in memory at a time."""
         hidden, labels = self.states(self._chosen(self.step))
         hidden = hidden.to(self.heads.output.dtype)
         results = [self._backward(head, hidden, labels[:, head]) for head in range(len(self.heads))]
@@ -90,7 +89,7 @@ class Trainer:
         self.step += 1
 
     def _backward(self, head: int, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds to the gradients; the mean cross-entropy of a head, and how often its first guess is right."""
+        """Adds to the gradients; returns the mean cross-entropy of a head, and how often its first guess is right."""
         logits, known = self.heads.one(head, hidden).float(), labels != NONE
         count = known.sum().clamp(min=1)
         loss = cross_entropy(logits, labels, reduction="sum", ignore_index=NONE) / count
@@ -98,7 +97,7 @@ class Trainer:
         return loss.detach(), (logits.argmax(-1) == labels).sum() / count
 
     def _chosen(self, step: int) -> list[int]:
-        """Texts of this step: all of them once per epoch, in an order of its own."""
+        """The texts of this step. In each epoch every text is used once, in another order."""
         epoch, place = divmod(step, self.per_epoch)
         if self._epoch != epoch:
             self._epoch, self._batches = epoch, self._ordered(random.Random(f"{self.plan.seed}/{epoch}"))
@@ -115,7 +114,7 @@ class Trainer:
         return batches
 
     def _factor(self, share: float) -> float:
-        """Of the learning rate, at this share of the steps."""
+        """The factor on the learning rate at this share of the steps."""
         warmup = self.plan.warmup
         return share / warmup if share < warmup else 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
@@ -128,7 +127,7 @@ class Trainer:
         return self.curve[-1]
 
     def save(self) -> None:
-        """The checkpoint, whole or not at all."""
+        """Writes the checkpoint, completely or not at all."""
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {"heads": self.heads.state_dict(), "optimizer": self.optimizer.state_dict(), "since": self._since}
         draft = self.checkpoint.with_suffix(".new")
@@ -136,7 +135,7 @@ class Trainer:
         draft.replace(self.checkpoint)
 
     def resume(self) -> None:
-        """Go on from the checkpoint, where there is one. UserError if it is of a training with other settings."""
+        """Continues from the checkpoint, where there is one. Raises UserError if it is of a training with other settings."""
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, map_location=self.heads.output.device, weights_only=True)
@@ -151,12 +150,12 @@ class Trainer:
         self.step, self.curve, self._since = state["step"], state["curve"], state["since"]
 
 
-NONE = -100  # label where the text has ended; cross_entropy passes over it
+NONE = -100  # label after the end of a text, which cross_entropy ignores
 ROOM = 2 * 2**30  # bytes of states that are kept
 
 
 class States:
-    """Of `texts` under `model`, for `heads` heads."""
+    """The hidden states of `texts` under `model`, for `heads` heads."""
 
     def __init__(self, model: torch.nn.Module, texts: Sequence[Text], heads: int):
         self.model, self.texts, self.heads = model, texts, heads
@@ -165,7 +164,7 @@ class States:
         self._room = ROOM
 
     def __call__(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """([n, D] states in the model's dtype, [n, K] labels): all places of the chosen texts that are learnt from, text by text."""
+        """([n, D] states in the model's dtype, [n, K] labels): all places of the chosen texts from which the heads learn, text by text."""
         missing = [number for number in chosen if number not in self._kept]
         fresh = dict(zip(missing, self._computed([self.texts[number] for number in missing]), strict=True)) if missing else {}
         states = torch.cat([fresh[n] if n in fresh else self._kept[n].to(self.model.device) for n in chosen])
@@ -181,7 +180,7 @@ class States:
 
     @torch.no_grad()
     def _computed(self, texts: Sequence[Text]) -> list[Tensor]:
-        """Shorter texts are padded behind, where causal attention lets nobody see it."""
+        """The states of texts, computed in one pass: shorter texts are padded at the end, where causal attention hides the padding."""
         longest = max(len(text.ids) for text in texts)
         rows = [list(text.ids) + [0] * (longest - len(text.ids)) for text in texts]
         with self._caught:
@@ -191,13 +190,13 @@ class States:
 
 
 def labelled(text: Text, heads: int) -> Tensor:
-    """[n, K]: behind the state at place t, head i should say id t + 2 + i."""
+    """[n, K]: after the state at place t, head i should predict id t + 2 + i."""
     ids = torch.tensor([*text.ids, *[NONE] * heads])
     return ids[_first(text) + 2 :].unfold(0, heads, 1)[: max(0, len(text.ids) - 2 - _first(text))]
 
 
 def places(text: Text) -> int:
-    """How many of its places are learnt from."""
+    """From how many of its places the heads learn."""
     return max(0, len(text.ids) - 2 - _first(text))
 
 
@@ -211,7 +210,7 @@ BATCH = 16  # texts at a time
 
 @torch.no_grad()
 def accuracies(heads: MedusaHeads, states: States, ranks: int = RANKS) -> tuple[list[list[float]], int]:
-    """([K][ranks], places): the share of places where head i's guess of rank r is right. 0 where no text is long enough to tell."""
+    """([K][ranks], places): the share of places where head i's guess of rank r is right; 0 where no text is long enough to tell."""
     hits = torch.zeros(len(heads), ranks, dtype=torch.int64)
     asked, seen = torch.zeros(len(heads), dtype=torch.int64), 0
     for hidden, labels in _batches(states):
@@ -226,7 +225,7 @@ def accuracies(heads: MedusaHeads, states: States, ranks: int = RANKS) -> tuple[
 
 
 def table(measured: list[list[float]]) -> str:
-    """Lines: by head, the share of tokens among its 1, 2, .. best guesses."""
+    """Lines for the terminal: by head, the share of tokens among its 1, 2, .. best guesses."""
     ranks = [rank for rank in (1, 2, 3, 4, 5, 10) if rank <= len(measured[0])]
     lines = ["head  " + "".join(f"{f'top {rank}':>8}" for rank in ranks)]
     lines += [f"{head:<6}" + "".join(f"{sum(row[:rank]):>8.3f}" for rank in ranks) for head, row in enumerate(measured)]

@@ -1,9 +1,8 @@
-"""The optimizers of the shipped tiny models, and how their rates go over a training run. Knows nothing of data or of a model's kind.
+"""The optimizers of the shipped tiny models, and how their learning rates change over a training run.
 
-Muon: momentum whose matrices are replaced by their nearest orthogonal ones (K. Jordan, 2024, "Muon: an optimizer for hidden layers").
-
-In float32 and batched over matrices of one shape: torch.optim.Muon goes one by one in bfloat16, which CPUs without bfloat16
-arithmetic do ten times slower. Knows nothing of models. Takes 2-D parameters only.
+Muon is momentum whose matrices are replaced by their nearest orthogonal ones (K. Jordan, 2024, "Muon: an optimizer for hidden layers").
+Here it computes in float32 and in batches of matrices of one shape: torch.optim.Muon takes them one by one in bfloat16, which CPUs without
+bfloat16 arithmetic do ten times slower. It takes 2-D parameters only. This module knows nothing of data and of kinds of models.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import torch
 
 
 def optimizers(model: torch.nn.Module, rate: float, shares: dict[str, float]) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between the embeddings, AdamW for embeddings and norms (as Muon's author proposes), the latter at a fifth of
-    the rate. `shares`: end of a parameter's name -> its own part of the rate."""
+    """Muon for the matrices between the embeddings, and AdamW, at a fifth of the rate, for embeddings and norms (as Muon's author
+    proposes). `shares`: the end of a parameter's name -> its own factor on the rate.
+    """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -25,13 +25,13 @@ def optimizers(model: torch.nn.Module, rate: float, shares: dict[str, float]) ->
 
 
 def schedule(share: float, end: float) -> float:
-    """Factor on the learning rate: 2 % warm-up, a plateau to 60 % of `end`, then linearly to 0 at `end`."""
+    """The factor on the learning rate: a warm-up over 2 %, constant up to 60 % of `end`, then linearly to 0 at `end`."""
     part = min(share / end, 1.0)
     return min(part / 0.02 + 0.01, 1.0, (1.0 - part) / 0.4)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Scale each group's first learning rate by `factor`."""
+    """Multiplies each group's first learning rate by `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 

@@ -1,9 +1,10 @@
-"""Trains the tiny target and draft that ship with specexp: `python -m specexp.training.pretrain --out DIR --minutes 90`.
+"""This command trains the tiny target and draft that ship with specexp: `python -m specexp.training.pretrain --out DIR --minutes 90`.
 
-A narrow target learns the corpus, first shallow, then grown to its depth by layers that start as the identity (four times the
-tokens for the time); a one-layer draft is distilled beside it, then alone with the target frozen, partly on text the target wrote.
-The same command goes on from DIR's checkpoint. Knows nothing of decoding; promises no same weights for a budget in minutes (the
-schedule follows the clock), but does for one in steps.
+A narrow target learns the corpus, at first with few layers, then grown to its depth by layers that start as the identity (four times the
+tokens in the same time). A one-layer draft is distilled beside it, then alone with the target frozen, partly on text that the target
+wrote. The same command continues from the checkpoint in DIR. A budget in minutes does not give the same weights twice, because the
+schedule follows the clock; a budget in steps does. The module knows nothing of decoding.
+
 The shipped pair saw 3.3 million tokens in 66 minutes on two cores, while mix, weights and schedule found the form they have here.
 """
 import argparse
@@ -32,7 +33,7 @@ LONG_EVERY = 20      # one batch in this many has, moreover, 4 times the length 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train and for how long; `steps` given, the clock plays no part."""
+    """What to train and for how long; where `steps` is given, the clock has no influence."""
 
     out: Path
     minutes: float
@@ -54,13 +55,13 @@ class Plan:
 
     @property
     def beginning(self) -> Shape:
-        """The target before it grows."""
+        """The target's shape before it grows."""
         return replace(self.target, layers=self.shallow)
 
 
 @dataclass
 class Progress:
-    """How far training is: steps and tokens done, and seconds spent on them."""
+    """How far the training is: steps and tokens done, and seconds spent on them."""
 
     step: int = 0
     seconds: float = 0.0
@@ -69,7 +70,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Part of the budget used, from 0 on; 1 or more means finished."""
+        """The part of the budget that is used, from 0 on; 1 or more means finished."""
         return self.step / self.plan.steps if self.plan.steps else self.seconds / (60 * self.plan.minutes)
 
 
@@ -100,12 +101,12 @@ class Trainer:
         return optimizers(model, self.plan.rate, self.family.RATES)
 
     def grow(self) -> None:
-        """Give the target all its layers, and new optimizers."""
+        """Gives the target all its layers, and new optimizers."""
         self.target = self._whole("target").to(self.device)
         self.learners["target"] = self._optimizers(self.target)
 
     def step(self) -> None:
-        """One step: the target and now and then the draft, or the draft alone once the target is frozen."""
+        """Makes one step: of the target and now and then of the draft, or of the draft alone once the target is frozen."""
         started, share, step = time.monotonic(), self.progress.share, self.progress.step
         if share >= self.plan.grown_from and self.family.depth(self.target) < self.plan.target.layers:
             self.grow()
@@ -129,7 +130,7 @@ class Trainer:
         return Batch({"input_ids": ids}, ids[:, 1:].flatten(), weights[:, 1:].flatten() / weights[:, 1:].sum())
 
     def _logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """[n, V] in float32."""
+        """The logits [n, V] in float32."""
         return model(**batch.inputs, use_cache=False).logits[:, :-1].float().flatten(0, 1)
 
     def _text(self, share: float, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,7 +142,7 @@ class Trainer:
         return self.corpus.mixed(step, rows, length) if step % MIXED_EVERY == 0 else self.corpus.singles(step, rows * length)
 
     def _written(self, prompts: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts with what the target writes after them, greedily; only that weighs, to its end."""
+        """Prompts with what the target writes after them, greedily; only that text has weight, up to its end."""
         ids = self.target.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=length)
         ended = (ids == self.tokenizer.eos_token_id).long()
         weights = (ended.cumsum(1) - ended == 0).float()
@@ -174,7 +175,7 @@ class Trainer:
         return f"step {p.step} {100 * p.share:.1f} % {figures} lr {rate:.4f} {p.tokens} tokens {p.tokens / p.seconds:.0f}/s"
 
     def save(self) -> None:
-        """Checkpoint (whole or not at all), then both models as others load them."""
+        """Writes the checkpoint, completely or not at all, and then both models in the form that others load."""
         state = {name: getattr(self, name).state_dict() for name in self.learners}
         state["learners"] = {name: [o.state_dict() for o in group] for name, group in self.learners.items()}
         state["progress"] = (self.progress.step, self.progress.seconds, self.progress.tokens)
@@ -184,12 +185,12 @@ class Trainer:
             export(self._whole(name), self.tokenizer, self.plan.out / name)
 
     def _whole(self, name: str) -> torch.nn.Module:
-        """The draft, or the target with all its layers, should some still be missing."""
+        """The draft, or the target with all its layers, even if some were still to be added."""
         model, shape = getattr(self, name), getattr(self.plan, name)
         return model if self.family.depth(model) == shape.layers else self.family.grown(model, shape, self.tokenizer)
 
     def resume(self) -> None:
-        """Go on from the checkpoint, where there is one."""
+        """Continues from the checkpoint, where there is one."""
         path = self.plan.out / "checkpoint.pt"
         if not path.exists():
             return
@@ -204,7 +205,7 @@ class Trainer:
 
 
 def begin(plan: Plan) -> Trainer:
-    """A trainer where the plan's directory stands: at the start, or at its checkpoint."""
+    """A trainer at the point that the plan's directory has reached: at the start, or at its checkpoint."""
     plan.out.mkdir(parents=True, exist_ok=True)
     sources = library_sources(plan.sources)
     saved = plan.out / "tokenizer"
@@ -217,12 +218,12 @@ def begin(plan: Plan) -> Trainer:
 
 
 def train(plan: Plan) -> Trainer:
-    """Train to the end of the plan's budget, with a checkpoint now and then."""
+    """Trains to the end of the plan's budget, with a checkpoint now and then."""
     return finish(begin(plan))
 
 
 def finish(trainer: Trainer) -> Trainer:
-    """Train from where the trainer stands to the end of its plan's budget."""
+    """Trains from where the trainer stands to the end of its plan's budget."""
     plan, saved_at = trainer.plan, time.monotonic()
     while trainer.progress.share < 1:
         trainer.step()

@@ -1,9 +1,12 @@
-"""Trains the tiny encoder-decoder pair that ships with specexp: `python -m specexp.training.pretrain_t5 --out DIR --steps 2400`.
+"""This command trains the tiny encoder-decoder pair that ships with specexp: `python -m specexp.training.pretrain_t5 --out DIR --steps
+2400`.
 
-Source: an article as microsum prompts with it. Target: its summary. Otherwise as pretrain.py does it: a target that is first shallow, then
-grown, a one-layer draft distilled beside it and then alone. Knows nothing of decoding; promises no article of an evaluation file.
-The shipped pair is that of `--steps 2400` at step 1,086: the target, done by then, saw 1.8 million tokens of articles, and the draft is
-accepted nine times in ten; trained to the end it would be accepted nearly always, as no real draft is.
+The source is an article in the prompt that microsum uses; the target is its summary. No article of an evaluation file is used. Otherwise
+the training is that of pretrain.py: a target that at first has few layers and is then grown, a one-layer draft distilled beside it and
+then alone. The module knows nothing of decoding.
+
+The shipped pair is that of `--steps 2400` at step 1,086: the target, finished by then, saw 1.8 million tokens of articles, and the draft
+is accepted nine times in ten. Trained to the end it would be accepted nearly always, as no real draft is.
 """
 
 import argparse
@@ -22,13 +25,13 @@ from specexp.training.corpus import CONSTANT_WEIGHT
 from specexp.training.pretrain import ON_POLICY_EVERY, Batch, Plan, Trainer, finish
 from specexp.training.tiny_t5 import DRAFT, TARGET, Shape
 
-SHORT, FULL = (0, 2), (5, 7)  # asides of an article: what to copy is found sooner where there is less to search
+SHORT, FULL = (0, 2), (5, 7)  # asides of an article: in a short one the model finds what to copy sooner
 SHORT_EVERY = 2  # one batch in this many is of short articles
 
 
 @dataclass(frozen=True)
 class PlanT5(Plan):
-    """`length` and `vocabulary` play no part: articles have theirs, and the tokenizer is the tiny Llamas'."""
+    """`length` and `vocabulary` are not used: articles have their own length, and the tokenizer is that of the tiny Llamas."""
 
     rows: int = 16
     target: Shape = TARGET
@@ -59,7 +62,7 @@ class Articles:
         return sources["input_ids"], sources["attention_mask"], labels, self.weights(labels)
 
     def weights(self, labels: torch.Tensor) -> torch.Tensor:
-        """Digits weigh most, as in the tiny Llamas' training; what follows the end weighs nothing."""
+        """The weight of each token: digits weigh most, as in the tiny Llamas' training; what follows the end weighs nothing."""
         ended = (labels == self.tokenizer.eos_token_id).long()
         before_end = (ended.cumsum(1) - ended == 0) & (labels != self.tokenizer.pad_token_id)
         return before_end * (1.0 + (CONSTANT_WEIGHT - 1.0) * torch.isin(labels, self.constants.to(labels.device)))
@@ -69,7 +72,7 @@ class Articles:
 
 
 class TrainerT5(Trainer):
-    """As its base; the logits are the decoder's, one for each token of the summary."""
+    """The same training; the logits are the decoder's, one for each token of the summary."""
 
     family = tiny_t5
 
@@ -87,13 +90,13 @@ class TrainerT5(Trainer):
         return model(**batch.inputs, use_cache=False).logits.float().flatten(0, 1)
 
     def _summarised(self, sources: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the target writes, greedily: the draft will meet its prefixes."""
+        """Summaries that the target writes, greedily: in decoding the draft will read the target's text."""
         labels = self.target.generate(sources, attention_mask=mask, do_sample=False, max_new_tokens=32)[:, 1:]
         return sources, mask, labels, self.corpus.weights(labels)
 
 
 def begin(plan: PlanT5) -> TrainerT5:
-    """A trainer where the plan's directory stands: at the start, or at its checkpoint."""
+    """A trainer at the point that the plan's directory has reached: at the start, or at its checkpoint."""
     plan.out.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_t5.adapted(AutoTokenizer.from_pretrained(asset_path("asset:tiny/target")))
     trainer = TrainerT5(plan, tokenizer, Articles(tokenizer, plan.seed))
@@ -102,7 +105,7 @@ def begin(plan: PlanT5) -> TrainerT5:
 
 
 def train(plan: PlanT5) -> TrainerT5:
-    """Train to the end of the plan's budget, with a checkpoint now and then."""
+    """Trains to the end of the plan's budget, with a checkpoint now and then."""
     return finish(begin(plan))
 
 

@@ -1,7 +1,7 @@
-"""The words of the task grammar: function templates, conditions, changes and names, as plain data.
+"""The words of the task grammar as plain data: function templates, conditions, changes and names.
 
-Knows nothing of chance, hashing or files (grammar.py draws from it). Promises that a docstring says everything its body needs:
-no two templates, conditions or changes share a wording, so one prompt never has two solutions.
+A docstring says everything that its body needs: no two templates, conditions or changes share a wording, so one prompt never has two
+solutions. This module knows nothing of chance, hashing and files; grammar.py draws from it.
 """
 from typing import NamedTuple
 

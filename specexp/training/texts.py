@@ -1,13 +1,11 @@
-"""Texts that Medusa heads learn from: of files, of the project's own corpus generator, and what the target itself writes behind their
-beginnings, which is what the heads will really read in greedy decoding.
+"""Texts from which Medusa heads and n-gram tables learn: texts of files, of the project's own corpus generator, and texts that a model
+writes.
 
-Functions of (seed, number) alone, but for what the target writes. Knows tokenizers and models; nothing of heads. No evaluation task is
-among the generated ones (grammar.py's rule).
-
-Text that a model writes by itself, sampled from nothing but its start token: what a table that imitates the model is counted from.
-
-Staged speculative decoding (arXiv:2308.04623, section 4) samples 120 million tokens of its draft at temperature 1.5. Knows nothing of
-tables. The text depends on seed, temperature and batch size; not on how much of it is asked for.
+Heads learn in part from what their target writes after the beginnings of texts, because that is what they will read in greedy decoding. A
+table that imitates a model is counted from text that this model samples from its start token alone; staged speculative decoding
+(arXiv:2308.04623, section 4) samples 120 million tokens of its draft at temperature 1.5. That text depends on seed, temperature and batch
+size, and not on how much of it is asked for. Generated texts are functions of (seed, number), and no evaluation task is among them
+(grammar.py's rule). This module knows tokenizers and models and nothing of heads and tables.
 """
 
 from __future__ import annotations
@@ -32,14 +30,14 @@ WIDEST = 32  # texts written side by side
 
 @dataclass(frozen=True)
 class Text:
-    """ids of one document. start: the first id that is not the prompt's; only what is read from the id before it on is learnt from."""
+    """The ids of one document. start: the first id that does not belong to the prompt; heads learn only from the id before it on."""
 
     ids: tuple[int, ...]
     start: int = 0
 
 
 def generated(tokenizer, documents: int, seed: int) -> Iterator[Text]:
-    """Documents of the corpus generator: one article to three tasks, of which every second has another one before it."""
+    """Documents of the corpus generator: three tasks to each article; before every second task stands another one."""
     rng, end = random.Random(f"{seed}/medusa"), _end(tokenizer)
     for number in range(documents):
         pieces = article_document(rng) if number % 4 == 3 else function_document(rng, 1 + number % 2)
@@ -56,16 +54,17 @@ def read(tokenizer, documents: Iterable[str], length: int) -> Iterator[Text]:
 
 
 def beginnings(texts: Sequence[Text], seed: int) -> list[Text]:
-    """What to have the target go on from: each text's prompt; where there is none, a quarter to a half of the text."""
+    """What the target continues: each text's prompt, or, where there is none, a quarter to a half of the text."""
     rng = random.Random(f"{seed}/beginnings")
     cuts = [text.start or max(1, int(len(text.ids) * rng.uniform(0.25, 0.5))) for text in texts]
     return [Text(text.ids[:cut], cut) for text, cut in zip(texts, cuts, strict=True)]
 
 
 def continued(model: torch.nn.Module, begun: Sequence[Text], max_new_tokens: int, ends: Sequence[int], file: Path, done) -> Iterator[Text]:
-    """Each of them with the model's greedy text behind it, to its end. What `file` holds is not written again; the rest is added to it.
+    """Each of `begun` followed by the model's greedy text, to its end. What `file` holds already is not written again; the rest is added
+    to it.
 
-    done: is told how many there are. UserError if the file holds what became of other beginnings.
+    done: is called with how many texts are written. Raises UserError if the file holds continuations of other beginnings.
     """
     begun = sorted(begun, key=lambda text: len(text.ids))
     kept = _kept(file, begun)
@@ -82,7 +81,9 @@ def continued(model: torch.nn.Module, begun: Sequence[Text], max_new_tokens: int
 
 @torch.inference_mode()
 def written(model: torch.nn.Module, begun: Sequence[Text], max_new_tokens: int, ends: Sequence[int]) -> Iterator[Text]:
-    """In their order; neighbours go through together, shorter ones padded before, where the attention mask hides it."""
+    """The continued texts in their order. Neighbours are decoded together; shorter ones are padded at the start, where the attention mask
+    hides it.
+    """
     settings = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "max_new_tokens": max_new_tokens}
     settings |= {"pad_token_id": ends[0] if ends else 0, "eos_token_id": list(ends) or None}
     for part in batched(begun, WIDEST):
@@ -105,11 +106,11 @@ def _line(text: Text) -> str:
 
 
 def _kept(file: Path, begun: Sequence[Text]) -> list[Text]:
-    """The whole lines of the file."""
+    """The complete lines of the file."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
     kept = [Text(tuple(ids), start) for start, ids in (json.loads(line) for line in lines if line.endswith("\n"))]
     if any(text.ids[: text.start] != prompt.ids for text, prompt in zip(kept, begun, strict=False)) or len(kept) > len(begun):
-        raise UserError(f"{file} holds what was written behind other texts; repeat that command, or choose another --out DIR.")
+        raise UserError(f"{file} holds continuations of other texts; repeat that command, or choose another --out DIR.")
     return kept
 
 
@@ -126,7 +127,7 @@ BATCH, LENGTH = 64, 256  # texts at once, most tokens of each
 
 
 def sampled_texts(name: str, tokenizer, temperature: float, documents: int, seed: int) -> Iterator[list[int]]:
-    """The ids of so many texts, each with the token that ends it; all are ids that the tokenizer knows.
+    """The ids of `documents` texts, each with the token that ends it; the tokenizer knows all of these ids.
 
     Raises UserError for a model that has no token to begin with, or that does not know all of these ids.
     """

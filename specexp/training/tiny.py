@@ -1,6 +1,6 @@
-"""The tiny Llamas that ship with specexp: their shapes, how one begins, grows deeper and is written to disk.
+"""The tiny Llamas that ship with specexp: their shapes, and how one is made, grown deeper and written to disk.
 
-Knows nothing of data or training. Promises that growing leaves the model's function as it was.
+Growing leaves the model's function as it was. This module knows nothing of data and training.
 """
 import copy
 import math
@@ -15,7 +15,7 @@ HEAD = 32  # dimension of an attention head
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a Llama: layers, width of the residual stream and of the feed-forward layer."""
+    """The size of a Llama: layers, width of the residual stream and of the feed-forward layer."""
 
     layers: int
     hidden: int
@@ -27,8 +27,9 @@ TARGET, DRAFT = Shape(24, 160, 416), Shape(1, 256, 768)
 
 
 def build(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama with tied embeddings; outputs into the residual stream start smaller by sqrt(2 layers), as in GPT-2.
-    Where it begins depends on its depth alone."""
+    """A new Llama with tied embeddings; the matrices that write into the residual stream start smaller by sqrt(2 layers), as in GPT-2. Its
+    random weights depend on its depth alone.
+    """
     end = tokenizer.eos_token_id
     torch.manual_seed(shape.layers)
     heads = shape.hidden // HEAD
@@ -44,12 +45,14 @@ def build(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def depth(model: LlamaForCausalLM) -> int:
-    """Layers it has."""
+    """How many layers the model has."""
     return len(model.model.layers)
 
 
 def grown(model: LlamaForCausalLM, shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The same function with more layers: after each old layer come new ones that add nothing yet (cf. Net2DeeperNet, Chen 2016)."""
+    """A model with more layers that computes the same function: after each old layer come new ones that add nothing yet (cf.
+    Net2DeeperNet, Chen 2016).
+    """
     deep, each = build(shape, tokenizer), shape.layers // len(model.model.layers)
     deep.model.embed_tokens.load_state_dict(model.model.embed_tokens.state_dict())
     deep.model.norm.load_state_dict(model.model.norm.state_dict())
@@ -64,7 +67,7 @@ def grown(model: LlamaForCausalLM, shape: Shape, tokenizer: PreTrainedTokenizerF
 
 
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write model and tokenizer as bfloat16 safetensors that transformers loads."""
+    """Writes model and tokenizer as bfloat16 safetensors that transformers loads."""
     small = copy.deepcopy(model).to(torch.bfloat16)
     small.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -1,6 +1,6 @@
-"""The tiny T5s that ship with specexp: their shapes, how one begins, grows deeper, and the tokenizer they take.
+"""The tiny T5s that ship with specexp: their shapes, how one is made and grown deeper, and their tokenizer.
 
-Knows nothing of data or training. Promises that growing leaves the model's function as it was.
+Growing leaves the model's function as it was. This module knows nothing of data and training.
 """
 
 import math
@@ -12,14 +12,15 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 
 HEAD = 32  # dimension of an attention head
 PAD = "<pad>"
-# Learning rates, in parts of the matrices'. T5 does not divide by sqrt(HEAD) in its attention, so the queries must; the biases of relative
-# positions alone tell the order of tokens, and have far to go; embeddings are as large as T5's, and move in steps to match.
+# Factors on the learning rate of the matrices. T5 does not divide by sqrt(HEAD) in its attention, so the queries' rate is divided by it.
+# The order of tokens is known from the biases of relative positions alone, which have far to go. Embeddings are as large as T5's, and
+# so are their steps.
 RATES = {"q.weight": HEAD**-0.5, "relative_attention_bias.weight": 2.0, "shared.weight": 0.5}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a T5: layers of the decoder and of the encoder, width of the residual stream and of the feed-forward layer."""
+    """The size of a T5: layers of the decoder and of the encoder, width of the residual stream and of the feed-forward layer."""
 
     layers: int
     encoder: int
@@ -31,7 +32,7 @@ TARGET, DRAFT = Shape(8, 8, 128, 384), Shape(1, 2, 128, 384)  # decoders no deep
 
 
 def adapted(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The tiny Llamas' tokenizer in T5's manner: a padding token of its own, which also starts the decoder; the source ends with eos."""
+    """The tiny Llamas' tokenizer as T5 needs it: a padding token of its own, which also starts the decoder; the source ends with eos."""
     core, end = tokenizer.backend_tokenizer, tokenizer.eos_token
     core.add_special_tokens([PAD])
     core.post_processor = TemplateProcessing(single="$A " + end, special_tokens=[(end, tokenizer.eos_token_id)])
@@ -41,8 +42,9 @@ def adapted(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 
 def build(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
-    """A T5 without dropout, embeddings tied; outputs into the residual streams start smaller by sqrt(2 layers), as in GPT-2.
-    Where it begins depends on its depth alone."""
+    """A new T5 without dropout, with tied embeddings; the matrices that write into the residual streams start smaller by sqrt(2 layers),
+    as in GPT-2. Its random weights depend on its depth alone.
+    """
     torch.manual_seed(shape.layers)
     start = tokenizer.pad_token_id
     config = T5Config(
@@ -68,12 +70,14 @@ def build(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalG
 
 
 def depth(model: T5ForConditionalGeneration) -> int:
-    """Layers of its decoder."""
+    """How many layers the decoder has."""
     return len(model.decoder.block)
 
 
 def grown(model: T5ForConditionalGeneration, shape: Shape, tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
-    """The same function with more layers: after each old one of encoder and decoder come new ones that add nothing yet."""
+    """A model with more layers that computes the same function: after each old layer of encoder and decoder come new ones that add nothing
+    yet.
+    """
     deep = build(shape, tokenizer)
     deep.shared.load_state_dict(model.shared.state_dict())
     for old, new in ((model.encoder, deep.encoder), (model.decoder, deep.decoder)):
@@ -84,7 +88,7 @@ def grown(model: T5ForConditionalGeneration, shape: Shape, tokenizer: PreTrained
 
 @torch.no_grad()
 def _spread(old: torch.nn.ModuleList, new: torch.nn.ModuleList) -> None:
-    """Old layers at equal distances among the new."""
+    """Puts the old layers at equal distances among the new ones."""
     each = len(new) // len(old)
     for index, block in enumerate(new):
         if index % each == 0:

@@ -495,7 +495,7 @@ def test_generated_texts_hold_no_evaluation_task_and_are_the_same_again():
 def test_texts_written_behind_other_beginnings_are_refused(tmp_path):
     file = tmp_path / "written.jsonl"
     file.write_text("[2, [5, 6, 7]]\n")
-    with pytest.raises(UserError, match="written behind other texts"):
+    with pytest.raises(UserError, match="continuations of other texts"):
         next(continued(None, [Text((5, 8), 2)], 4, [0], file, print))
 
 
@@ -514,7 +514,7 @@ def test_the_target_goes_on_greedily_and_is_not_asked_twice(tmp_path):
     file.write_text("".join(lines[:4]) + lines[4][:10])  # killed while it wrote
     told.clear()
     assert list(continued(model, begun, 24, ends, file, told.append)) == texts and told == [5, 6]
-    with pytest.raises(UserError, match="written behind other texts"):
+    with pytest.raises(UserError, match="continuations of other texts"):
         list(continued(model, begun[:2], 24, ends, file, told.append))
 
 
