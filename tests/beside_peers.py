@@ -1,4 +1,4 @@
-"""A peer and our own decoder on the same weights."""
+"""A peer and our own decoder over the same weights, to compare their texts."""
 
 import copy
 
@@ -20,7 +20,7 @@ def never(ids, since):
 
 
 def at_end(ends):
-    """A stop at these ids."""
+    """A stop that ends a text at these ids."""
 
     def stop(ids, since):
         return next((Cut(i + 1, "eos") for i in range(since, len(ids)) if ids[i] in ends), None)

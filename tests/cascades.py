@@ -1,4 +1,4 @@
-"""Cascades of small runners."""
+"""Cascades built of small runners, for several test files."""
 
 from types import SimpleNamespace
 

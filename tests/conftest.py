@@ -1,5 +1,6 @@
-"""Shared by all tests: modules beside them are importable, W&B and the Hub stay offline, and a run of the whole fast tier fails if a
-message of the package was reached by none of them."""
+"""What all tests share: the modules beside them can be imported, W&B and the Hub stay offline, and a run of the whole fast tier fails if
+it reached some message of the package with no test.
+"""
 
 import logging
 import os
@@ -21,10 +22,10 @@ from hydra.core.global_hydra import GlobalHydra
 
 messages.watch()
 
-from specexp.cli import main as command  # noqa: E402 - watched from here on
+from specexp.cli import main as command  # noqa: E402 - imports are watched from here on
 
-# Imported with the ROUGE scorer. When logging is set up anew its handler closes the stream it was born with, should that not be the
-# standard error of the moment; under a test's capture that would be the stream of all other tests.
+# absl is imported with the ROUGE scorer. When logging is configured again, its handler closes the stream with which it was made, unless that
+# is the present standard error; while a test's output is captured, that would be the stream of all other tests.
 absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
@@ -42,7 +43,7 @@ def command_line(monkeypatch, tmp_path, capfd):
         GlobalHydra.instance().clear()
         given = {argument.partition("=")[0] for argument in arguments}
         added = [override for override in BRIEFLY if brief and override.partition("=")[0] not in given]
-        mode = [] if "-m" in arguments else ["--run"]  # said outright, it spares Hydra a second composition
+        mode = [] if "-m" in arguments else ["--run"]  # given explicitly, so that Hydra composes the configuration once
         monkeypatch.setattr(sys, "argv", ["specexp", *mode, *arguments, *added])
         capfd.readouterr()
         try:
@@ -56,7 +57,7 @@ def command_line(monkeypatch, tmp_path, capfd):
 
 @pytest.fixture(autouse=True)
 def same_log_handlers():
-    """A run inside a test configures logging for the whole process, on streams that end with the test."""
+    """A run inside a test configures logging for the whole process, on streams that end with the test; this restores the handlers."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -66,7 +67,7 @@ def same_log_handlers():
 
 @pytest.hookimpl(tryfirst=True)  # before the tiers are selected
 def pytest_collection_modifyitems(items):
-    """Thinned out; the longest first, while others are left for the other cores."""
+    """Leaves out cases of many of a kind, and puts the longest tests first, while others are left for the other cores."""
     cases: Counter = Counter()
     for item in items:
         test = item.path.name, getattr(item, "originalname", item.name)
@@ -77,7 +78,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_sessionfinish(session):
-    """A worker reports; whoever has all reports judges them, if everything was run and passed."""
+    """A worker reports which messages it reached; the process that has all reports judges them, if everything was run and passed."""
     config = session.config
     if hasattr(config, "workeroutput"):
         config.workeroutput["reached"] = sorted(messages.REACHED)
@@ -100,7 +101,7 @@ MISSING = pytest.StashKey[list[str]]()
 
 
 def _is_whole(config) -> bool:
-    """Nothing was selected beyond what pyproject.toml selects."""
+    """Whether nothing was selected beyond what pyproject.toml selects."""
     options = config.option
     # (lf belongs to the cache plugin, which may be switched off)
     narrowed = options.keyword or getattr(options, "lf", False) or options.deselect or options.ignore or options.maxfail or options.collectonly

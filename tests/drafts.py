@@ -14,7 +14,7 @@ def random_draft(rng, nodes, tree):
 
 
 def walk(rng, draft):
-    """A random path of the draft, so that the next context keeps some of it."""
+    """A random path of the draft, so that the next context keeps a part of it."""
     path, node = [], ROOT
     while (children := draft.children(node)) and rng.random() < 0.7:
         node = rng.choice(children)

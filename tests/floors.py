@@ -1,4 +1,4 @@
-"""The floors of the house, and every import that does not go downwards: read off the source, nothing is executed."""
+"""The floors of the house, and every import that does not go downwards. The imports are read from the source; nothing is executed."""
 
 import ast
 from collections.abc import Iterator
@@ -20,15 +20,15 @@ FLOORS = (
     {"chat", "serve", "perplexity", "medusa", "tables"},
     {"__main__"},
 )
-FAR = {  # what no room of these may reach, though it lies below: the decoding side and the reading side know nothing of each other
+FAR = {  # rooms that must not import each other, though one lies below: decoding knows nothing of reports, nor they of it
     **{room: {"datasets", "scoring", "figures", "tracking", "report"} for room in ("decoding", "drafters", "runners")},
     **{room: {"decoding", "drafters", "runners", "models", "peers"} for room in ("datasets", "scoring", "figures", "tracking", "report")},
 }
-LEAVES = {"decoding.theory", "decoding.protocols"}  # formulas on plain numbers, and names of types: open to all
+LEAVES = {"decoding.theory", "decoding.protocols"}  # formulas on plain numbers, and names of types: every room may import these
 
 
 def files() -> list[tuple[Path, str]]:
-    """Every Python file of the package, and its name seen from there."""
+    """Every Python file of the package, and its name as seen from the package."""
     return [(file, file.relative_to(PACKAGE).as_posix()) for file in sorted(PACKAGE.rglob("*.py"))]
 
 
@@ -62,5 +62,5 @@ def upward_imports() -> list[str]:
 
 
 def floor(room: str) -> int:
-    """Raises StopIteration for a room that is on no floor yet."""
+    """The number of the room's floor. Raises StopIteration for a room that is on no floor yet."""
     return next(number for number, rooms in enumerate(FLOORS) if room in rooms)

@@ -1,5 +1,5 @@
-"""How often runs and sweeps are killed."""
+"""How often the tests kill runs and sweeps."""
 
 
 
-RUN_ROUNDS, SWEEP_ROUNDS = 16, 12  # kills that found the process at work
+RUN_ROUNDS, SWEEP_ROUNDS = 16, 12  # only kills that came while the process was working count

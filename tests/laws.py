@@ -1,4 +1,4 @@
-"""How far a method is from the exact law of its target."""
+"""How far the texts of a method are from the exact distribution of its target."""
 
 from tabular import completed, law_of, total_variation
 

@@ -1,4 +1,4 @@
-"""A tokenizer of letters."""
+"""A tokenizer whose tokens are single characters."""
 
 
 

@@ -1,7 +1,9 @@
-"""Whether every message in the code base is reached by a test: each statement that refuses, warns or leaves notes that it was executed.
+"""This module tells whether every message in the code base is reached by a test: each statement that refuses or warns notes that it was
+executed.
 
-The package is imported through a loader that puts a note before each such statement; processes of their own are not seen. Counted are
-`raise` of anything made on the spot, `return UserError(...)`, warnings of a logger, errors of a command line parser, and `_leave(...)`.
+The package is imported through a loader that puts a note before each such statement; what happens in other processes is not seen. Counted
+are `raise` of anything that is made there, `return UserError(...)`, warnings of a logger, errors of a command line parser, and
+`_leave(...)`.
 """
 
 import ast
@@ -11,7 +13,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "specexp"
-ELSEWHERE = {"scoring/inside_sandbox.py"}  # runs only in processes of its own; tests/scoring/test_sandbox.py reads its verdicts
+ELSEWHERE = {"scoring/inside_sandbox.py"}  # it runs only in other processes; tests/scoring/test_sandbox.py reads its verdicts
 REACHED: set[str] = set()
 
 
@@ -27,7 +29,7 @@ def is_message(statement: ast.stmt) -> bool:
 
 
 def sites() -> set[str]:
-    """FILE:LINE of every message."""
+    """The place of every message, as FILE:LINE."""
     files = {file.relative_to(PACKAGE).as_posix(): file for file in PACKAGE.rglob("*.py")}
     return {
         f"{name}:{node.lineno}"
@@ -70,5 +72,5 @@ class Finder:
 
 
 def watch() -> None:
-    """To be called before anything of the package is imported."""
+    """Must be called before anything of the package is imported."""
     sys.meta_path.insert(0, Finder)

@@ -1,4 +1,4 @@
-"""Every file under conf/, and whether its keys fit the signature it names."""
+"""Every file under conf/, and a test of whether its keys fit the signature that it names."""
 
 import inspect
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Run directories as finished, failed and unfinished jobs leave them, made from hand-written records: for tests of reports."""
+"""Run directories like those that finished, failed and unfinished jobs leave, made from hand-written records for the tests of reports."""
 
 import json
 
@@ -10,7 +10,7 @@ WORDS = ["def ", "f(x)", ":\n", "    return ", "x < 1", " & ", "y_0", "\n"]
 
 
 def side(rounds, seconds, passed=True, origins=None, text=None):
-    """Eight tokens, or as many as the rounds emit and one more."""
+    """A side of eight tokens, or of as many as the rounds emit and one more."""
     tokens = 1 + sum(accepted + 1 for _, accepted, *_ in rounds)
     words = [WORDS[i % len(WORDS)] for i in range(tokens)]
     ends = [sum(map(len, words[: i + 1])) for i in range(tokens)]
@@ -25,7 +25,7 @@ def side(rounds, seconds, passed=True, origins=None, text=None):
 
 
 def records(gamma, examples=4, passed=lambda i: True, text=None):
-    """A method that keeps two of gamma drafted tokens, a little faster on each further example."""
+    """Records of a method that keeps two of gamma drafted tokens and is a little faster on each further example."""
     return [
         {"id": f"p/{i}", "sample": 0, "prompt": f"prompt <{i}>", "weights": "real", "order": ["baseline", "method"],
          "baseline": side([[0, 0]] * 6, 0.6), "method": side([[gamma, 2], [gamma, 2]], 0.3 - 0.01 * i + 0.001 * gamma, passed(i), text=text)}
@@ -42,7 +42,7 @@ def config(gamma, method):
 
 
 def write_run(directory, gamma=4, method="speculative", made=None, overrides=None, settings=None, **summary):
-    """A finished run. settings: further keys of its configuration."""
+    """Writes a finished run. settings: further keys of its configuration."""
     made = records(gamma) if made is None else made
     directory.mkdir(parents=True)
     (directory / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))

@@ -1,4 +1,4 @@
-"""A job run in this process, as the command would run it."""
+"""Runs a job in this process as the command would run it."""
 
 import copy
 

@@ -11,7 +11,7 @@ from specexp.serve.service import ServerSettings
 
 @contextlib.contextmanager
 def served(service, **settings):
-    """Its base URL, up to /v1. Its app is `served.app` of the yielded namespace."""
+    """Gives the server's base URL, up to /v1. Its app is `served.app` of the yielded namespace."""
     import uvicorn
 
     chosen = ServerSettings(service.model, port=0, **settings)

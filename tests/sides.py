@@ -1,9 +1,9 @@
-"""Records made by hand."""
+"""Sides of records made by hand."""
 
 
 
 def side(tokens=11, rounds=None, ttft=0.1, decode=1.0, ids=None, **others):
-    """An autoregressive side unless told otherwise: one round, one emission per token after the first."""
+    """An autoregressive side unless the arguments say otherwise: one round, one emission per token after the first."""
     rounds = [[0, 0]] * (tokens - 1) if rounds is None else rounds
     return {
         "token_ids": list(range(tokens)) if ids is None else ids, "text": "", "score": {}, "finish": "length",

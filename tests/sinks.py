@@ -1,4 +1,4 @@
-"""A model with a windowed mask: the oracle of the sink cache."""
+"""A model with a windowed mask, which is the slow and exact reference for the sink cache."""
 
 import math
 
@@ -15,7 +15,7 @@ ROPES = {
 }  # fmt: skip
 
 class Norm64(torch.nn.Module):
-    """Llama's, which computes in float32 whatever it is given, in float64."""
+    """Llama's norm in float64; transformers' own computes in float32 whatever it is given."""
 
     def __init__(self, norm):
         super().__init__()
@@ -37,7 +37,7 @@ class Rotary64(torch.nn.Module):
 
 
 def exact_llama(rope="default", seed=0):
-    """A Llama all of whose arithmetic is float64."""
+    """A Llama that computes everything in float64."""
     model = build("llama", seed, rope_parameters=ROPES[rope]).double()
     model.model.norm, model.model.rotary_emb = Norm64(model.model.norm), Rotary64(model.model.rotary_emb)
     for layer in model.model.layers:
@@ -46,14 +46,14 @@ def exact_llama(rope="default", seed=0):
 
 
 def turned(x, positions, rotary):
-    """[H, n, d] at [n] positions."""
+    """The rotated x [H, n, d] at positions [n]."""
     angles = positions[:, None].double() * rotary.inv_freq.double()
     cos, sin, (a, b) = angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling, x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
 def attend(layer, h, gone, sinks, rotary):
-    """[T, D]: each token sees the sinks and what is not gone when it is read, at the slots that these have then."""
+    """[T, D]: each token sees the sinks and whatever is still kept when it is read, at the slots that these tokens have then."""
     heads = lambda states: states.view(len(h), -1, 8).transpose(0, 1)
     q, k, v = heads(layer.q_proj(h)), heads(layer.k_proj(h)), heads(layer.v_proj(h))
     k, v = (states.repeat_interleave(q.shape[0] // states.shape[0], 0) for states in (k, v))
@@ -69,7 +69,7 @@ def attend(layer, h, gone, sinks, rotary):
 
 @torch.inference_mode()
 def oracle(model, ids, max_length, sinks, block):
-    """[T, V]: the definition of the streaming cache, over the whole text at once, with no cache."""
+    """[T, V]: the definition of the streaming cache, computed over the whole text at once and without a cache."""
     gone = [0 if t < max_length else block * math.ceil((t - max_length + 1) / block) for t in range(len(ids))]
     x = model.model.embed_tokens(torch.tensor(ids))
     for layer in model.model.layers:

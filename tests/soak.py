@@ -1,4 +1,4 @@
-"""How long the soak is."""
+"""The jobs of the soak test, a run of many jobs one after another, and how many prompts it decodes."""
 
 
 

@@ -12,7 +12,7 @@ from specexp.decoding.sampling import Draws
 
 
 class TabularRunner:
-    """logits = table[last two ids]; float64, history-dependent, stateless."""
+    """A runner with logits = table[last two ids], in float64. It depends on the history and keeps no state."""
 
     def __init__(self, seed, vocab=3, scale=1.5, zeros=0.0):
         generator = torch.Generator().manual_seed(seed)
@@ -121,7 +121,7 @@ def law_of(run, sampling):
 
 
 def completed(law, runner, sampling, prompt, length):
-    """The law of texts of exactly `length` ids: shorter outcomes go on as the target itself would."""
+    """The distribution of texts of exactly `length` ids: shorter outcomes are continued as the target itself would continue them."""
     full = defaultdict(float)
     for ids, weight in law.items():
         for rest in itertools.product(range(runner.vocab), repeat=length - len(ids)):

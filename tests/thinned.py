@@ -1,4 +1,6 @@
-"""Tests of many cases of a kind, of which the fast tier runs every fourth and the slow tier the others: two slow cores run it in minutes."""
+"""Tests with many cases of a kind. The fast tier runs every fourth case and the slow tier the others, so that two slow cores finish the
+fast tier in minutes.
+"""
 
 EVERY = 4
 THINNED = {
@@ -47,5 +49,5 @@ THINNED = {
 
 
 def is_left_out(file: str, function: str, number: int) -> bool:
-    """number: of the case among those of its test."""
+    """Whether the fast tier leaves a case out. number: of the case among those of its test."""
     return function in THINNED.get(file, ()) and number % EVERY != 0

@@ -1,4 +1,4 @@
-"""Which cases of a parametrised test everybody runs: the others are of the same kind and run in the slow tier."""
+"""Which cases of a parametrised test the fast tier runs; the others are of the same kind and run in the slow tier."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def tiered(cases: Iterable | Mapping, fast: Collection) -> list:
-    """Parameters, named as the cases are; `fast`: the names of those for the fast tier."""
+    """Parameters with the names of their cases; `fast`: the names of those for the fast tier."""
     named = cases if isinstance(cases, Mapping) else {case: case for case in cases}
     assert set(fast) <= set(named), f"no such case: {set(fast) - set(named)}"
     name = lambda key: key if isinstance(key, str) else "-".join(map(str, key)) if isinstance(key, tuple) else str(key)

@@ -38,12 +38,12 @@ def build_encoder_decoder(kind, seed=0, dtype=torch.float32, **changes):
     return model.to(dtype)
 
 
-STDS = {".q.weight": 0.1, "bias.weight": 3.0, ".o.weight": 1.2, "wo.weight": 1.2}  # so that text depends on order and source
+STDS = {".q.weight": 0.1, "bias.weight": 3.0, ".o.weight": 1.2, "wo.weight": 1.2}  # so large that the text depends on the order of tokens and on the source
 ENCODER_DECODER = ("relu_tied", "relu_untied", "gated_tied", "gated_untied", "mt5")
 
 
 def build(kind, seed=0, dtype=torch.float32, **changes):
-    """Weights wide enough that greedy text is not one token for ever."""
+    """A model whose weights vary enough that greedy text does not repeat one token for ever."""
     torch.manual_seed(seed)
     config = CONFIGS[kind]()
     for key, value in changes.items():

@@ -1,6 +1,6 @@
-"""Trains or measures Medusa heads for a model, which stays as it is, and writes them with their accuracies.
+"""This module trains or measures Medusa heads for a model, which stays as it is, and writes them with their accuracies.
 
-Every step that takes long leaves a file in the directory of the heads, and the same call goes on from these files.
+Every step that takes long leaves a file in the directory of the heads, and the same call continues from these files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from specexp.tracking.wandb import WandbCurve
 from specexp.training.heads import Plan, States, Trainer, accuracies, places, table
 from specexp.training.texts import beginnings, continued, generated, read
 
-HELD_OUT = 20  # one text in this many is measured on, and not learnt from
+HELD_OUT = 20  # one text in this many is for measuring, and the heads do not learn from it
 
 
 def learnt_from(options: argparse.Namespace, model, tokenizer) -> tuple[list, list]:
@@ -44,7 +44,7 @@ def learnt_from(options: argparse.Namespace, model, tokenizer) -> tuple[list, li
 
 
 def own_words(options: argparse.Namespace, model, tokenizer, begun: list) -> list:
-    """The beginnings with what the target writes behind them; what an earlier call wrote is read from its file in --out."""
+    """The beginnings with what the target writes after them; what an earlier call wrote is read from its file in --out."""
     writer = hashlib.sha256(repr((options.target, options.dtype, options.max_new_tokens)).encode()).hexdigest()[:8]
     progress = Progress(len(begun), "texts written by the target")
     ends, file = stop_ids(model, tokenizer), options.out / f"written_{writer}.jsonl"
@@ -52,7 +52,7 @@ def own_words(options: argparse.Namespace, model, tokenizer, begun: list) -> lis
 
 
 class Progress:
-    """A line every few seconds: how many of how many, and how long it will take."""
+    """Prints a line every few seconds: how many of how many are done, and how long the rest will take."""
 
     def __init__(self, total: int, what: str, every: float = 10.0):
         self.total, self.what, self.every = total, what, every
@@ -78,7 +78,7 @@ def show(row: dict, steps: int) -> None:
 
 
 def target(options: argparse.Namespace):
-    """(model, tokenizer). UserError where it has no states that heads could read."""
+    """(model, tokenizer). Raises UserError for a model without states that heads could read."""
     trusted = {"trust_remote_code": options.trust_remote_code, "allow_pickle": options.allow_pickle}
     spec = ModelSpec(options.target, options.dtype, options.device, **trusted)
     model = load_model(spec, "--target")
@@ -88,7 +88,7 @@ def target(options: argparse.Namespace):
 
 
 def build(options: argparse.Namespace) -> None:
-    """Train (or only load), measure, write."""
+    """Trains the heads (or only loads them), measures and writes them."""
     _writable(options.out)
     model, tokenizer = target(options)
     heads, facts = begun_with(options, model.get_output_embeddings().weight)
@@ -99,7 +99,7 @@ def build(options: argparse.Namespace) -> None:
         learnt, rows = trained(heads, States(model, rest, len(heads)), options)
         facts |= learnt
     heads = heads.eval().requires_grad_(False).to(torch.bfloat16).to(torch.float32)  # as they are stored
-    held_out = (own or others)[::HELD_OUT]  # own words, where there are any: what decoding will be like
+    held_out = (own or others)[::HELD_OUT]  # the target's own texts where there are any, since decoding reads such texts
     measured, count = accuracies(heads, States(model, held_out, len(heads)))
     print(table(measured))
     save(heads, options.out, facts | {"places_measured": count, "accuracies": measured})
@@ -108,7 +108,7 @@ def build(options: argparse.Namespace) -> None:
 
 
 def _writable(directory: Path) -> None:
-    """Make the directory now: that it cannot be written is said before the weights are loaded."""
+    """Makes the directory now, so that one that cannot be written is reported before the weights are loaded."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -126,7 +126,7 @@ def begun_with(options: argparse.Namespace, projection):
 
 
 def trained(heads, states, options: argparse.Namespace) -> tuple[dict, list[dict]]:
-    """Train the heads to the end. Gives what to write of the training, and its history, which is on disk by then."""
+    """Trains the heads to the end. Gives what to write about the training, and its history, which is on disk by then."""
     plan = Plan(options.epochs, options.batch, options.rate, seed=options.seed)
     trainer = Trainer(heads, states, plan, options.out / "checkpoint.pt", options.target)
     trainer.resume()
@@ -140,7 +140,7 @@ def trained(heads, states, options: argparse.Namespace) -> tuple[dict, list[dict
 
 
 def mirrored(rows: list[dict], measured: list[list[float]], options: argparse.Namespace) -> None:
-    """The history and the accuracies to W&B, when all is on disk."""
+    """Logs the history and the accuracies to W&B, after everything is on disk."""
     curve = WandbCurve(mode=options.wandb, directory=os.environ.get("WANDB_DIR", "."), tags=("medusa",))
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items() if key != "paths"}
     curve.start(settings, options.out)

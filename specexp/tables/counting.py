@@ -1,4 +1,4 @@
-"""Counts the n-grams of texts, works out the bigram and the Katz trigram table of a tokenizer, and writes both."""
+"""This module counts the n-grams of texts, computes the bigram and the Katz trigram table of a tokenizer, and writes both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def generated(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]
 
 
 def from_files(options: argparse.Namespace, encode: Encode) -> Iterator[list[int]]:
-    """Each text file, or each line of a .jsonl file, is one document."""
+    """The documents of files: each text file, or each line of a .jsonl file, is one document."""
     return (encode([text]) for text in texts(options.paths, options.key))
 
 
@@ -50,7 +50,7 @@ def watched(documents: Iterator[list[int]]) -> Iterator[list[int]]:
 
 
 def documents(options: argparse.Namespace, tokenizer) -> Iterator[list[int]]:
-    """From the one source there is."""
+    """The documents of the one source that the options name."""
     if options.paths and options.written:
         raise UserError(f"--written {options.written} and {options.paths[0]} are two sources; give one of them.")
     if options.written:
@@ -59,7 +59,7 @@ def documents(options: argparse.Namespace, tokenizer) -> Iterator[list[int]]:
 
 
 def build(options: argparse.Namespace) -> list[Path]:
-    """Count, work out both tables, write them; gives their paths."""
+    """Counts, computes both tables, writes them, and gives their paths."""
     tokenizer = load_tokenizer(options.tokenizer, key="--tokenizer")
     counts = NgramCounts(entries(tokenizer))
     counts.read(watched(documents(options, tokenizer)))
