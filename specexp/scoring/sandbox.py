@@ -1,7 +1,7 @@
-"""Runs what a model wrote, tests it, and says whether it passed. The only module that starts processes.
+"""The sandbox runs what a model wrote, tests it, and says whether it passed. No other module starts processes.
 
 Each check starts two processes from a bare interpreter (see inside_sandbox.py): one executes the program, the other holds the tests and
-calls the program's functions over a socket. What the level adds to that:
+calls the program's functions over a socket. What each level of the sandbox adds to that:
 
                                     bubblewrap   namespaces   limits
     memory, CPU, file size, time        x            x          x
@@ -19,15 +19,15 @@ calls the program's functions over a socket. What the level adds to that:
     process may create them without a user namespace, under limits and namespaces only if `nobody` can read the standard library. Where it
     cannot, a fork bomb ends with the timeout, and at level `limits` a daemon may outlive its check.
 (2) A process of the same user may read the judge's memory unless the system forbids it.
-(3) Visible are /usr, the libraries, and the Python installation; writable is an empty /tmp of 64 MiB. At the other levels the program sees
-    the user's files, and may change what the user may change.
-(4) System calls that reach memory counted nowhere, keyrings and rarely needed parts of the kernel are refused (seccomp.py; on x86-64 and
-ARM64). At the other levels such memory lasts until the check ends, at level `limits` until the machine is started anew.
+(3) The program sees /usr, the libraries and the Python installation, and can write into an empty /tmp of 64 MiB. At the other levels it
+    sees the user's files, and may change what the user may change.
+(4) System calls that reach uncounted memory, keyrings and rarely needed parts of the kernel are refused (seccomp.py; on x86-64 and ARM64).
+    At the other levels such memory lasts until the check ends, at level `limits` until the machine is restarted.
 
 Not covered at any level: flaws of the kernel, timing and other side channels, memory that the kernel holds for many small files and
-sockets (only time bounds it), and programs that recognise the test inputs. A program may
-redefine helpers that its prompt defines, as in HumanEval itself. Only plain data crosses between tests and program: an answer that is not
-(a lambda, an object of a class of its own) fails. This is no defence against a determined attacker below level `bubblewrap`.
+sockets (limited by time alone), and programs that recognise the test inputs. A program may redefine helpers that its prompt defines, as in
+HumanEval itself. Only plain data passes between tests and program: an answer that is something else (a lambda, an object of a class of its
+own) fails. Below level `bubblewrap` the sandbox is no defence against a determined attacker.
 """
 import contextlib
 import math
