@@ -3,7 +3,6 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Protocol, TypeVar
 
 from specexp.errors import UserError
@@ -18,7 +17,6 @@ class Example:
     prompt: str
 
 
-E = TypeVar("E", bound=Example)
 
 
 class Dataset(Protocol):
@@ -52,26 +50,13 @@ def check_settings(limit: int | None, subset_seed: int | None, max_new_tokens: i
     return tuple(stop_strings)
 
 
-PARTS = ("all", "train", "test")
-
-
-def part_of(examples: Sequence[E], part: str) -> list[E]:
-    """One half of the examples, chosen by a hash of their ids: `train` and `test` share none. Raises UserError where a half would be
-    empty.
-    """
-    if part not in PARTS:
-        raise UserError(f"part={part} is not one of {', '.join(PARTS)}; train and test are disjoint halves of the examples.")
-    if part == "all":
-        return list(examples)
-    if len(examples) < 2:
-        raise UserError(f"part={part} of {len(examples)} example holds none; raise dataset.limit.")
-    hashed = sorted(examples, key=lambda example: sha256(example.id.encode()).digest())
-    train = {example.id for example in hashed[: len(hashed) // 2]}
-    return [example for example in examples if (example.id in train) == (part == "train")]
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+E = TypeVar("E", bound=Example)
 
 
 def subset(examples: Sequence[E], limit: int | None, seed: int | None) -> list[E]:

@@ -19,8 +19,7 @@ from specexp.figures.bounds import bandwidth_utilisation, bound_figures
 from specexp.figures.cost import curve_of
 from specexp.figures.record import Record
 from specexp.figures.speed import summarise_speed
-from specexp.report.progress import waiting, watched
-from specexp.report.table import show
+from specexp.report.table import show, waiting, watched
 from specexp.tracking.environment import describe_environment
 from specexp.tracking.records import RunDirectory, read_environment, read_object
 

@@ -7,15 +7,15 @@ What a function asks for is read from its signature (specexp/methods.py says whi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from inspect import signature
 from pkgutil import resolve_name
 
 from omegaconf import DictConfig, OmegaConf
 
-from specexp.datasets.example import part_of
 from specexp.decoding.protocols import Facts
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
@@ -25,6 +25,7 @@ from specexp.peers import PeerLoop
 
 MODELS = frozenset({"target", "draft", "drafts", "captured", "oracle"})  # runners that a method can ask for
 SUPPLIED = MODELS | {"pair"}
+PARTS = ("all", "train", "test")
 LABEL = "name"  # what tables call the method; no argument of it
 
 
@@ -149,6 +150,21 @@ def read_inputs(config: DictConfig, build: Callable) -> Inputs:
         rehearse(method, pair, sampling)
     examples = part_of(dataset.examples(), config.part)[: QUICK_EXAMPLES if config.quick else None]
     return Inputs(pair, dataset, examples, tracker, profile, sampling, cache, captured_cache, methods, build)
+
+
+def part_of(examples: Sequence, part: str) -> list:
+    """One half of the examples, chosen by a hash of their ids: `train` and `test` share none. Raises UserError where a half would be
+    empty.
+    """
+    if part not in PARTS:
+        raise UserError(f"part={part} is not one of {', '.join(PARTS)}; train and test are disjoint halves of the examples.")
+    if part == "all":
+        return list(examples)
+    if len(examples) < 2:
+        raise UserError(f"part={part} of {len(examples)} example holds none; raise dataset.limit.")
+    hashed = sorted(examples, key=lambda example: sha256(example.id.encode()).digest())
+    train = {example.id for example in hashed[: len(hashed) // 2]}
+    return [example for example in examples if (example.id in train) == (part == "train")]
 
 
 def sandbox_level(dataset: object) -> str | None:

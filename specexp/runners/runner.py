@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from specexp.decoding.context import Context
-from specexp.decoding.draft import Draft, empty_draft
+from specexp.decoding.draft import DeviceRollout, Draft, HostRollout, empty_draft, single_token
 from specexp.decoding.protocols import Facts, Proceeds, Usage
 from specexp.decoding.sampling import Draws, is_numpys
 from specexp.runners.caches import FullCache
-from specexp.runners.calls import Architecture, DecoderOnlyPass, EncoderDecoderPass, context_length
+from specexp.runners.calls import Architecture, ChainMasks, DecoderOnlyPass, EncoderDecoderPass, context_length, tree_mask
 from specexp.runners.llama import LlamaPass
-from specexp.runners.masks import ChainMasks, tree_mask
 from specexp.runners.memo import Memo
-from specexp.runners.rollout import DeviceRollout, HostRollout, single_token
 from specexp.runners.states import StateMemo
 
 WIDEST_KEPT, MOST_KEPT = 64, 8192  # positions and masks are kept for the next pass of the same shape: the most rows of one, and how many

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from specexp.errors import UserError
 from specexp.figures.acceptance import spans
@@ -230,25 +230,3 @@ class _Caught:
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-
-
-class Tracker(Protocol):
-    """Mirrors a run that is on disk, and is never the only copy. It is called before the first example and after everything is on disk;
-    neither call raises an error of the tracker's own, and neither asks the user anything.
-    """
-
-    def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
-        """Takes the resolved configuration, where the run is on disk, and the sweep it belongs to."""
-
-    def finish(self, summary: dict, records: list[dict]) -> None:
-        """Takes the flat summary and all records, those of earlier sessions included."""
-
-
-class NullTracker:
-    """`tracker=none`: nothing is mirrored."""
-
-    def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
-        pass
-
-    def finish(self, summary: dict, records: list[dict]) -> None:
-        pass

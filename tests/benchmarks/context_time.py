@@ -15,8 +15,8 @@ from specexp.decoding.length_rules import FixedLength
 from specexp.decoding.sampling import Draws
 from specexp.drafters.model import ModelDrafter, NoDraft
 from specexp.runners.caches import FullCache
+from specexp.runners.calls import ChainMasks
 from specexp.runners.llama import attended
-from specexp.runners.masks import ChainMasks
 from specexp.runners.runner import ModelRunner
 
 ROUNDS = 24

@@ -16,7 +16,7 @@ from specexp.decoding.sampling import Draws, Sampling
 from specexp.decoding.verifiers import RejectionVerifier
 from specexp.drafters.fixed_trees import DrawnTreeDrafter, FixedShape
 from specexp.runners.beams import beam_runner
-from specexp.runners.masks import ChainMasks
+from specexp.runners.calls import ChainMasks
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.sink import SinkRunner
 from specexp.runners.static import StaticRunner

@@ -17,7 +17,8 @@ from specexp.errors import UserError
 from specexp.report import wandb_report
 from specexp.report.__main__ import main
 from specexp.report.wandb_report import WandbSweep
-from specexp.tracking.wandb import NullTracker, WandbTracker, coloured
+from specexp.tracking import NullTracker
+from specexp.tracking.wandb import WandbTracker, coloured
 
 wandb = pytest.importorskip("wandb")
 
