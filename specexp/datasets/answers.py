@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from specexp.assets import asset_path
-from specexp.datasets.example import Example, Score, check_settings, subset
+from specexp.datasets import Example, Score, check_settings, subset
 from specexp.datasets.files import Source, check_row, hub_rows, read_jsonl, read_parquet, text_at
 from specexp.errors import UserError
 

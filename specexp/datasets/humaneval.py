@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specexp.assets import asset_path
-from specexp.datasets.example import Example, Score, check_settings, subset
+from specexp.datasets import Example, Score, check_settings, subset
 from specexp.datasets.files import read_jsonl
 from specexp.scoring.sandbox import Sandbox, Verdict
 from specexp.scoring.texts import STOP_STRINGS, pass_at_k, sanitise

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from specexp.assets import asset_path
-from specexp.datasets.example import Example, Score, check_settings, subset
+from specexp.datasets import Example, Score, check_settings, subset
 from specexp.datasets.files import Source, TextFile, read_jsonl, read_lines, text_at
 from specexp.errors import UserError
 

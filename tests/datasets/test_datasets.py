@@ -11,8 +11,8 @@ import pytest
 
 import specexp.datasets.files
 from specexp.assets import asset_path
+from specexp.datasets import Example, subset
 from specexp.datasets.answers import Gsm8k, Mmlu, Summarisation, number_in
-from specexp.datasets.example import Example, subset
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import Prompts, PublicPrompts
 from specexp.errors import UserError

@@ -16,7 +16,7 @@ from served import served
 from specexp.cli.check import check
 from specexp.cli.jobs import build
 from specexp.cli.messages import conf_directory
-from specexp.datasets.example import Example
+from specexp.datasets import Example
 from specexp.datasets.prompts import LoadPrompts
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError

@@ -19,7 +19,7 @@ from report_runs import write_failed, write_run
 import specexp
 from hydra_plugins.specexp_jobs.sweeper import rows
 from specexp.cli import jobs as entry
-from specexp.datasets.example import Example
+from specexp.datasets import Example
 from specexp.errors import UserError
 from specexp.experiment.supply import part_of
 from specexp.report import sweep as callback
