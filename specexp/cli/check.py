@@ -20,13 +20,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from specexp.cli.credentials import refuse_credentials
 from specexp.cli.messages import meant
 from specexp.errors import UserError
-from specexp.experiment.supply import LABEL, SUPPLIED, asked, decodes_here, draws
+from specexp.experiment.supply import LABEL, MODELS, SUPPLIED, asked, decodes_here, draws
 from specexp.scoring.sandbox import check_level
 
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
 NODES = ("model_pair", "method", "dataset", "cache", "sampling", "tracker", "profile", "baseline", "baselines")
 SWITCHES = ("ignore_eos", "quick", "cost_curve")
 QUICK_TOKENS = 64
+EAGER = "eager"  # the baseline of every run; where a server decodes, another server takes its place
+BASELINE = ("url", "model", "api_key_env")  # of a second server
 
 
 def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
@@ -36,6 +38,7 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """
     check_nodes(config, NODES)
     check_nodes(config, [f"baselines.{name}" for name in config.baselines])
+    _check_methods(config)
     _check_values(config)
     if config.quick:
         config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)
@@ -49,6 +52,23 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     check_signatures(config)
     check_replaced(config, overrides)
     refuse_credentials(config)
+
+
+def _check_methods(config: DictConfig) -> None:
+    """UserError for a method whose function cannot be had, and for a baseline that cannot run beside it."""
+    for place in _method_places(config):
+        node = OmegaConf.select(config, place)
+        if "_target_" not in node:
+            raise UserError(f"{place} names no function; choose a method by name, or give {place}._target_=MODULE.FUNCTION.")
+        _signature(place, node["_target_"])
+    here = decodes_here(config)
+    if here and (odd := [name for name, node in config.baselines.items() if not asked(node) & MODELS]):
+        raise UserError(f"baselines.{odd[0]} decodes on a server, and the method decodes here; leave it out (~baselines.{odd[0]}).")
+    if not here and (odd := [name for name in config.baselines if name != EAGER]):
+        way_out = f"leave it out (~baselines.{odd[0]}), and give baseline.url=URL for a second server"
+        raise UserError(f"baselines.{odd[0]} decodes here, and the method on a server; {way_out}.")
+    if odd := [key for key in config.baseline if key not in BASELINE]:
+        raise UserError(f"baseline.{odd[0]} does not exist; baseline takes {', '.join(BASELINE)}.")
 
 
 def _check_values(config: DictConfig) -> None:
@@ -112,7 +132,7 @@ def check_signatures(config: DictConfig) -> None:
                 raise UserError(f"{_source(config, f'{path}.{key}')}={shown(node[key])} does not fit; give {_words(hint)}.")
 
 
-REPLACED = {"policy": "gamma"}  # an argument of a method, and the one that it is used in place of
+REPLACED = {"policy": "gamma", "reviewer": "leniency"}  # an argument of a method, and the one that it is used in place of
 
 
 def check_replaced(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -120,11 +140,17 @@ def check_replaced(config: DictConfig, overrides: Sequence[str]) -> None:
     given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
     for place in _method_places(config):
         for part, replaced in REPLACED.items():
-            if (key := f"{place}.{replaced}") in given and OmegaConf.select(config, f"{place}.{part}") is not None:
+            chosen = OmegaConf.select(config, f"{place}.{part}")
+            if (key := f"{place}.{replaced}") in given and chosen is not None and not _takes_over(chosen, replaced, config, place):
                 raise UserError(
-                    f"{key}={given[key]} would be ignored, as {place}.{part} says how long drafts are; leave out one of the two "
-                    f"(the keys of the policy are {place}.{part}.KEY)."
+                    f"{key}={given[key]} would be ignored, as {place}.{part} is used in its place; leave out one of the two "
+                    f"(the keys of the chosen one are {place}.{part}.KEY)."
                 )
+
+
+def _takes_over(chosen: DictConfig, name: str, config: DictConfig, place: str) -> bool:
+    """Whether the chosen part reads the method's own value, by an interpolation."""
+    return name in chosen and OmegaConf.is_interpolation(chosen, name) and chosen[name] == OmegaConf.select(config, f"{place}.{name}")
 
 
 def _method_places(config: DictConfig) -> list[str]:
@@ -166,7 +192,7 @@ def _signature(path: str, target: object) -> inspect.Signature:
     except (ImportError, SyntaxError) as error:
         reason = f"the module {module} cannot be imported ({_first_line(error)})"
         raise UserError(f"{key}={target}: {reason}; put its directory on PYTHONPATH, or pip install its package.") from error
-    if not hasattr(home, name):
+    if not callable(getattr(home, name, None)):
         raise UserError(f"{key}={target}: the module {module} has no {name}{meant(name, dir(home))}; name one of its classes or functions.")
     return inspect.signature(getattr(home, name), eval_str=True)
 
@@ -183,6 +209,8 @@ def _fits(value: object, hint: object) -> bool:
         return OmegaConf.is_list(value) and _all_fit(value, range(len(value)), get_args(hint)[0])
     if get_origin(hint) is Mapping:
         return OmegaConf.is_dict(value) and ("_target_" in value or _all_fit(value, value, get_args(hint)[1]))
+    if hint is inspect.Parameter.empty:
+        return True
     if hint is None or hint is NoneType:
         return value is None
     if hint in (int, float):

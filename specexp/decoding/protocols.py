@@ -74,6 +74,7 @@ class Runner(Protocol):
     depend on the context and the draft, never on what was asked before."""
 
     facts: Facts
+    tokens_evicted: int  # since the last `start`; the one figure of `usage` that is read every round, where the cache forgets
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """Forget everything and make room for the prompt and max_new_tokens more. Even a repeated prompt is forgotten, so that its prefill

@@ -23,7 +23,7 @@ from torch import Tensor
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Drafter, LengthRule, Runner, Verdict
-from specexp.decoding.sampling import Draws
+from specexp.decoding.sampling import Draws, Sampling
 from specexp.drafters.suffixes import HashedMatch, Match
 from specexp.errors import UserError
 
@@ -139,9 +139,15 @@ class MaxGramDrafter(CopyDrafter):
     def models(self) -> Mapping[str, Runner]:
         return self.fallback.models
 
-    def start(self, prompt: Sequence[int], capacity: int) -> None:
-        super().start(prompt, capacity)
-        self.fallback.start(prompt, capacity)
+    def check(self, sampling: Sampling) -> None:
+        self.fallback.check(sampling)
+
+    def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        self.fallback.prepare(prompt, max_new_tokens)
+
+    def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        super().start(prompt, max_new_tokens)
+        self.fallback.start(prompt, max_new_tokens)
 
     def propose(self, context: Context, limit: int, draws: Draws) -> Draft:
         draft = super().propose(context, limit, draws)

@@ -30,7 +30,7 @@ from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.protocols import Drafter, Runner, Verdict, Verifier
-from specexp.decoding.sampling import Draws
+from specexp.decoding.sampling import Draws, Sampling
 
 
 class KMatrix:
@@ -89,6 +89,12 @@ class CascadeDrafter(Drafter):
     def models(self) -> dict[str, Runner]:
         return {self.name: self.decoder.target, **self.decoder.drafter.models}
 
+    def check(self, sampling: Sampling) -> None:
+        self.decoder.check(sampling)
+
+    def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        self.decoder.prepare(prompt, max_new_tokens)
+
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         self.decoder.target.start(prompt, max_new_tokens)
         self.decoder.drafter.start(prompt, max_new_tokens)
@@ -135,6 +141,14 @@ class RelayDrafter(Drafter):
     def models(self) -> dict[str, Runner]:
         """All models of all drafters. A model that works at several levels has one name and is listed once."""
         return {name: runner for drafter in self.drafters.values() for name, runner in drafter.models.items()}
+
+    def check(self, sampling: Sampling) -> None:
+        for drafter in self.drafters.values():
+            drafter.check(sampling)
+
+    def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        for drafter in self.drafters.values():
+            drafter.prepare(prompt, max_new_tokens)
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         for drafter in self.drafters.values():

@@ -133,7 +133,7 @@ def generate(
     for each in decoder.generate(prompt, max_new_tokens, stop, draws):
         rounds.append(each)
         times.append((perf_counter() if each.emitted is None else each.emitted) - started)
-        evicted.append(decoder.target.usage().evicted if forgets else 0)
+        evicted.append(decoder.target.tokens_evicted if forgets else 0)
         if hear is not None:
             paused = perf_counter()
             hear(each)

@@ -7,6 +7,7 @@ Checks come in the order of their cost: everything that needs no model comes fir
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -43,13 +44,13 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
         place = (OwnModels if decodes_here(config) else Served)(config, inputs)
         prompts = place.reader.prompts(inputs.examples)
         inputs.tracker.start(OmegaConf.to_container(config, resolve=True), directory, group=sweep and Path(sweep).name)
-        with place.guarded(GO_ON):
+        with ExitStack() as held, place.guarded(GO_ON):
             experiment = place.open()
+            for side in experiment.sides.values():
+                held.callback(side.close)
             records = _decode(experiment, place, prompts, run_directory, config)
         place.finish(experiment, records, prompts[inputs.examples[0].id], directory)
         summary = _summarised(experiment, place, records, run_directory, config)
-        for side in experiment.sides.values():
-            side.close()
     show(summary, directory)
     inputs.tracker.finish(summary, [record.to_json() for record in records])
     return summary.get("speedup")

@@ -47,7 +47,7 @@ def decodes_here(config: DictConfig) -> bool:
 
 def draws(node: DictConfig) -> bool:
     """Whether the method draws its tokens by the run's sampling rule; the return type of its function says so."""
-    return signature(resolve_name(node["_target_"]), eval_str=True).return_annotation.draws
+    return getattr(signature(resolve_name(node["_target_"]), eval_str=True).return_annotation, "draws", True)
 
 
 def arguments_of(node: DictConfig) -> DictConfig:
@@ -113,7 +113,7 @@ def rehearse(method: partial, pair: ModelPair | None, sampling: Sampling) -> Non
         built = supplied(method, supply)
     except NotLoaded:
         built = signature(method.func, eval_str=True).return_annotation
-        if not issubclass(built, PeerLoop):  # whose class alone says which sampling it has
+        if not isinstance(built, type) or not issubclass(built, PeerLoop):  # whose class alone says which sampling it has
             return
     built.check(sampling)
 

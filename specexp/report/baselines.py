@@ -15,7 +15,7 @@ from specexp.tracking.records import read_environment
 
 SETTING = "setting "  # before a setting's key in a row, since a figure may have the same name
 # Of a configuration: what belongs to the method, or changes neither texts nor times of the baseline. Whatever else there is counts.
-NOT_THE_BASELINES = {"method", "tracker", "profile", "warmup", "cost_curve", "repeats", "published", "captured", "sandbox"}
+NOT_THE_BASELINES = {"runners", "method", "tracker", "profile", "warmup", "cost_curve", "repeats", "published", "captured", "sandbox"}
 NOT_THE_TARGETS = {"draft", "drafts", "costs", "medusa", "tables"}  # of a pair
 GROUP = ("model_pair", "dataset", "weights")  # by which a table is ordered: its rows of baselines are one for each at least
 IN_COLUMNS = {"max_new_tokens", "cache._target_", "model_pair.weights", "model_pair.name", "dataset.name"}  # and so not in a label
@@ -31,6 +31,7 @@ def facts_of(run: Run) -> dict[str, object]:
     config = {key: value for key, value in run.config.items() if key not in NOT_THE_BASELINES}
     if isinstance(pair := config.get("model_pair"), dict):
         config["model_pair"] = {key: value for key, value in pair.items() if key not in NOT_THE_TARGETS}
+    config["baselines"] = {key: value for key, value in (config.get("baselines") or {}).items() if key == "eager"}  # the row's own one
     facts = dict(_flat(config, ""))
     if facts.get("sampling.temperature") == 0:  # a greedy text is the same with every seed
         facts.pop("seed", None)

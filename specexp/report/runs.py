@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,6 @@ from specexp.errors import CommandParser, UserError
 from specexp.tracking.records import FAILURE, read_object, read_records
 
 MARKS = {"summary.json", "records.jsonl", FAILURE, "specexp.log"}  # the last: Hydra's, of a job that wrote nothing else
-# Of config.yaml, as OmegaConf writes it: the trees of parts, most of the file, from which nothing is reported.
-SKIPPED = re.compile(r"^(?:(?:runners|baselines):\n(?:[ -].*\n)+|  decoder:\n(?:    .*\n)+)", re.M)
 
 
 class Parser(CommandParser):
@@ -83,7 +80,7 @@ def _run(directory: Path, place: Path, several: bool) -> Run:
     inside = directory.relative_to(place)
     name = str(place / inside if several else inside if inside.parts else place.absolute().name)
     summary, failure = (read_object(file) if file.is_file() else {} for file in (directory / "summary.json", directory / FAILURE))
-    config = _yaml(directory / "config.yaml", SKIPPED) or {}
+    config = _yaml(directory / "config.yaml") or {}
     overrides = _overrides(directory) if config else _choices(directory) | _overrides(directory)
     return Run(directory, name, summary, config, overrides, str(failure["error"]) if failure.get("error") else None)
 
@@ -101,7 +98,7 @@ def _choices(directory: Path) -> dict[str, str]:
     return {group: node["name"] for group, node in groups.items() if isinstance(node, dict) and "name" in node}
 
 
-def _yaml(file: Path, skipped: re.Pattern[str] | None = None) -> object:
+def _yaml(file: Path) -> object:
     """None where there is no such file; raises UserError for one that is not YAML. What matches `skipped` is not looked at."""
     import yaml
 
@@ -109,6 +106,6 @@ def _yaml(file: Path, skipped: re.Pattern[str] | None = None) -> object:
         return None
     try:
         text = file.read_text(encoding="utf-8")
-        return yaml.load(skipped.sub("", text) if skipped else text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  safe, in C: ten times as fast
+        return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  safe, in C: ten times as fast
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{file} is not readable YAML any more; mend it, or take its directory away.") from error

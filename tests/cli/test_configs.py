@@ -13,7 +13,7 @@ from specexp.cli.check import check, check_nodes
 from specexp.cli.check import check_signatures as refuse_misfits
 from specexp.decoding.protocols import Drafter, LengthRule, Verifier
 from specexp.errors import UserError
-from specexp.experiment.supply import LABEL, SUPPLIED, arguments_of
+from specexp.experiment.supply import LABEL, SUPPLIED, arguments_of, draws
 
 CUSTOM = ["model_pair.target.name=target", "model_pair.draft.name=draft"]
 METHODS = [option for group, option in OPTIONS if group == "method"]
@@ -130,11 +130,11 @@ def test_a_policy_is_used_in_place_of_gamma():
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (("method.gamma=6", "policy@method.policy=egag"), "method.gamma=6 would be ignored, as method.policy says how long drafts are"),
+        (("method.gamma=6", "policy@method.policy=egag"), "method.gamma=6 would be ignored, as method.policy is used in its place"),
         (("policy@method.policy=fixed", "++method.gamma=6"), "method.gamma=6 would be ignored"),
         (
             ("+method@baselines.second=nasd", "policy@baselines.second.policy=egag", "baselines.second.gamma=2"),
-            "baselines.second.gamma=2 would be ignored, as baselines.second.policy says",
+            "baselines.second.gamma=2 would be ignored, as baselines.second.policy is used",
         ),
     ],
 )
@@ -224,3 +224,36 @@ def test_parts_are_of_their_kind():
         for option in (option for of, option in OPTIONS if of == group):
             part = get_object(OmegaConf.load(CONF / group / f"{option}.yaml")["_target_"])
             assert callable(part) and hasattr(part, "lossless") if kind is Verifier else issubclass(part, kind), option
+
+
+def test_a_leniency_beside_a_reviewer_that_has_none_is_refused():
+    given = ("method=csd", "verifier@method.reviewer=rejection", "method.leniency=5")
+    with pytest.raises(UserError, match="method.leniency=5 would be ignored, as method.reviewer is used in its place"):
+        check(composed(*given), given)
+    given = ("method=csd", "verifier@method.reviewer=lenient_argmax", "method.leniency=5")
+    check(composed(*given), given)  # which reads the method's own
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("+method@baselines.x=endpoint",), "baselines.x decodes on a server, and the method decodes here"),
+        (("method=endpoint", "+method@baselines.x=draft_alone"), "baselines.x decodes here, and the method on a server"),
+        (("method=endpoint", "+baseline.foo=1"), "baseline.foo does not exist; baseline takes url, model, api_key_env"),
+        (("~method._target_",), "method names no function; choose a method by name"),
+        (("method._target_=specexp.methods.nothing_like_it",), "the module specexp.methods has no nothing_like_it"),
+        (("method._target_=no_such_module.method",), "the module no_such_module cannot be imported"),
+        (("+method@baselines.x=hf_generate", "baselines.x._target_=no_such_module.method"), "baselines.x._target_=no_such_module.method"),
+    ],
+)
+def test_a_method_or_a_baseline_that_cannot_run_is_refused(overrides, told):
+    with pytest.raises(UserError) as refused:
+        check(composed(*overrides), overrides)
+    assert told in str(refused.value)
+
+
+def test_a_plugins_function_needs_no_annotations():
+    config = composed()
+    config.method = {"_target_": "unannotated.plain", "name": "plain", "gamma": 3}
+    check(config)
+    assert draws(config.method)

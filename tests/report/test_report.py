@@ -162,6 +162,17 @@ def test_machines_weights_and_prompts_are_facts_too(tmp_path):
     assert len(baselines(tmp_path / "more")) == 3
 
 
+def test_two_loops_called_baseline_are_two_baselines(tmp_path):
+    for name in ("autoregressive", "hf_generate"):
+        eager = {"_target_": f"specexp.methods.{name}", "name": name}
+        write_run(tmp_path / name, settings={"baselines": {"eager": eager, "further": {"name": name}}})
+    assert len(baselines(tmp_path)) == 2
+    for name in ("one", "two"):
+        eager = {"_target_": "specexp.methods.autoregressive", "name": "autoregressive"}
+        write_run(tmp_path / "same" / name, settings={"baselines": {"eager": eager, name: {"name": "nasd"}}})
+    assert [row["label"] for row in baselines(tmp_path / "same")] == ["baseline (mean of 2 runs)"]
+
+
 def test_runs_of_which_no_configuration_is_left_have_baselines_of_their_own(tmp_path):
     for name in "ab":
         (write_run(tmp_path / name) / "config.yaml").unlink()
