@@ -26,28 +26,35 @@ COMMENTS = {
     )
     for group in ("", *sorted(str(folder.relative_to(CONF)) for folder in CONF.rglob("*") if folder.is_dir()))
 }
-CONFIGURATIONS = {"specexp": "config", "specexp.chat": "chat", "specexp.serve": "serve", "specexp.perplexity": "perplexity"}
+CONFIGURATIONS = {"run": "config", "chat": "chat", "serve": "serve", "perplexity": "perplexity"}
 FILLED = {"=PAIR": "=tiny", "baselines.NAME=METHOD": "baselines.second=nasd", "method=NAME": "method=nasd", "method.KEY=VALUE": "method.gamma=2"}
 pytestmark = pytest.mark.skipif(not (ROOT / "mkdocs.yml").exists(), reason="needs the checkout, not the source distribution")
 
 
 def commands(text):
-    """(module, arguments) of each `python -m specexp...` in a block of code or in a line, comments and pipes left out."""
+    """(command, arguments) of each `specexp ...` and `python -m specexp...` in a block of code or in a line, comments and pipes left out."""
     lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`(python -m [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S).replace("\n", " "))
+    lines += re.findall(r"`((?:python -m |specexp )[^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S).replace("\n", " "))
     for line in lines:
         for part in line.partition(" > ")[0].split(" && "):
             words = shlex.split(part.partition(" | ")[0], comments=True)
-            if words[:2] == ["python", "-m"] and words[2].startswith("specexp"):
-                yield words[2], words[3:]
+            if (words[:2] == ["python", "-m"] and words[2].partition(".")[0] == "specexp") or words[:1] == ["specexp"]:
+                yield command_of(words)
 
 
 def commands_in_comments(text):
     """The same of YAML's comments, where a command ends with its line, before a remark, or behind the last word that can be an argument."""
-    for command in re.findall(r"python -m (specexp.*)", text):
-        module, *words = shlex.split(re.split(r"  |`| [([]", command)[0].replace("'s ", " ").rstrip(",.;:)"))
+    for line in re.findall(r"python -m specexp.*", text):
+        command, words = command_of(shlex.split(re.split(r"  |`| [([]", line)[0].replace("'s ", " ").rstrip(",.;:)")))
         arguments = takewhile(lambda word: word.startswith("-") or "=" in word or word == "...", words)
-        yield module.rstrip(",.;:)"), [argument.rstrip(",;") for argument in arguments]
+        yield command.rstrip(",.;:)"), [argument.rstrip(",;") for argument in arguments]
+
+
+def command_of(words):
+    """specexp serve ... and python -m specexp.serve ... alike; the run has no name where nothing else has one."""
+    words = words[2].split(".")[:2] + words[3:] if words[0] == "python" else words
+    named = len(words) > 1 and words[1].isidentifier()
+    return (words[1], words[2:]) if named else ("run", words[1:])
 
 
 def overrides(arguments):
@@ -67,10 +74,10 @@ def overrides(arguments):
             yield f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
-@pytest.mark.parametrize("page", tiered([*PAGES, *COMMENTS], {"README.md", "docs/index.md", "docs/papers.md", "conf/policy", "conf/verifier"}))
+@pytest.mark.parametrize("page", tiered([*PAGES, *COMMENTS], {"README.md", "docs/index.md", "docs/papers.md", "conf/cache", "conf/text"}))
 def test_the_commands_of_a_page_can_be_composed_and_pass_the_checks(page):
-    for module, arguments in commands(PAGES[page]) if page in PAGES else commands_in_comments(COMMENTS[page]):
-        name = CONFIGURATIONS.get(module)
+    for command, arguments in commands(PAGES[page]) if page in PAGES else commands_in_comments(COMMENTS[page]):
+        name = CONFIGURATIONS.get(command)
         if name is None or any(argument.startswith("--") or argument == "..." for argument in arguments):
             continue  # another command, one that composes nothing, or a pattern
         GlobalHydra.instance().clear()
