@@ -144,7 +144,7 @@ def test_what_the_job_supplies_is_no_key(refused):
 def test_a_gamma_that_a_chosen_policy_would_hide_is_refused(refused):
     """The policy alone is no mistake: gamma is there by default."""
     told = refused("method.gamma=6", "policy@method.policy=egag")
-    assert told.startswith("method.gamma=6 would be ignored, as method.policy says how long drafts are")
+    assert told.startswith("method.gamma=6 would be ignored, as method.policy is used in its place")
 
 
 def test_part_of_a_method_is_chosen_by_its_place(refused):
