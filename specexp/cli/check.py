@@ -24,7 +24,9 @@ from specexp.experiment.supply import LABEL, MODELS, SUPPLIED, asked, decodes_he
 from specexp.scoring.sandbox import check_level
 
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
-NODES = ("model_pair", "method", "dataset", "cache", "sampling", "tracker", "profile", "baseline", "baselines")
+NODES = (  # what must hold keys
+    "model_pair", "method", "dataset", "cache", "sampling", "tracker", "profile", "baseline", "baselines", "captured", "captured_cache",
+)  # fmt: skip
 SWITCHES = ("ignore_eos", "quick", "cost_curve")
 QUICK_TOKENS = 64
 EAGER = "eager"  # the baseline of every run; where a server decodes, another server takes its place
@@ -109,6 +111,8 @@ def _drop_unused_drafts(config: DictConfig) -> None:
         config.model_pair.drafts = {}
     if "draft" not in wanted and not ("drafts" in wanted and not config.model_pair.drafts):
         config.model_pair.draft = None
+    if wanted & {"draft", "drafts"} and not config.model_pair.drafts and config.model_pair.draft is None:
+        raise UserError("model_pair.draft=null leaves the method without the draft model that it asks for; give model_pair.draft.name=DIR.")
 
 
 WORDS = {int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null"}
@@ -217,7 +221,9 @@ def _fits(value: object, hint: object) -> bool:
         return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
     if hint in (str, bool):
         return isinstance(value, hint)
-    return not inspect.isclass(hint) or (OmegaConf.is_dict(value) and "_target_" in value)  # an object: class and keys
+    if not inspect.isclass(hint):
+        return value is not None
+    return OmegaConf.is_dict(value) and "_target_" in value  # an object: class and keys
 
 
 def _all_fit(values: DictConfig | ListConfig, keys: Iterable[object], hint: object) -> bool:
