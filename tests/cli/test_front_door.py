@@ -166,3 +166,13 @@ def test_the_shell_completes_commands_groups_and_keys(tmp_path):
     assert {"sampling=greedy", "sampling=hot"} <= set(completed("specexp --config-dir mine sampling=", tmp_path))
     assert "server.port=" in completed("specexp serve server.", tmp_path)
     assert completed("specexp report out", tmp_path) == []
+
+
+def test_a_reader_that_has_ended_ends_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("specexp.errors._output_is_open", lambda: False)
+    with pytest.raises(Ended, match="the program that reads the output has ended"), ending("specexp report"):
+        raise BrokenPipeError
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("specexp.errors._output_is_open", lambda: True)
+    with pytest.raises(BrokenPipeError), ending("specexp report"):
+        raise BrokenPipeError
