@@ -1,13 +1,10 @@
-"""This module times model passes by their width, on the runners that a run decodes with. Their seconds are the run's cost curve, measured
-before the records.
+"""This module looks closely at the passes of a run: it times them by their width before the records are made, which gives the run's cost
+curve, and it can write down a few rounds under torch.profiler.
 
-A pass is repeated at one place of a text, over the same last tokens each time; the next `start` forgets them. Widths for which a runner
-would have to compile first are left out. This module knows decoders and clocks and nothing of what follows from the seconds.
-
-A few rounds of a method under torch.profiler, apart from everything that is timed: a trace to look at, and the operators that took most
-time.
-
-Seconds in a trace are longer than those of a run, because the profiler notes every operator. This module knows decoders and files.
+A pass is timed on the runners that a run decodes with. It is repeated at one place of a text, over the same last tokens each time; the next
+`start` forgets them. Widths for which a runner would have to compile first are left out. The profile is made apart from everything that is
+timed: a trace to look at, and the operators that took most time. Its seconds are longer than those of a run, because the profiler notes
+every operator. This module knows decoders, clocks and files and nothing of what follows from the seconds.
 """
 
 from __future__ import annotations
@@ -194,7 +191,6 @@ class TorchProfile:
 
     def write(self, decoder: Decoder, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, directory: Path) -> None:
         """Decodes a text for this purpose alone and writes both files."""
-        import torch
         from torch.profiler import profile
 
         decoder.prepare(prompt, max_new_tokens)

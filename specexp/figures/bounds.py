@@ -1,8 +1,8 @@
-"""What a run could have gained with other draft lengths, from its records and its cost curve. Pure functions.
+"""What a run could have gained with other draft lengths, from its records and its cost curve. These are pure functions.
 
-Seconds of a round that drafts gamma tokens: T(gamma + 1) + gamma t + h, with T the target's pass by width and t a drafted token
-(cost_curve.py) and h the host's part of a round (phases.py). The speedup is over the same model of autoregressive decoding, T(1) + h of
-the baseline. Costs are those at the curve's context; in longer texts attention costs more.
+A round that drafts gamma tokens takes T(gamma + 1) + gamma t + h seconds: T is the target's pass by its width and t a drafted token, both
+from the cost curve, and h is the host's part of a round (cost.py has them all). The speedup is over the same model of autoregressive
+decoding, T(1) + h of the baseline. Costs are those at the curve's context; in longer texts attention costs more.
 """
 
 from __future__ import annotations

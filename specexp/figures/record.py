@@ -78,33 +78,10 @@ class SideRecord:
     attempts: int | None = None
     speculation: Mapping | None = None
 
-    @property
-    def tokens(self) -> int:
-        """By ids; a server that tells none tells how many."""
-        return self.num_tokens if self.token_ids is None else len(self.token_ids)
-
-    @property
-    def content(self) -> Sequence[int] | str:
-        """What two sides are compared by: ids, or the text where a server tells none."""
-        return self.text if self.token_ids is None else self.token_ids
-
     def mean(self, name: str) -> float | None:
         """Of a field or property of the repeats; None where one of them does not know it."""
         values = [getattr(repeat, name) for repeat in self.repeats]
         return None if None in values else sum(values) / len(values)
-
-    @property
-    def ttft_seconds(self) -> float:
-        return self.mean("ttft_seconds")
-
-    @property
-    def decode_seconds(self) -> float:
-        return self.mean("decode_seconds")
-
-    @property
-    def seconds(self) -> float:
-        """From the request to the last emission."""
-        return self.ttft_seconds + self.decode_seconds
 
     @property
     def draft_forwards(self) -> int:
@@ -149,10 +126,6 @@ class Record:
     @property
     def method(self) -> SideRecord:
         return self.sides["method"]
-
-    @property
-    def baseline(self) -> SideRecord | None:
-        return self.sides.get("baseline")
 
     def to_json(self) -> dict[str, object]:
         named = {"id": self.id, "sample": self.sample, "prompt": self.prompt, "weights": self.weights, "order": list(self.order)}
