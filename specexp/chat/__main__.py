@@ -6,18 +6,14 @@ This module reads the command line and the configuration; what a typed line does
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from specexp.cli.jobs import attempted, explain_error, launch
-from specexp.cli.plugins import conf_directory
+from specexp.cli.jobs import attempted, composed, configured, launch, overrides
 from specexp.errors import CommandParser, UserError, ending, installed
 
 MANUAL = """\
@@ -35,10 +31,8 @@ A tokenizer without a chat template can be given one: chat_template=plain or cha
 script: Path | None = None  # from the command line; Hydra does not know this option
 
 
-@hydra.main(version_base="1.3", config_path=conf_directory(), config_name="chat")
+@configured("chat")
 def main(config: DictConfig) -> None:
-    overrides = list(HydraConfig.get().overrides.task)
-
     def work(build: Callable) -> None:
         installed("chat", "prompt_toolkit")
         from specexp.chat.session import Session, from_command_line
@@ -46,22 +40,15 @@ def main(config: DictConfig) -> None:
         from specexp.cli.check import check
         from specexp.models.loading import set_threads
 
-        check(config, HydraConfig.get().overrides.task)
+        check(config, overrides())
         set_threads(config.threads)
-        settings = from_command_line(overrides, config.method.name, config.max_new_tokens, config.seed)
-        session = Session(settings, composed, build)
+        settings = from_command_line(overrides(), config.method.name, config.max_new_tokens, config.seed)
+        session = Session(settings, partial(composed, "chat"), build)
         session.adopt(replace(settings, chat=session.has_template))
         start(session, script, config.history)
 
     attempted(work, "interrupted.")
 
-
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """The console's configuration, composed anew with these overrides. UserError for what Hydra refuses."""
-    try:
-        return hydra.compose("chat", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain_error(error, "chat")) from error
 
 
 def cli() -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from inspect import signature
 from pathlib import Path
-from pkgutil import resolve_name
 
 from specexp.chat.session import DRAFTER, EGAG, NASD, SPECULATIVE, TARGET, Session, Settings, pairs
-from specexp.cli.messages import conf_directory
+from specexp.cli.plugins import conf_folders, read_mapping
 from specexp.errors import UserError
-from specexp.experiment.supply import MODELS
+from specexp.experiment.supply import MODELS, asked
 from specexp.report.papers import as_csv, row
 from specexp.tracking.records import to_json, write_whole
 
@@ -46,11 +44,15 @@ class Command:
     choices: tuple[str, ...] = ()
 
 
+def nodes() -> dict[str, dict]:
+    """The configurations of all methods by name, those of plugins among them."""
+    files = [file for folder in conf_folders() for file in sorted((folder / "method").glob("*.yaml"))]
+    return {file.stem: read_mapping(file) for file in files if not file.stem.startswith("_")}
+
+
 def methods() -> list[str]:
     """The names of the methods that decode here, not on a server."""
-    files = sorted((Path(conf_directory()) / "method").glob("*.yaml"))
-    names = [file.stem for file in files if not file.stem.startswith("_")]
-    return [name for name in names if MODELS.intersection(signature(resolve_name(f"specexp.methods.{name}")).parameters)]
+    return [name for name, node in nodes().items() if "_target_" in node and asked(node) & MODELS]
 
 
 def obey(session: Session, line: str) -> str | None:
@@ -128,7 +130,7 @@ def _length(session: Session, arguments: Sequence[str]) -> str:
 
 def _gamma(session: Session, arguments: Sequence[str]) -> str:
     _adopt(session, gamma=_number("/gamma", arguments))
-    return f"gamma: {session.settings.gamma}, for every method that has a gamma and was not given its own"
+    return f"gamma: {session.settings.gamma}, for every method that has a gamma and was given neither its own nor a policy"
 
 
 def _seed(session: Session, arguments: Sequence[str]) -> str:
@@ -254,7 +256,7 @@ _TABLE = (
     Command("/cache", "[full|none|sink]", "how keys and values are kept; without a name: none, or full again", _cache, _cache_name, CACHES),
     Command("/chat", "", "put prompts into the chat template", _switch("chat"), _on("chat")),
     Command("/length", "N", "tokens to generate at most", _length, lambda s: s.length),
-    Command("/gamma", "N", "tokens drafted per round, for all methods with a gamma", _gamma, lambda s: s.gamma or ""),
+    Command("/gamma", "N", "tokens drafted per round, for all methods with a gamma and no policy", _gamma, lambda s: s.gamma or ""),
     Command("/processor", "NAME [VALUE ...]", _RULES, _processor, _processor_now, tuple(PROCESSORS)),
     Command("/seed", "N", "the seed of sampling", _seed, lambda s: s.seed),
     Command("/top_k_filler", "N", "n-gram: count the target's N best ids at each position", *_setting(NASD, "top_k_filler")),

@@ -106,7 +106,7 @@ class View(Protocol):
 
     def begin(self, name: str) -> None: ...
 
-    def hear(self, step: Round, pieces: list[Piece]) -> None: ...
+    def hear(self, round_: Round, pieces: list[Piece]) -> None: ...
 
     def end(self, finish: str) -> None: ...
 
@@ -134,8 +134,12 @@ class Session:
 
     def adopt(self, settings: Settings) -> None:
         """Use these settings from now on and give up decoders that are not needed. UserError, and nothing changed, if they do not work."""
-        keys = {name: self._key(name, settings) for name in settings.enabled}
-        found = {key: self._sides.get(key) or self._opened(name, settings) for name, key in keys.items()}
+        found = {}
+        for name in settings.enabled:
+            key, config = self._key(name, settings), self._composed(name, settings)
+            side, sampling = self._sides.get(key) or self._opened(name, config), self._build(config.sampling)
+            side.decoder.check(sampling)
+            found[key] = replace(side, sampling=sampling)
         if settings.chat and not all(side.engine.has_template for side in found.values()):
             raise UserError("the tokenizer has no chat template; begin with chat_template=plain or chat_template=FILE.")
         self._sides, self.settings = found, settings
@@ -170,21 +174,25 @@ class Session:
         """Decode a little before the first timed prompt, because first calls are slow."""
         if not side.warm:
             brief = Request(request.prompt, min(request.max_new_tokens, WARMUP_TOKENS), request.sampling, ("warmup",))
-            side.engine.answer(side.decoder, brief, lambda step, pieces: None, lambda: False)
+            side.engine.answer(side.decoder, brief, lambda round_, pieces: None, lambda: False)
             side.warm = True
 
     def _key(self, name: str, settings: Settings) -> tuple:
-        return (name, settings.overrides(name), settings.gamma)
+        """What a decoder depends on; the sampling rule belongs to each prompt."""
+        return (name, replace(settings, sampling=()).overrides(name), settings.gamma)
 
-    def _opened(self, name: str, settings: Settings) -> Side:
+    def _composed(self, name: str, settings: Settings) -> DictConfig:
         config = self._compose(settings.overrides(name))
-        if settings.gamma is not None and "gamma" in config.method and not settings.has_own_gamma(name):
+        fixed = "gamma" in config.method and config.method.get("policy") is None  # a policy decides in gamma's place
+        if settings.gamma is not None and fixed and not settings.has_own_gamma(name):
             config.method.gamma = settings.gamma
         check(config, settings.overrides(name))
+        return config
+
+    def _opened(self, name: str, config: DictConfig) -> Side:
         handles = {key: value for key, value in OmegaConf.to_container(config.method, resolve=True).items() if not isinstance(value, dict)}
         handles.pop("name")
-        sampling, decoder = self._build(config.sampling), open_decoder(config, self._build)
-        decoder.check(sampling)
+        decoder, sampling = open_decoder(config, self._build), self._build(config.sampling)
         return Side(name, handles, open_pair(config, self._build), decoder, sampling, config.ignore_eos)
 
 

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from specexp.chat.commands import COMMANDS, Quit, methods, obey
+from specexp.chat.commands import COMMANDS, Quit, methods, nodes, obey
 from specexp.chat.session import Run, Session, figures
 from specexp.decoding.decoder import Round
 from specexp.errors import UserError
@@ -57,13 +57,8 @@ class CommandCompleter(Completer):
 
 def handles_of(method: str) -> list[str]:
     """The names of a method's settings, read from its file."""
-    import yaml
-
-    from specexp.cli.messages import conf_directory
-
-    file = Path(conf_directory()) / "method" / f"{method}.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return [key for key, value in content.items() if key not in ("defaults", "name") and not isinstance(value, dict)]
+    content = nodes().get(method, {})
+    return [key for key, value in content.items() if key not in ("defaults", "name", "_target_") and not isinstance(value, dict)]
 
 
 def perform(session: Session, view: RichView, line: str, cancelled: Callable[[], bool]) -> None:
@@ -177,9 +172,9 @@ class RichView:
         self._stages, self._rounds = {}, 0
         self.console.print(Text(f"── {name}", style="bold"))
 
-    def hear(self, step: Round, pieces: list[Piece]) -> None:
+    def hear(self, round_: Round, pieces: list[Piece]) -> None:
         if self.debug:
-            self._round(step)
+            self._round(round_)
             return
         for piece in pieces:
             self.console.print(Text(piece.text, style=self._style(piece.origin)), end="", soft_wrap=True)
@@ -210,15 +205,15 @@ class RichView:
             return ORIGINS[kind]
         return self._stages.setdefault(stage, STAGES[len(self._stages) % len(STAGES)])
 
-    def _round(self, step: Round) -> None:
+    def _round(self, round_: Round) -> None:
         """One line with every drafted token, kept or refused, and what the target added."""
-        line = Text(f"{self._rounds:>4}  {f'{step.accepted} of {step.drafted}' if step.drafted else 'target':<9}", style="dim")
+        line = Text(f"{self._rounds:>4}  {f'{round_.accepted} of {round_.drafted}' if round_.drafted else 'target':<9}", style="dim")
         self._rounds += 1
-        for place, node in enumerate(step.nodes):
-            kept = place in step.path
+        for place, node in enumerate(round_.nodes):
+            kept = place in round_.path
             line.append(f"{self._spell(node)!r} ", style="green" if kept else "red strike")
             line.append("" if kept or self.console.is_terminal else "(refused) ")
-        for token in step.tokens[step.accepted :]:
+        for token in round_.tokens[round_.accepted :]:
             line.append(f"+ {self._spell(token)!r} ", style="blue")
         self.console.print(line, soft_wrap=True)
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from specexp.cli.credentials import refuse_credentials
 from specexp.cli.messages import meant
 from specexp.errors import UserError
-from specexp.experiment.supply import LABEL, MODELS, SUPPLIED, asked, decodes_here, draws
+from specexp.experiment.supply import LABEL, MODELS, SUPPLIED, asked, decodes_here, follows_sampling
 from specexp.scoring.sandbox import check_level
 
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
@@ -88,7 +88,7 @@ def _check_values(config: DictConfig) -> None:
         raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
     if config.baseline.url is not None and decodes_here(config):
         raise UserError(f"baseline.url={config.baseline.url} goes with method=endpoint only; leave it out, the baseline decodes here.")
-    if config.samples > 1 and not draws(config.method):
+    if config.samples > 1 and not follows_sampling(config.method):
         raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
 
 

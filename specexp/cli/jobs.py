@@ -79,7 +79,7 @@ def attempted(work: Callable[[Callable], float | None], interrupted: str) -> flo
     if os.getpid() != command:
         raise UserError(sentence)  # Hydra brings it to the process of the command
     job = HydraConfig.get().job
-    write_failure(HydraConfig.get().runtime.output_dir, sentence)
+    write_failure(job_directory(), sentence)
     refused.append(job.num)
     print(f"specexp: job {job.num} ({job.override_dirname}): {sentence}", file=sys.stderr)
     return None
@@ -93,6 +93,28 @@ def build(node: DictConfig):
         if error.__cause__ is None or isinstance(error.__cause__, (UserError, ValueError)):
             raise UserError(explain_error(error.__cause__ or error)) from error
         raise
+
+
+def configured(primary: str) -> Callable:
+    """Makes a command's main function of one that takes the configuration which conf/PRIMARY.yaml begins."""
+    return hydra.main(version_base="1.3", config_path=conf_directory(), config_name=primary)
+
+
+def composed(primary: str, overrides: Sequence[str]) -> DictConfig:
+    """A running command's configuration, composed anew with these overrides. Raises UserError for what Hydra refuses."""
+    try:
+        return hydra.compose(primary, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain_error(error, primary)) from error
+
+
+def overrides() -> list[str]:
+    """What the user gave to this job, as KEY=VALUE."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def job_directory() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
 
 
 def sweep_directory() -> str | None:
@@ -163,19 +185,18 @@ def _lock(card: str) -> BaseFileLock | None:
     return lock
 
 
-@hydra.main(version_base="1.3", config_path=conf_directory(), config_name="config")
+@configured("config")
 def main(config: DictConfig) -> float | None:
     """One job. Returns its speedup: the sweepers' objective."""
 
     def work(build: Callable) -> float | None:
-        if "joblib" in HydraConfig.get().launcher._target_:  # other workers beside this one, on the same machine
-
+        if "n_jobs" in HydraConfig.get().launcher:  # other workers beside this one, on the same machine
             take_card()
         from specexp.cli.check import check  # brings torch, which a mistake on the command line does not wait for
         from specexp.experiment.job import run
 
-        check(config, HydraConfig.get().overrides.task)
-        return run(config, Path(HydraConfig.get().runtime.output_dir), sweep_directory(), build)
+        check(config, overrides())
+        return run(config, job_directory(), sweep_directory(), build)
 
     return attempted(work, f"interrupted; the same command with {_way_back()} goes on where it stopped.")
 
@@ -187,6 +208,6 @@ def cli() -> None:
 def _way_back() -> str:
     """The override that leads to the directory of this run or sweep."""
     sweep = sweep_directory()
-    key, directory = ("hydra.run.dir", HydraConfig.get().runtime.output_dir) if sweep is None else ("hydra.sweep.dir", sweep)
+    key, directory = ("hydra.run.dir", job_directory()) if sweep is None else ("hydra.sweep.dir", sweep)
     place = Path(directory).absolute()
     return f"{key}={place}" if re.fullmatch(r"[\w./-]+", str(place)) else f"\"{key}='{place}'\""

@@ -88,7 +88,7 @@ class BeamDecoder:
     target: BeamRunner
     rule: BeamRule
     lossless: ClassVar[bool] = False
-    draws: ClassVar[bool] = False
+    follows_sampling: ClassVar[bool] = False
     drafter: ClassVar[Drafter] = Drafter()
     _seconds: float = field(default=0.0, init=False, repr=False)  # seconds spent in the target since `generate` began
 

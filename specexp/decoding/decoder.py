@@ -112,7 +112,7 @@ class Decoder:
     drafter: Drafter  # M_q, or anything that proposes
     verifier: Verifier
     first_target: bool = True
-    draws: ClassVar[bool] = True  # it draws tokens by the sampling rule
+    follows_sampling: ClassVar[bool] = True  # it draws its tokens by the sampling rule
 
     def __post_init__(self) -> None:
         if self.drafter.needs_trees and not self.target.facts.trees:

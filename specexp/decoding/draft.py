@@ -61,14 +61,14 @@ class Draft:
         return cls(tokens, chain_parents(tokens.shape[0]), q, **fields)
 
     @classmethod
-    def behind(cls, last: int, block: Tensor, q: Tensor | None = None) -> Draft:
+    def after(cls, last: int, block: Tensor, q: Tensor | None = None) -> Draft:
         """Make a chain of x_1 .. x_N from a block of [1 + N] tokens, the first of which is the context's last token, with the id `last`.
-        The block is remembered for `block_behind`."""
+        The block is remembered for `block_after`."""
         draft = cls.chain(block[1:], q)
         draft.__dict__["_block"] = last, block
         return draft
 
-    def block_behind(self, last: int) -> Tensor | None:
+    def block_after(self, last: int) -> Tensor | None:
         """Return the [1 + N] block of the token `last` and all drafted ones, which is what a target's pass reads. It is None if the draft
         was not made from such a block."""
         held = self.__dict__.get("_block")
@@ -206,7 +206,7 @@ class DeviceRollout:
 
     def draft(self) -> Draft:
         """Return the chain of all tokens that were drawn."""
-        return Draft.behind(self._last, torch.cat(self._tokens), None if self._laws[0] is None else torch.cat(self._laws))
+        return Draft.after(self._last, torch.cat(self._tokens), None if self._laws[0] is None else torch.cat(self._laws))
 
 
 class HostRollout:

@@ -50,13 +50,20 @@ class Facts:
     """What stays true of a runner.
 
     kind: the name of its kind of cache, for tables and files ("full", "sink", ...). device: where it runs. trees: whether it can score
-    drafts that are not chains. cache_exact: whether the model gives the same answers with this cache as without one.
+    drafts that are not chains. cache_exact: whether the model gives the same answers with this cache as without one. states: whether it
+    can keep the model's hidden states.
     """
 
     kind: str
     device: object
     trees: bool
     cache_exact: bool
+    states: bool = True
+
+    def check_states(self) -> None:
+        """Raises UserError for a runner that cannot keep states."""
+        if not self.states:
+            raise UserError(f"cache={self.kind} keeps no states, which this method needs; choose cache=full.")
 
 
 @dataclass(frozen=True)

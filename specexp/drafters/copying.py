@@ -42,10 +42,10 @@ class CopyDrafter(Drafter):
         self._take_in(context)
         length = min(self.policy.length(), limit) if limit else 0
         loose = self._material.loose(context)
-        behind = self.match.find(loose) if length else None
-        if behind is None:
+        start = self.match.find(loose) if length else None
+        if start is None:
             return empty_draft(context.device)
-        return Draft.of_ids(copied(self.match.ids, loose, behind, length), context.device)
+        return Draft.of_ids(copied(self.match.ids, loose, start, length), context.device)
 
     def observe(self, draft: Draft, verdict: Verdict, logits: Tensor) -> None:
         self.policy.observe(len(draft), len(verdict.path))
@@ -56,11 +56,11 @@ class CopyDrafter(Drafter):
         self.match.extend(self._material.settled(context))
 
 
-def copied(ids: list[int], loose: list[int], behind: int, length: int) -> list[int]:
-    """Return `length` ids from index `behind` on, counted over `ids` and then `loose`. If that reaches the end of the text, the copy goes
+def copied(ids: list[int], loose: list[int], start: int, length: int) -> list[int]:
+    """Return `length` ids from index `start` on, counted over `ids` and then `loose`. If that reaches the end of the text, the copy goes
     on with its own beginning: from "A B" it becomes "A B A B ..."."""
-    text = ids[behind : behind + length]
-    text += loose[max(0, behind - len(ids)) : length - len(text) + max(0, behind - len(ids))]
+    text = ids[start : start + length]
+    text += loose[max(0, start - len(ids)) : length - len(text) + max(0, start - len(ids))]
     while len(text) < length:
         text += text[: length - len(text)]
     return text
@@ -69,8 +69,10 @@ def copied(ids: list[int], loose: list[int], behind: int, length: int) -> list[i
 def without_logits(policy: LengthRule) -> LengthRule:
     """Return the policy, for a drafter that is not a model. Raises UserError if the policy has to look at a drafter's logits."""
     if policy.proceeds is not None:
-        looks = type(policy).__name__
-        raise UserError(f"{looks} looks at a draft model's logits, and this drafter is no model; choose the policy fixed or cost_model.")
+        raise UserError(
+            "this policy looks at a draft model's logits, and the drafter is no model; choose a policy that looks at none, fixed, heuristic "
+            "or cost_model for example."
+        )
     return policy
 
 

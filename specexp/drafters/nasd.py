@@ -161,7 +161,7 @@ class BasicStorage:
 
     def __init__(self, order: int = 3):
         if order < 2:
-            raise UserError(f"order={order} leaves no context to count behind; an n-gram storage needs 2 or more.")
+            raise UserError(f"order={order} leaves no context before the counted token; give 2 or more.")
         self.order = order
         self.sizes = tuple(range(order - 1, 0, -1))
         self.clear()

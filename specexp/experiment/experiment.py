@@ -14,12 +14,12 @@ from typing import Protocol
 from specexp.decoding.protocols import Cut, Stop
 from specexp.errors import UserError
 from specexp.experiment.generation import Generation
-from specexp.experiment.sides import Failure, Prompt, Side, answers
+from specexp.experiment.sides import WARMUP_TOKENS, Failure, Prompt, Side, answers
 from specexp.figures.record import Record, SideRecord
 from specexp.peers.endpoint import Refused, Reply
 
 QUICK_EXAMPLES = 8
-WARMUP_TOKENS = 32
+
 BLOCK = 4  # rounds of all concurrent requests, per side and turn
 
 
@@ -71,15 +71,10 @@ class Experiment:
         """
         for index, prompt in enumerate(sorted(prompts, key=len, reverse=True)[: self.warmup]):
             for side in self.sides.values():
-                [answer] = answers(side, [(prompt, ("warmup", index))], self._warmup_tokens(side), _briefly)
+                [answer] = answers(side, [(prompt, ("warmup", index))], side.warmup_tokens(self.max_new_tokens), _briefly)
                 if isinstance(answer, Refused) and self.stop_at_failure:
                     raise answer.told("")
 
-    def _warmup_tokens(self, side: Side) -> int:
-        """How many tokens the warm-up asks for: a server is asked for few; our own sides are asked for all and then cut short, since their
-        buffers are made for a whole text.
-        """
-        return min(self.max_new_tokens, WARMUP_TOKENS) if side.lossless is None else self.max_new_tokens
 
     def records(self, examples: Sequence, prompts: Mapping[str, Prompt], done: set[tuple[str, int]]) -> Iterator[Record]:
         """One record per example and sample, in order, without those already done and those that were refused."""

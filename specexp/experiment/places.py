@@ -78,7 +78,7 @@ class OwnModels:
             "device": str(model.device),
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
-            "cache": self.decoders["method"].target.facts.kind,
+            "cache": self.inputs.cache.func.kind,
             "weights": config.model_pair.weights,
             "shapes": _shapes(config),
             "baselines": self._baselines(),

@@ -22,11 +22,13 @@ from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.experiment.generation import Generation, continuation_nll, generate, opening
+from specexp.peers import PeerLoop
 from specexp.peers.endpoint import Endpoint, Refused, Reply
 from specexp.scoring.texts import cut_at
 from specexp.text.stopping import Stopping
 
 Prompt = Sequence[int] | str  # ids for our own models, a text for a server's
+WARMUP_TOKENS = 32  # after which a warm-up ends
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Side(Protocol):
     """What answers prompts. concurrency: how many prompts it answers at once."""
 
     concurrency: int
-    lossless: bool | None
+
+    def warmup_tokens(self, max_new_tokens: int) -> int:
+        """How many tokens the warm-up asks for, where a text has max_new_tokens."""
 
     def generate(self, prompt: Prompt, max_new_tokens: int, stop: Stop, seed: tuple) -> Generation | Reply:
         """One text, timed. Raises Refused where a server did not answer as asked."""
@@ -63,9 +67,9 @@ class DecoderSide:
     sampling: Sampling
     concurrency: int = field(default=1, init=False)
 
-    @property
-    def lossless(self) -> bool:
-        return self.decoder.lossless
+    def warmup_tokens(self, max_new_tokens: int) -> int:
+        """All, as buffers are made for a whole text; the warm-up is cut short by its stop."""
+        return max_new_tokens
 
     def generate(self, prompt: Prompt, max_new_tokens: int, stop: Stop, seed: tuple) -> Generation:
         return generate(self.decoder, prompt, max_new_tokens, stop, self.sampling, seed)
@@ -74,7 +78,9 @@ class DecoderSide:
         return {"lossless": self.decoder.lossless, "cache_exact": self.decoder.target.facts.cache_exact}
 
     def close(self) -> None:
-        """Does nothing, since the weights belong to all sides."""
+        """Gives up what another maker's loop holds; the weights belong to all sides."""
+        if isinstance(self.decoder, PeerLoop):
+            self.decoder.close()
 
 
 @dataclass
@@ -85,11 +91,14 @@ class ServedSide:
     sampling: Sampling
     stop_strings: Sequence[str] = ()
     ignore_eos: bool = False
-    lossless: bool | None = field(default=None, init=False)
 
     @property
     def concurrency(self) -> int:
         return self.endpoint.concurrency
+
+    def warmup_tokens(self, max_new_tokens: int) -> int:
+        """A few, since a server cannot be told to stop."""
+        return min(max_new_tokens, WARMUP_TOKENS)
 
     def generate(self, prompt: Prompt, max_new_tokens: int, stop: Stop, seed: tuple) -> Reply:
         """`stop` is not used, because the server is given its stop strings."""

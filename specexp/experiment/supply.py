@@ -45,9 +45,9 @@ def decodes_here(config: DictConfig) -> bool:
     return bool(asked(config.method) & MODELS)
 
 
-def draws(node: DictConfig) -> bool:
+def follows_sampling(node: DictConfig) -> bool:
     """Whether the method draws its tokens by the run's sampling rule; the return type of its function says so."""
-    return getattr(signature(resolve_name(node["_target_"]), eval_str=True).return_annotation, "draws", True)
+    return getattr(signature(resolve_name(node["_target_"]), eval_str=True).return_annotation, "follows_sampling", True)
 
 
 def arguments_of(node: DictConfig) -> DictConfig:
@@ -88,18 +88,23 @@ class NotLoaded(Exception):
 
 
 class Unloaded:
-    """Takes the place of a runner before weights are loaded. Whatever depends on the weights counts as possible."""
+    """Takes the place of a runner before weights are loaded. cache: the runner's class with its settings, which says what kind it is.
+    Whatever depends on the weights counts as possible.
+    """
 
-    facts = Facts("unloaded", "cpu", trees=True, cache_exact=True)
+    def __init__(self, cache: partial):
+        kind = cache.func
+        self.facts = Facts(kind.kind, "cpu", trees=True, cache_exact=kind.cache_exact, states=kind.can_keep_states)
 
     def keep_states(self) -> None:
-        """Allowed here; the real runner may refuse it later."""
+        """Allowed where the kind of cache allows it; a model may refuse it later."""
+        self.facts.check_states()
 
     def __getattr__(self, name: str) -> object:
         raise NotLoaded(name)
 
 
-def rehearse(method: partial, pair: ModelPair | None, sampling: Sampling) -> None:
+def rehearse(method: partial, pair: ModelPair | None, cache: partial, captured_cache: partial | None, sampling: Sampling) -> None:
     """Builds the method without weights, so that values which its parts refuse are reported minutes earlier than after loading. Raises
     UserError.
     """
@@ -107,7 +112,9 @@ def rehearse(method: partial, pair: ModelPair | None, sampling: Sampling) -> Non
     def supply(name: str) -> object:
         if name == "pair":
             return pair
-        return {name: Unloaded() for name in pair.all_drafts} if name == "drafts" else Unloaded()
+        if name == "drafts":
+            return {name: Unloaded(cache) for name in pair.all_drafts}
+        return Unloaded(captured_cache if name == "captured" else cache)
 
     try:
         built = supplied(method, supply)
@@ -147,7 +154,7 @@ def read_inputs(config: DictConfig, build: Callable) -> Inputs:
     sampling, cache, captured_cache = (build(config[group]) for group in ("sampling", "cache", "captured_cache"))
     methods = {name: build(arguments_of(node)) for name, node in methods_of(config).items()}
     for method in methods.values():
-        rehearse(method, pair, sampling)
+        rehearse(method, pair, cache, captured_cache, sampling)
     examples = part_of(dataset.examples(), config.part)[: QUICK_EXAMPLES if config.quick else None]
     return Inputs(pair, dataset, examples, tracker, profile, sampling, cache, captured_cache, methods, build)
 

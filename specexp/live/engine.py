@@ -115,10 +115,10 @@ class Engine:
         before = opening(decoder.target.model, request.prompt)
         text = Detokenizer(stopping, before)
 
-        def hear_round(step: Round) -> None:
-            pieces = [Piece(text.feed(token), origin) for token, origin in zip(step.tokens, step.origins, strict=True)]
-            last = [Piece(text.finish(), pieces[-1].origin if pieces else "target")] if step.finish else []
-            hear(step, [piece for piece in pieces + last if piece.text])
+        def hear_round(round_: Round) -> None:
+            pieces = [Piece(text.feed(token), origin) for token, origin in zip(round_.tokens, round_.origins, strict=True)]
+            last = [Piece(text.finish(), pieces[-1].origin if pieces else "target")] if round_.finish else []
+            hear(round_, [piece for piece in pieces + last if piece.text])
 
         stop = cancellable(stopping, cancelled)
         generation = generate(decoder, request.prompt, request.max_new_tokens, stop, request.sampling, request.seed, hear_round)

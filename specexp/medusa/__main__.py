@@ -60,7 +60,7 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     with ending("specexp medusa", "interrupted; the same command goes on where it stopped."):
         options = parse(arguments)
-        from specexp.medusa.making import build  # brings torch, which a mistake in the options does not wait for
+        from specexp.training.medusa import build  # brings torch, which a mistake in the options does not wait for
 
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         os.nice(19)

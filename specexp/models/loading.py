@@ -117,7 +117,16 @@ def _build(spec: ModelSpec):
     # Without this, transformers asks the Hub's conversion service to rewrite pickled weights, in a thread that would run beside the timing.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     with explained(spec.name), offline_where_possible(_place(spec), spec.trust_remote_code):
-        model, report = _family(spec).from_pretrained(**_where(spec), **_how(spec), output_loading_info=True)
+        # Weights of another shape are let through here so that they are told in a sentence below.
+        model, report = _family(spec).from_pretrained(
+            **_where(spec), **_how(spec), ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
+        raise UserError(
+            f"{spec.name}: {name} is {list(found)} and its config.json asks for {list(wanted)}, so weights and config.json belong to "
+            "different models; copy it again, or give another one."
+        )
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would fill them with random numbers and only warn
         raise UserError(

@@ -18,7 +18,7 @@ class PeerLoop:
     """
 
     lossless: ClassVar[bool] = True
-    draws: ClassVar[bool] = True
+    follows_sampling: ClassVar[bool] = True
 
     @classmethod
     def check(cls, sampling: Sampling) -> None:
@@ -28,6 +28,9 @@ class PeerLoop:
 
     def prepare(self, prompt: Sequence[int], max_new_tokens: int) -> None:
         """Prepares what is not to be timed; there is nothing to prepare here."""
+
+    def close(self) -> None:
+        """Gives up what the loop holds beside the shared weights; most hold nothing."""
 
 
 class GreedyLoop(PeerLoop):

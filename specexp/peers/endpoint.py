@@ -118,7 +118,7 @@ class Endpoint:
     api_key_env: str = "OPENAI_API_KEY"
     timeout_seconds: int = 600
     retries: int = 6
-    draws: ClassVar[bool] = True
+    follows_sampling: ClassVar[bool] = True
     _served: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -137,17 +137,22 @@ class OrtGenerate(GreedyLoop):
         """Gives the engine's rounds, each as it ends; the first includes the prefill and what was drafted after it."""
         generated: list[int] = []
         self._count_prefill()
-        for round_ in self._session.rounds(prompt, max_new_tokens, self.drafter.options()):
-            since, drafted = len(generated), round_.drafted or 0
-            generated.extend(round_.tokens)
-            self._count(round_.target_passes, round_.draft_passes, len(prompt) + since + drafted)
-            path = tuple(range(round_.accepted))
-            times = (round_.draft_seconds, round_.target_seconds)
-            step = Round(round_.tokens, (), chain_parents(drafted), path, (), *times, None, emitted=round_.time)
+        for done in self._session.rounds(prompt, max_new_tokens, self.drafter.options()):
+            since, drafted = len(generated), done.drafted or 0
+            generated.extend(done.tokens)
+            self._count(done.target_passes, done.draft_passes, len(prompt) + since + drafted)
+            path, times = tuple(range(done.accepted)), (done.draft_seconds, done.target_seconds)
+            round_ = Round(done.tokens, (), chain_parents(drafted), path, (), *times, None, emitted=done.time)
             if (cut := stop(generated, since)) is not None:
-                yield step.cut(cut.keep - since, cut.finish)
+                yield round_.cut(cut.keep - since, cut.finish)
                 return
-            yield step if len(generated) < max_new_tokens else step._replace(finish="length")
+            yield round_ if len(generated) < max_new_tokens else round_._replace(finish="length")
+
+    def close(self) -> None:
+        """Gives up the engine's sessions, all of them, since a run's sides end together."""
+        from specexp.peers.onnx_session import session
+
+        session.cache_clear()
 
     def _count_prefill(self) -> None:
         for model in (self.target, *self.drafter.models.values()):

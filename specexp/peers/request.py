@@ -123,12 +123,12 @@ def rounds(heard: Emissions, drafts: Sequence[Drafted]) -> Iterator[Round]:
     for start, end, time, draft in zip(starts, heard.ends, heard.times, drafts, strict=False):
         tokens = tuple(heard.ids[start:end])
         path = range(_agreed(tokens, draft.ids))
-        step = Round(tokens, draft.ids, chain_parents(len(draft.ids)), tuple(path), (), draft.seconds, None, emitted=time)
-        yield step if end < len(heard.ids) else _last(step, start, heard)
+        round_ = Round(tokens, draft.ids, chain_parents(len(draft.ids)), tuple(path), (), draft.seconds, None, emitted=time)
+        yield round_ if end < len(heard.ids) else _last(round_, start, heard)
 
 
-def _last(step: Round, start: int, heard: Emissions) -> Round:
-    return step._replace(finish="length") if heard.cut is None else step.cut(heard.cut.keep - start, heard.cut.finish)
+def _last(round_: Round, start: int, heard: Emissions) -> Round:
+    return round_._replace(finish="length") if heard.cut is None else round_.cut(heard.cut.keep - start, heard.cut.finish)
 
 
 def _agreed(tokens: Sequence[int], candidates: Sequence[int]) -> int:

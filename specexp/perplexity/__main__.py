@@ -6,14 +6,10 @@ This module reads the command line and checks the configuration; the computation
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from specexp.cli.jobs import attempted, launch
-from specexp.cli.plugins import conf_directory
+from specexp.cli.jobs import attempted, configured, job_directory, launch
 from specexp.errors import UserError
 
 MANUAL = """\
@@ -31,13 +27,13 @@ One more cache: +cache@caches.long=sink caches.long.max_length=1024. One cache l
 """
 
 
-@hydra.main(version_base="1.3", config_path=conf_directory(), config_name="perplexity")
+@configured("perplexity")
 def main(config: DictConfig) -> None:
     def work(build: Callable) -> None:
         check(config)
         from specexp.experiment.perplexity import run  # loads torch, which a wrong configuration need not wait for
 
-        run(config, Path(HydraConfig.get().runtime.output_dir), build)
+        run(config, job_directory(), build)
 
     attempted(work, "interrupted; nothing was written.")
 

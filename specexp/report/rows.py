@@ -18,7 +18,7 @@ GROUPS = ("method", "sampling", "cache")  # whose plain keys are settings
 TOP = ("max_new_tokens", "ignore_eos", "samples", "repeats", "seed", "dtype", "device", "threads", "quick")
 IN_COLUMNS = {"method", "model_pair", "dataset", "experiment"}
 SILENT = {"warmup", "dataset.limit", "repeats", "quick"}  # never part of a label
-CACHES = {"model": "full", "stateless": "none"}  # options that are not named as their classes are
+
 PUBLISHED = "published"
 
 
@@ -37,8 +37,7 @@ def settings_of(run: Run) -> dict[str, object]:
     found = {f"{group}.{key}": value for group in GROUPS for key, value in (config.get(group) or {}).items() if _is_setting(key, value)}
     found |= {key: config[key] for key in TOP if key in config}
     if config:
-        kind = str((config.get("cache") or {}).get("_target_", "")).rpartition(".")[2].removesuffix("Runner").lower()
-        found["cache"] = CACHES.get(kind, kind)
+        found["cache"] = run.cache
     known = {*found, *IN_COLUMNS, *(GROUPS if config else ())}
     return found | {key: value for key, value in run.overrides.items() if key not in known and not key.startswith(("tracker", "hydra"))}
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from specexp.errors import CommandParser, UserError
-from specexp.tracking.records import FAILURE, read_object, read_records
+from specexp.tracking.records import FAILURE, read_environment, read_object, read_records
 
+OLD = {"ModelRunner": "full", "StatelessRunner": "none", "SinkRunner": "sink", "StaticRunner": "static", "CompiledRunner": "compiled"}
 MARKS = {"summary.json", "records.jsonl", FAILURE, "specexp.log"}  # the last: Hydra's, of a job that wrote nothing else
 
 
@@ -28,7 +29,8 @@ class Parser(CommandParser):
 
 @dataclass(frozen=True)
 class Run:
-    """`name`: its directory, seen from where it was sought. `overrides`: what its job was given, key -> text. `failure`: a sentence."""
+    """`name`: its directory, seen from where it was sought. `overrides`: what its job was given, key -> text. `failure`: a sentence.
+    `cache`: the kind of cache that our own models had, None where that is not known."""
 
     directory: Path
     name: str
@@ -36,6 +38,7 @@ class Run:
     config: dict = field(default_factory=dict)
     overrides: dict[str, str] = field(default_factory=dict)
     failure: str | None = None
+    cache: str | None = None
 
     @property
     def state(self) -> str:
@@ -82,7 +85,8 @@ def _run(directory: Path, place: Path, several: bool) -> Run:
     summary, failure = (read_object(file) if file.is_file() else {} for file in (directory / "summary.json", directory / FAILURE))
     config = _yaml(directory / "config.yaml") or {}
     overrides = _overrides(directory) if config else _choices(directory) | _overrides(directory)
-    return Run(directory, name, summary, config, overrides, str(failure["error"]) if failure.get("error") else None)
+    kind = read_environment(directory).get("cache")
+    return Run(directory, name, summary, config, overrides, str(failure["error"]) if failure.get("error") else None, OLD.get(kind, kind))
 
 
 def _overrides(directory: Path) -> dict[str, str]:

@@ -89,12 +89,14 @@ class SweepReport(Callback):
 
     def _track(self, runs: list, rows: list[dict]) -> None:
         """The sweep's own W&B run, as its jobs were tracked."""
-        trackers = [run.config.get("tracker") or {} for run in runs]
-        settings = next((node for node in trackers if str(node.get("_target_")).endswith("WandbTracker")), None)
+        from specexp.report.wandb_report import WandbSweep, WandbTracker
+
+        trackers = [run.config["tracker"] for run in runs if run.config.get("tracker")]
+        ours = f"{WandbTracker.__module__}.{WandbTracker.__qualname__}"
+        settings = next((node for node in trackers if node.get("_target_") == ours), None)
         if settings is None:
             return
         from specexp.report.rows import SETTING, renamed
-        from specexp.report.wandb_report import WandbSweep
 
         tracker = WandbSweep(**{key: value for key, value in settings.items() if not key.startswith("_") and key != "name"})
         tracker.pictures = sorted((self._directory / "figures").glob("*.png"))

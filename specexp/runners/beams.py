@@ -14,22 +14,22 @@ from torch import Tensor
 from specexp.decoding.beam import BeamRunner
 from specexp.decoding.protocols import Facts, Usage
 from specexp.errors import UserError
-from specexp.runners.caches import BeamCache, BeamSourceCache, FullCache
+from specexp.runners.caches import BeamCache, BeamSourceCache
 from specexp.runners.calls import Architecture, decoder_start
-from specexp.runners.compiled import PartCache
+
 from specexp.runners.runner import KnownIds, ModelRunner, StatelessRunner, fit_vocabulary
 
 
 def beam_runner(runner: ModelRunner | StatelessRunner) -> BeamRunner:
     """Return a runner over beams for the same model and kind of cache. Raises UserError for a cache that can hold only one text."""
+    cache = runner.facts.kind
+    if cache not in ("full", "compiled", "none"):
+        raise UserError(f"cache={cache} holds one text, and beam search needs one per beam; choose cache=full or cache=none.")
     has_encoder = runner.model.config.is_encoder_decoder
-    if isinstance(runner, StatelessRunner):
+    if cache == "none":
         kind = StatelessSourceBeamRunner if has_encoder else StatelessBeamRunner
-    elif type(runner.cache) in (FullCache, PartCache):
-        kind = SourceBeamRunner if has_encoder else CachedBeamRunner
     else:
-        name = type(runner.cache).__name__
-        raise UserError(f"{name} holds one text, and beam search needs one per beam; choose cache=full or cache=none.")
+        kind = SourceBeamRunner if has_encoder else CachedBeamRunner
     return kind(runner.model, runner.vocab_size)
 
 

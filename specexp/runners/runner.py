@@ -34,6 +34,7 @@ class _ExactRunner:
 
     kind: ClassVar[str]  # the name of the kind of cache, for tables and files
     cache_exact: ClassVar[bool] = True  # whether the model answers as it would without a cache
+    can_keep_states: ClassVar[bool] = True
     tokens_evicted = 0
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None):
@@ -43,7 +44,7 @@ class _ExactRunner:
         self._pass = _pass(model, vocab_size)
         self._states: StateMemo | None = None  # only if `keep_states` was called
         self.forwards = self._earlier = 0  # the passes since construction, and those of them before the last `start`
-        self.facts = Facts(self.kind, self.device, self.trees, self.cache_exact)
+        self.facts = Facts(self.kind, self.device, self.trees, self.cache_exact, self.can_keep_states)
 
     def usage(self) -> Usage:
         return Usage(self.forwards - self._earlier, self.kv_bytes, self.tokens_evicted)
@@ -64,6 +65,7 @@ class _ExactRunner:
         return self.ready(1)
 
     def keep_states(self) -> None:
+        self.facts.check_states()
         self._states = StateMemo(self.model)
 
 
@@ -147,7 +149,7 @@ class ModelRunner(_ExactRunner):
         a block of just these, that block is returned."""
         if self._on_host:
             return self._spelled([*context.ids[len(context) - lead :], *draft.ids[held:]])
-        if lead == 1 and not held and (block := draft.block_behind(context.ids[-1])) is not None:
+        if lead == 1 and not held and (block := draft.block_after(context.ids[-1])) is not None:
             return block
         tokens = context.tail(len(context) - lead)
         if len(draft):

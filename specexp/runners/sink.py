@@ -170,7 +170,7 @@ class EvictionSchedule:
             raise UserError(f"cache.block={self.block} evicts too often for keys in half precision; give {LEAST_BLOCK} or more.")
         if self.max_length < self.sinks + 2 * self.block:
             least = f"sinks + 2 * block = {self.sinks + 2 * self.block} or more"
-            raise UserError(f"cache.max_length={self.max_length} leaves no window behind {self.sinks} sinks; give {least}.")
+            raise UserError(f"cache.max_length={self.max_length} leaves no window after {self.sinks} sinks; give {least}.")
 
     def evicted(self, position: int) -> int:
         """Return how many tokens are gone when the token at `position` is fed."""

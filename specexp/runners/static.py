@@ -59,6 +59,7 @@ class StaticRunner(ModelRunner):
     """
 
     kind = "static"
+    can_keep_states = False
 
     @classmethod
     def longest_text(cls, config: object, name: str, block: int = 256, capture: str = "auto") -> int | None:
@@ -105,8 +106,6 @@ class StaticRunner(ModelRunner):
         """Whether there is a program for single tokens."""
         return any(kind == "chain" for kind, _ in self._launches)
 
-    def keep_states(self) -> None:
-        raise UserError("cache=static keeps no states, which this method needs; choose cache=full.")
 
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
         opening = super().start(prompt, max_new_tokens)

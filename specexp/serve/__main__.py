@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from specexp.cli.jobs import attempted, launch
-from specexp.cli.plugins import conf_directory
+from specexp.cli.jobs import attempted, configured, launch, overrides
 from specexp.errors import installed
 
 MANUAL = """\
@@ -29,14 +26,14 @@ chat_template=plain or chat_template=FILE. One request is decoded at a time, and
 """
 
 
-@hydra.main(version_base="1.3", config_path=conf_directory(), config_name="serve")
+@configured("serve")
 def main(config: DictConfig) -> None:
     def work(build: Callable) -> None:
         installed("serve", "fastapi", "uvicorn", "prometheus_client")
         from specexp.cli.check import check
         from specexp.models.loading import set_threads
 
-        check(config, HydraConfig.get().overrides.task)
+        check(config, overrides())
         set_threads(config.threads)
         from specexp.serve.server import serve
 

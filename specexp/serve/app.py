@@ -112,7 +112,7 @@ async def predict(request: Request) -> Response:
     except ValueError:
         return JSONResponse({"error": 'send {"prompt": TEXT} as JSON'}, 400)
     service = request.app.state.service
-    if not service.decoder.draws:
+    if not service.decoder.follows_sampling:
         message = f"/predict draws its text, and method={service.method} draws no tokens; use /v1/completions instead."
         return JSONResponse({"error": message}, 400)
     job = await _begun(CompletionRequest(prompt=asked.prompt, max_tokens=PREDICT_TOKENS, **PREDICT_SAMPLING), request)

@@ -51,6 +51,7 @@ def open_service(config: DictConfig, settings: ServerSettings, build: Callable) 
         config.ignore_eos,
         config.seed,
     )
+    service.decoder.check(service.usual)
     service.decode(replace(WARMUP, sampling=service.usual), lambda text, tokens: None, lambda: False)
     return service
 

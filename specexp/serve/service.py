@@ -44,13 +44,12 @@ class Service:
         seed = (self.seed, "request", next(self._numbers)) if asked.seed is None else (asked.seed,)
         request = Request(prompt, longest, asked.sampling(self.usual), seed, asked.stops, self.ignore_eos or bool(asked.ignore_eos))
         self.engine.check(request)
+        self.decoder.check(request.sampling)
         return request
 
     def decode(self, request: Request, hear: Callable[[str, int], None], cancelled: Callable[[], bool]) -> Answer:
-        """The answer to a request; called in the decoder's thread. hear: is told the text and the number of tokens of each round.
-        UserError if the method does not work with the request's sampling rule."""
-        self.decoder.check(request.sampling)
-        hear_round = lambda step, pieces: hear("".join(piece.text for piece in pieces), len(step.tokens))
+        """The answer to a request; called in the decoder's thread. hear: is told the text and the number of tokens of each round."""
+        hear_round = lambda round_, pieces: hear("".join(piece.text for piece in pieces), len(round_.tokens))
         return self.engine.answer(self.decoder, request, hear_round, cancelled)
 
     def speculation(self, answer: Answer) -> dict[str, object]:
@@ -60,7 +59,7 @@ class Service:
         return {"method": self.method, "target_forwards": side["target_forwards"]} | {key: found[key] for key in FIGURES}
 
     def _check_drawing(self, asked: Generate) -> None:
-        if not self.decoder.draws and (given := asked.drawing):
+        if not self.decoder.follows_sampling and (given := asked.drawing):
             field, value = next(iter(given.items()))
             raise UserError(
                 f"method={self.method} draws no tokens, so {field}={value} has no meaning here; leave it out, or send temperature=0."

@@ -32,7 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     with ending("specexp tables"):
         options = parse(arguments)
-        from specexp.tables.counting import build  # brings torch, which a mistake in the options does not wait for
+        from specexp.training.tables import build  # brings torch, which a mistake in the options does not wait for
 
         for path in build(options):
             print(f"{path}  {path.stat().st_size} bytes")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from specexp.errors import UserError
-from specexp.tracking.environment import differing_keys
+from specexp.tracking.environment import MISSING, differing_keys
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -108,8 +108,9 @@ def read_records(path: Path | str) -> list[dict]:
 
 
 def write_failure(path: Path | str, error: str, trace: str | None = None) -> None:
-    """Notes in a run directory why its job could not run, until a later job there gets going. trace: the traceback of a defect."""
-    if Path(path).is_dir():
+    """Notes in a run directory why its job could not run, until a later job there gets going. A finished run stays finished, whatever came
+    of a later attempt. trace: the traceback of a defect."""
+    if Path(path).is_dir() and not (Path(path) / "summary.json").is_file():
         write_whole(Path(path) / FAILURE, to_json({"error": error, "trace": trace}, indent=2) + "\n")
 
 
@@ -216,6 +217,11 @@ class RunDirectory:
             differences = list(differing_keys(config.read_text(encoding="utf-8"), self._config, self._exclude))
         except ValueError as error:
             raise UserError(f"{config} is not readable YAML any more; choose another directory with hydra.run.dir=DIR.") from error
+        if any(key == "method._target_" and old == MISSING for key, old, _ in differences):
+            raise UserError(
+                f"{self.path} was written by an older version, whose configurations had another form; `specexp report {self.path}` reads it, "
+                "and a new run needs another hydra.run.dir=DIR."
+            )
         if named := "; ".join(f"{key} was {old!r}, now {new!r}" for key, old, new in differences[:SHOWN]):
             raise UserError(
                 f"{self.path} holds records of another configuration ({named}); repeat that one or choose another hydra.run.dir=DIR."

@@ -18,10 +18,10 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from rich.console import Console
 
-from specexp.chat import __main__ as chat
-from specexp.chat.commands import COMMANDS, obey
+from specexp.chat.commands import COMMANDS, methods, obey
 from specexp.chat.session import Session, Settings, figures, from_command_line
 from specexp.chat.terminal import CommandCompleter, RichView, converse, grouped, handles_of, perform, play, stoppable
+from specexp.cli import jobs
 from specexp.cli.jobs import build
 from specexp.cli.messages import conf_directory
 from specexp.decoding.sampling import GREEDY
@@ -43,7 +43,7 @@ def configuration():
 
 @functools.cache
 def _composed(*overrides):
-    return chat.composed([*overrides, "threads=1"])
+    return jobs.composed("chat", [*overrides, "threads=1"])
 
 
 def composed(overrides):
@@ -273,6 +273,30 @@ def test_completion_knows_commands_methods_and_handles():
     assert completed("/egag_g") == ["/egag_gamma_min", "/egag_gamma_max"]
     assert "prompt_lookup" in completed("/method p") and completed("/processor nu") == ["nucleus"]
     assert completed("/method speculative ga") == ["gamma="] and completed("def f") == [] and completed("/nothing x") == []
+
+
+def test_completion_knows_the_methods_of_others(monkeypatch, tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "borrowed.yaml").write_text("# Mine.\n_target_: specexp.methods.speculative\nname: borrowed\nbreadth: 3\n")
+    (tmp_path / "method" / "broken.yaml").write_text("# Mine.\nbreadth: 3\n")
+    monkeypatch.setattr("sys.argv", ["specexp", "--config-dir", str(tmp_path)])
+    assert "borrowed" in methods() and "broken" not in methods() and "endpoint" not in methods() and handles_of("borrowed") == ["breadth"]
+
+
+def test_another_sampling_rule_builds_nothing(session, monkeypatch):
+    monkeypatch.setattr("specexp.chat.session.open_decoder", lambda *_: pytest.fail("a decoder was built"))
+    before = [side.decoder for side in session.sides]
+    obey(session, "/processor nucleus 0.7 0.9")
+    assert [side.decoder for side in session.sides] == before
+    assert all(side.sampling.temperature == 0.7 and side.sampling.top_p == 0.9 for side in session.sides)
+
+
+def test_gamma_leaves_a_method_alone_that_has_a_policy(session):
+    obey(session, "/method speculative policy@policy=egag")
+    obey(session, "/gamma 9")
+    assert side(session, "speculative").handles["gamma"] != 9
+    obey(session, "/method prompt_lookup")
+    assert side(session, "prompt_lookup").handles["gamma"] == 9
 
 
 def test_the_command_line_becomes_settings():

@@ -13,7 +13,7 @@ from specexp.cli.check import check, check_nodes
 from specexp.cli.check import check_signatures as refuse_misfits
 from specexp.decoding.protocols import Drafter, LengthRule, Verifier
 from specexp.errors import UserError
-from specexp.experiment.supply import LABEL, SUPPLIED, arguments_of, draws
+from specexp.experiment.supply import LABEL, SUPPLIED, arguments_of, follows_sampling
 
 CUSTOM = ["model_pair.target.name=target", "model_pair.draft.name=draft"]
 METHODS = [option for group, option in OPTIONS if group == "method"]
@@ -259,4 +259,4 @@ def test_a_plugins_function_needs_no_annotations():
     config = composed()
     config.method = {"_target_": "unannotated.plain", "name": "plain", "gamma": 3}
     check(config)
-    assert draws(config.method)
+    assert follows_sampling(config.method)

@@ -26,7 +26,7 @@ from specexp.drafters.medusa import MedusaDrafter, assumed_accuracies, medusa_tr
 from specexp.drafters.model import NoDraft
 from specexp.errors import UserError
 from specexp.medusa import __main__ as command
-from specexp.medusa import making
+from specexp.training import medusa as making
 from specexp.models.heads import HeadsFile, MedusaHeads, fitted, save
 from specexp.models.loading import load_model
 from specexp.models.pair import load_tokenizer, stop_ids
@@ -627,6 +627,7 @@ def test_typical_acceptance_is_marked_lossy(method, tmp_path):
         (("method.nodes=null", "method.paths=[[0],[0,0],[0,0,0],[0,0,0,0],[0,0,0,0,0]]"), "5 deep, but there are 4 Medusa heads"),
         (("method.nodes=null", "method.ranks=2", "method.paths=[[0]]"), "nodes=null, ranks=2 and a tree of paths"),
         (("method.heads=nowhere/at/all/there",), "method.heads=nowhere/at/all/there does not exist"),
+        (("cache=static",), "cache=static keeps no states, which this method needs; choose cache=full"),
     ],
 )
 def test_what_cannot_be_is_told_before_weights_are_loaded(overrides, words, tmp_path, monkeypatch):

@@ -40,6 +40,8 @@ def test_a_run(overrides, tmp_path):
         (["length_penalty@method=power", "method.early_stopping=3"], "early_stopping=3 .* true or false"),
         (["method.alpha=much"], "method.alpha=much"),
         (["samples=2", "sampling=nucleus"], "samples=2 .* method=beam draws nothing; set samples=1"),
+        (["cache=static"], "cache=static holds one text, and beam search needs one per beam; choose cache=full"),
+        (["cache=sink"], "cache=sink holds one text, and beam search needs one per beam; choose cache=full"),
     ],
 )
 def test_bad_values_are_refused_before_any_weights(overrides, told, tmp_path, monkeypatch):

@@ -195,6 +195,15 @@ def test_pickled_weights_need_permission(directory, tmp_path):
     assert torch.equal(model.lm_head.weight, make_model().lm_head.weight.to(model.dtype))
 
 
+@pytest.mark.parametrize("cut", [{"intermediate_size": 48}, {"num_attention_heads": 4, "head_dim": 16}])
+def test_weights_of_another_shape_than_the_configuration_asks_for_are_named(directory, tmp_path, cut):
+    place = copy_of(directory, tmp_path / "mixed")
+    config = json.loads((place / "config.json").read_text()) | cut
+    (place / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"weight is \[\d+, \d+\] and its config.json asks for \[\d+, \d+\], so weights and config.json belong to different"):
+        load_model(ModelSpec(str(place)))
+
+
 # Values
 
 

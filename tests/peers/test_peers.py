@@ -420,6 +420,8 @@ def test_peers_are_methods_of_a_run(method, sampling, tmp_path):
         (["method=hf_generate", "method.cache=sliding"], "cache=sliding"),
         (["method=hf_early_exit", "method.layers=0"], "layers=0"),
         (["method=hf_prompt_lookup", "method.max_ngram=few"], "method.max_ngram=few"),
+        (["method=hf_generate", "cache=sink"], "cache=sink changes the model, and no other engine knows such a cache"),
+        (["cache=sink", "+method@baselines.generate=hf_generate"], "cache=sink changes the model"),
     ],
 )
 def test_bad_values_are_refused_before_any_weights(overrides, told, tmp_path, monkeypatch):

@@ -87,6 +87,12 @@ def test_a_failure_is_forgotten_when_its_job_gets_going(tmp_path):
     write_failure(tmp_path / "nothing", "no directory, no file")
 
 
+def test_a_finished_run_stays_finished_when_a_later_attempt_is_refused(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    write_failure(tmp_path, "holds records of another configuration.")
+    assert not (tmp_path / "failure.json").exists()
+
+
 @pytest.fixture
 def sweep(tmp_path):
     """(callback begun, the sweep's directory, its configuration)"""

@@ -293,7 +293,7 @@ def test_dynamic_frequencies_and_unknown_types_are_refused_by_name():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"max_length": 67}, "cache.max_length=67 leaves no window behind 4 sinks; give sinks \\+ 2 \\* block = 68 or more"),
+        ({"max_length": 67}, "cache.max_length=67 leaves no window after 4 sinks; give sinks \\+ 2 \\* block = 68 or more"),
         ({"block": 16}, "cache.block=16 evicts too often"),
         ({"sinks": -1}, "cache.sinks=-1 is negative"),
         ({"max_length": 4096}, "cache.max_length=4096 is more than the 2048 positions"),
