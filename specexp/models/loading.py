@@ -12,6 +12,7 @@ import gc
 import importlib.util
 import os
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -231,7 +232,7 @@ def explained(subject: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, ImportError, SafetensorError, struct.error) as error:  # the last: of a .gguf file cut short
         raise UserError(f"{subject} cannot be loaded: {_reason(error).rstrip('.')}.") from error
 
 

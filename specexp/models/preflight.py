@@ -58,7 +58,7 @@ def base_of(spec: ModelSpec, key: str) -> ModelSpec | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         name, revision = content["base_model_name_or_path"], content.get("revision")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or no mapping
         name = revision = None
     if not isinstance(name, str) or not name or name == spec.name:
         raise UserError(f"{_name_key(key)}={spec.name} is an adapter whose {ADAPTER} names no base model; add base_model_name_or_path.")

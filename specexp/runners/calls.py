@@ -46,14 +46,18 @@ from specexp.decoding.draft import ROOT
 from specexp.runners.caches import FullCache, SourceCache
 from specexp.runners.lengths import slides
 
-# Of these model types it is tested (tests/runners/test_architectures.py) that they use an additive [1, 1, rows, slots] mask and positions as
-# given, and of those with sliding windows that they use a mask for each kind of layer.
-_OWN_MASKS = frozenset(
-    "llama gpt2 gpt_neox qwen2 qwen3 mistral opt phi gptj t5 mt5 gemma mixtral qwen2_moe qwen3_moe olmoe phimoe deepseek_v2 deepseek_v3 glm4 "
-    "cohere olmo2 smollm3 stablelm starcoder2 granite nemotron persimmon helium diffllama apertus seed_oss arcee phi3 gpt_bigcode codegen "
-    "xglm biogpt doge".split()
-)
-_WINDOWED = frozenset("mistral qwen2 qwen3 gemma2 gemma3_text gemma3n_text gpt_oss cohere2 olmo3 exaone4 ministral vaultgemma".split())
+# Of these model types it is tested (tests/runners/test_architectures.py) that they use an additive [1, 1, rows, slots] mask and positions
+# as given, and of those with sliding windows that they use a mask for each kind of layer.
+_OWN_MASKS = frozenset({
+    "apertus", "arcee", "biogpt", "codegen", "cohere", "deepseek_v2", "deepseek_v3", "diffllama", "doge", "gemma", "glm4", "gpt2",
+    "gpt_bigcode", "gpt_neox", "gptj", "granite", "helium", "llama", "mistral", "mixtral", "mt5", "nemotron", "olmo2", "olmoe", "opt",
+    "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
+    "t5", "xglm",
+})  # fmt: skip
+_WINDOWED = frozenset({
+    "cohere2", "exaone4", "gemma2", "gemma3_text", "gemma3n_text", "gpt_oss", "ministral", "mistral", "olmo3", "qwen2", "qwen3",
+    "vaultgemma",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ SLIDING = {"sliding_window": WINDOW, "num_hidden_layers": 4}
 SOFT = HEADS | SLIDING | {"query_pre_attn_scalar": 16}
 
 FULL = {  # model type: what its configuration has beyond SHAPE, or a whole one
-    **dict.fromkeys(("llama", "gemma", "cohere", "olmo2", "smollm3", "stablelm", "granite", "nemotron", "diffllama", "apertus", "arcee", "doge"), {}),
-    **dict.fromkeys(("qwen2", "phi", "gpt_neox", "persimmon", "biogpt"), {}),
-    **dict.fromkeys(("mistral", "starcoder2"), {"sliding_window": None}),
-    **dict.fromkeys(("qwen3", "glm4", "helium", "seed_oss"), HEADS),
+    **{kind: {} for kind in ("llama", "gemma", "cohere", "olmo2", "smollm3", "stablelm", "granite", "nemotron", "diffllama", "apertus", "arcee", "doge")},
+    **{kind: {} for kind in ("qwen2", "phi", "gpt_neox", "persimmon", "biogpt")},
+    **{kind: {"sliding_window": None} for kind in ("mistral", "starcoder2")},
+    **{kind: HEADS for kind in ("qwen3", "glm4", "helium", "seed_oss")},
     "phi3": {"pad_token_id": 0}, "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
     "qwen2_moe": EXPERTS | SHARED, "qwen3_moe": EXPERTS | SHARED | HEADS, "olmoe": EXPERTS, "phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "deepseek_v2": DEEPSEEK | {"head_dim": 8}, "deepseek_v3": DEEPSEEK,

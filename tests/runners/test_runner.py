@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 from drafts import random_draft, walk
-from tiny_models import CONFIGS, TREES, WINDOWED, VOCAB, build, build_encoder_decoder
+from tiny_models import CONFIGS, TREES, VOCAB, WINDOWED, build, build_encoder_decoder
 
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
