@@ -20,6 +20,7 @@ from specexp.datasets.form import CHAT
 from specexp.datasets.prompts import LoadPrompts
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, no_answer
+from specexp.experiment.guard import guarded
 from specexp.experiment.pass_timing import measured_curve
 from specexp.experiment.sides import DecoderSide, OwnTexts, ServedSide, ServedTexts
 from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, methods_of, prompter_of, supplied
@@ -49,8 +50,9 @@ class OwnModels:
         set_threads(config.threads)
         prompter = prompter_of(config, inputs.pair.load_tokenizer())
         self.template_unused = _check_format(config, inputs.examples, prompter)
-        longest = inputs.pair.longest_text(inputs.cache)
-        self.reader = OwnTexts(inputs.dataset, prompter, Stopping(prompter.tokenizer, (), ()), config.max_new_tokens, longest)
+        pair, stop = inputs.pair, Stopping(prompter.tokenizer, (), ())
+        limits = pair.longest_text(inputs.cache), pair.switches(), pair.embedded_ids()
+        self.reader = OwnTexts(inputs.dataset, prompter, stop, config.max_new_tokens, *limits)
 
     def guarded(self, way_out: str):
         """Surrounds everything that needs memory, so that running out of it is reported in a sentence."""
@@ -71,6 +73,7 @@ class OwnModels:
         self.reader.models = {"target": target} | {
             role: runner.model for decoder in self.decoders.values() for role, runner in decoder.drafter.models.items()
         }
+        self.reader.runners = guarded(self.decoders.values())
         sides = {name: DecoderSide(decoder, inputs.sampling) for name, decoder in self.decoders.items()}
         handles = {key: config[key] for key in ("max_new_tokens", "samples", "repeats", "warmup", "seed")}
         return Experiment(sides, self.reader, weights=config.model_pair.weights, **handles)

@@ -7,8 +7,9 @@ text at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from omegaconf import DictConfig
 
@@ -17,12 +18,16 @@ from specexp.decoding.protocols import Cut, Stop
 from specexp.decoding.sampling import GREEDY, Sampling
 from specexp.errors import UserError
 from specexp.experiment.generation import Generation, generate, opening
+from specexp.experiment.guard import guard, guarded
+from specexp.experiment.sides import check_ids, crossing
 from specexp.experiment.supply import Supply, arguments_of, prompter_of, supplied
-from specexp.text.prompting import Message, Prompter
+from specexp.models.pair import ModelPair
+from specexp.text.prompting import Message, Prompter, text_ids
 from specexp.text.stopping import Stopping
 from specexp.text.stream import Detokenizer
 
 CANCELLED = "cancelled"
+SAMPLE = "def add(a, b):\n    return a + b\n"  # a text that the models are checked with
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,18 @@ Hear = Callable[[Round, list[Piece]], None]
 
 class Engine:
     """prompter: makes the ids of prompts, with the tokenizer of the texts. stop_ids: those that end a text. longest_text: how many tokens
-    prompt and text may have together, or None for no limit."""
+    prompt and text may have together, or None for no limit. switches, rows: as of `OwnTexts`."""
 
-    def __init__(self, prompter: Prompter, stop_ids: Collection[int], longest_text: int | None = None):
+    def __init__(
+        self,
+        prompter: Prompter,
+        stop_ids: Collection[int],
+        longest_text: int | None = None,
+        switches: Mapping[int, str] = MappingProxyType({}),
+        rows: Mapping[str, int] = MappingProxyType({}),
+    ):
         self.tokenizer, self.stop_ids, self.longest_text = prompter.tokenizer, tuple(stop_ids), longest_text
-        self._prompter = prompter
+        self.switches, self.rows, self._prompter = switches, rows, prompter
 
     def ids(self, text: str) -> list[int]:
         """The ids of a prompt. UserError for a prompt without any token."""
@@ -96,6 +108,12 @@ class Engine:
                 f"{len(request.prompt)} prompt tokens and max_tokens={request.max_new_tokens} do not fit the models' context of "
                 f"{self.longest_text}; ask for fewer tokens or shorten the prompt."
             )
+        if (crossed := crossing(self.switches, len(request.prompt), request.max_new_tokens)) is not None:
+            raise UserError(
+                f"{len(request.prompt)} prompt tokens and max_tokens={request.max_new_tokens} cross {crossed} tokens, where "
+                f"{self.switches[crossed]} rotates all positions otherwise; ask for {crossed - len(request.prompt)} tokens at most."
+            )
+        check_ids(request.prompt, self.rows, "the prompt")
 
     def answer(self, decoder: Decoder, request: Request, hear: Hear, cancelled: Callable[[], bool]) -> Answer:
         """Run the decoder on the request. `hear` gets every round with its text; `cancelled` is asked after each round whether to stop."""
@@ -133,17 +151,23 @@ def open_pair(config: DictConfig, build: Callable) -> Engine:
     from specexp.models.loading import load_model
     from specexp.models.pair import stop_ids
 
-    if config.model_pair is None:
-        raise UserError(f"method={config.method.name} decodes on another server; choose one that decodes here.")
-    pair = build(config.model_pair)
+    pair = _pair(config, build)
     pair.check()
     pair.release_others()
     prompter = prompter_of(config, pair.load_tokenizer())
-    longest = pair.longest_text(build(config.cache))
-    return Engine(prompter, stop_ids(load_model(pair.target), prompter.tokenizer), longest)
+    limits = pair.longest_text(build(config.cache)), pair.switches(), pair.embedded_ids()
+    return Engine(prompter, stop_ids(load_model(pair.target), prompter.tokenizer), *limits)
 
 
 def open_decoder(config: DictConfig, build: Callable) -> Decoder:
     """The decoder of a checked configuration's method, which takes any sampling rule that the method works with."""
-    supply = Supply(build(config.model_pair), build(config.cache), build(config.captured_cache))
-    return supplied(build(arguments_of(config.method)), supply)
+    pair = _pair(config, build)
+    decoder = supplied(build(arguments_of(config.method)), Supply(pair, build(config.cache), build(config.captured_cache)))
+    guard(guarded([decoder]), text_ids(pair.load_tokenizer(), SAMPLE) or [0])
+    return decoder
+
+
+def _pair(config: DictConfig, build: Callable) -> ModelPair:
+    if config.model_pair is None:
+        raise UserError(f"method={config.method.name} decodes on another server; choose one that decodes here.")
+    return build(config.model_pair)

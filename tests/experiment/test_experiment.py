@@ -60,7 +60,7 @@ def experiment(sampling=Sampling(0.0), verifier=RejectionVerifier, max_new_token
         "method": Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(3)), verifier()),
     }
     tokenizer = Numbers()
-    reader = OwnTexts(Lengths(), Prompter(tokenizer), Stopping(tokenizer), max_new_tokens, context_length, {"target": model})
+    reader = OwnTexts(Lengths(), Prompter(tokenizer), Stopping(tokenizer), max_new_tokens, context_length, models={"target": model})
     return Experiment({name: DecoderSide(decoder, sampling) for name, decoder in decoders.items()}, reader, max_new_tokens, **options)
 
 

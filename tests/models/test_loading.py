@@ -38,7 +38,7 @@ from specexp.models import loading, preflight
 from specexp.models.loading import ModelSpec, load_config, load_model
 from specexp.models.pair import ModelPair, check_same_tokenizer, forget_tokenizers, load_tokenizer, stop_ids
 from specexp.models.spec import LlamaShape
-from specexp.runners.calls import context_length
+from specexp.runners.lengths import context_length
 
 WORDS = ["a", "b", "c", "<end>"]
 
