@@ -1,4 +1,4 @@
-"""The tiny target with another tokenizer: one that begins every text with a BOS token, or that has a chat template, as released models do."""
+"""The tiny draft model with another tokenizer: one that begins every text with a BOS token, or that has a chat template, as released models do."""
 
 import json
 from pathlib import Path
@@ -17,12 +17,12 @@ SPACED = "▁"
 
 
 def saved(directory: Path, bos: bool = False, template: str | None = None) -> str:
-    """A directory that holds the tiny target with such a tokenizer."""
+    """A directory that holds the tiny draft model with such a tokenizer."""
     directory.mkdir(parents=True)
-    for file in asset_path("asset:tiny/target").iterdir():
+    for file in asset_path("asset:tiny/draft").iterdir():
         if file.name != "tokenizer.json":
             (directory / file.name).symlink_to(file)
-    content = json.loads((asset_path("asset:tiny/target") / "tokenizer.json").read_text())
+    content = json.loads((asset_path("asset:tiny/draft") / "tokenizer.json").read_text())
     if bos:
         begun = {"SpecialToken": {"id": BOS, "type_id": 0}}
         content["post_processor"]["single"].insert(0, begun)

@@ -65,7 +65,8 @@ def read_messages(row: Mapping, where: str) -> tuple[Message, ...]:
     if not isinstance(messages, list) or not messages:
         raise UserError(f"{where} has no list of messages under 'messages': give at least one {{role, content}}.")
     for message in messages:
-        if not isinstance(message, dict) or set(message) != {"role", "content"} or not all(isinstance(text, str) for text in message.values()):
+        fits = isinstance(message, dict) and set(message) == {"role", "content"}
+        if not fits or not all(isinstance(text, str) for text in message.values()):
             told = json.dumps(message, default=str)[:60]
             raise UserError(f"{where} has the message {told}: give each a role and a content, both texts, and nothing else.")
     if messages[-1]["role"] == "assistant":

@@ -42,7 +42,7 @@ class HumanEval:
         self.form, self.instruction = Form(prompt_format, system_prompt), INSTRUCTION if instruction is None else instruction
         self.stop_strings = check_settings(limit, subset_seed, max_new_tokens, self.form.stop_strings(stop_strings, STOP_STRINGS))
         if instruction is not None and prompt_format == RAW:
-            raise UserError("dataset.instruction goes with dataset.prompt_format=chat only: a raw prompt is the problem alone; leave it out.")
+            raise UserError("dataset.instruction goes with dataset.prompt_format=chat only: a raw prompt has none; leave it out.")
         if "{prompt}" not in self.instruction:
             raise UserError(f"dataset.instruction={instruction!r} has no place for the problem: put {{prompt}} into it.")
         self.limit, self.subset_seed, self.max_new_tokens = limit, subset_seed, max_new_tokens

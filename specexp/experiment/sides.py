@@ -17,11 +17,11 @@ from typing import Protocol
 
 from torch.nn import Module
 
+from specexp.datasets import Example, Message
+from specexp.datasets.form import transcript
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.protocols import Runner, Stop
 from specexp.decoding.sampling import Sampling
-from specexp.datasets import Example, Message
-from specexp.datasets.form import transcript
 from specexp.errors import UserError
 from specexp.experiment.generation import Generation, continuation_nll, generate, opening
 from specexp.experiment.guard import guard

@@ -98,7 +98,7 @@ class Engine:
         return self._prompter.has_template
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation by the chat template. UserError if there is none, it refuses these messages, or nothing comes of them."""
+        """The ids of a conversation by the chat template. UserError if there is none, or if it refuses these messages or writes nothing."""
         return _some(self._prompter.chat_ids(messages))
 
     def check(self, request: Request) -> None:

@@ -21,15 +21,18 @@ from specexp.runners.lengths import extended_length, switch_length
 
 @dataclass(frozen=True)
 class ModelPair:
-    """A target with its draft, or with several drafts. name: the pair's name in records; None for the target's. tokenizer: one tokenizer for all models, which is
-    not compared with theirs; None for each model's own. dtype: the default of all models (the configuration's top-level key reads it).
+    """A target with its draft, or with several drafts. name: the pair's name in records; None for the target's. tokenizer: one tokenizer
+    for all models, which is not compared with theirs; None for each model's own. dtype: the default of all models (the configuration's
+    top-level key reads it).
 
     drafts: several draft models by name, biggest first, for methods that use more than one; where there are none, `draft` is the only one.
     tables: the name of the pair's n-gram tables; they belong to its tokenizer, so pairs may share them. medusa: where Medusa heads for the
-    target are: a directory, a Hub id, or asset:NAME. data: files that experiments read instead of data sets from the Hub, for pairs too
-    small for those; this class does not read them. weights: real, or standin for models of these shapes that compute what the tiny pair
-    computes (`ModelSpec` explains it). prompt_format: how data sets ask unless they say otherwise; this class does not read it. costs: named tables of what a pass of each model ("target" and the drafts' names) costs, in any
+    target are: a directory, a Hub id, or asset:NAME. weights: real, or standin for models of these shapes that compute what the tiny pair
+    computes (`ModelSpec` explains it). costs: named tables of what a pass of each model ("target" and the drafts' names) costs, in any
     unit, for cost metrics.
+
+    This class does not read the last two: data, files that experiments read instead of data sets from the Hub, for pairs too small for
+    those, and prompt_format, how data sets ask unless they say otherwise themselves.
     """
 
     name: str | None
