@@ -135,6 +135,9 @@ def _build(spec: ModelSpec):
             f"{spec.name} has no weights for {len(missing)} parameters ({missing[0]}, ...), so the model is incomplete; "
             "copy it again, or give another one."
         )
+    if spec.gguf_file is not None:  # its weights are plain tensors now, and nothing may take them for packed ones
+        vars(model.config).pop("quantization_config", None)
+        model.hf_quantizer, model.is_quantized = None, False
     if adapter != spec:
         model = _merged(model, adapter)
     if _device_map(spec) is None:
@@ -214,6 +217,10 @@ def _device_map(spec: ModelSpec) -> str | None:
 
 
 def _quantization(spec: ModelSpec):
+    if spec.gguf_file is not None:
+        from transformers import GgufConfig
+
+        return GgufConfig(dequantize=True)
     if spec.quantization == "none":
         return None
     import torch
