@@ -93,7 +93,10 @@ def resolved(spec: ModelSpec, key: str = "model_pair.target") -> ModelSpec:
     """`spec` with its device found. Raises UserError if that device is absent, or the CUDA that quantisation needs."""
     device = resolve_device(spec.device)
     if spec.quantization != "none" and not device.startswith("cuda"):
-        raise UserError(f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none.")
+        raise UserError(
+            f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none, and dtype=bfloat16 "
+            "if memory is short."
+        )
     return replace(spec, device=device)
 
 
