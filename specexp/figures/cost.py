@@ -38,7 +38,7 @@ def cost_figures(sides: Sequence[SideRecord], baseline_tpot: float | None, speed
     target, draft = (_total(sides, key) for key in ("target_seconds", "draft_seconds"))
     c = quotient(quotient(draft, drafted), baseline_tpot)
     v = quotient(quotient(target, rounds), baseline_tpot)
-    known = c is not None and v
+    known = c is not None and v and any(side.timed_rounds for side in sides)
     predicted = predicted_speedup(expected_per_round(sides), drafted / rounds, c, v) if known else None
     return {
         "cost_ratio_c": c,
@@ -61,7 +61,7 @@ def expected_per_round(sides: Sequence[SideRecord]) -> float:
 
     Of trees the tokens that there were: their rates depend on the path. Raises ValueError when no round was timed.
     """
-    timed = [counts for side in sides for counts in side.rounds]
+    timed = [counts for side in sides for counts in side.timed_rounds]
     if not timed:
         raise ValueError("expected_per_round wants at least one round that was timed")
     chains = [step for step in pooled(sides) if not step.is_tree]

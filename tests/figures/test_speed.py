@@ -268,3 +268,23 @@ def test_a_round_that_made_the_first_emission_is_not_divided_by():
     assert found["verify_ratio_v"] == pytest.approx(0.05 / 0.1) and found["cost_ratio_c"] == pytest.approx(0.01 / 0.1)
     assert found["overhead_ms_per_round"] == pytest.approx(30.0) and phases([own], None).round == pytest.approx(0.1)
     assert found["num_spec_steps"] == 3
+
+
+@pytest.mark.parametrize(("rounds", "tokens", "drafted"), [
+    ([[4, 4], [2, 2], [2, 2]], 3.0, 2),                    # the first emission's draft was longer
+    ([[0, 0], [2, 2], [2, 0]], 1 + 0.5 + 0.5, 2),          # or there was none
+    ([[2, 0], [2, 2], [2, 2]], 1 + 2 / 3 + 2 / 3, 2),      # its acceptance is in the rates
+    ([[12, 3, 3, 8, 0], [6, 1, 3, 2, 1], [6, 1, 3, 2, 1]], 2.0, 6),
+])  # fmt: skip
+def test_a_prediction_is_of_the_rounds_that_were_timed(rounds, tokens, drafted):
+    """What a round emits, drafts and takes are means over the same rounds: those behind the first emission."""
+    own = side(9, rounds=rounds, decode=0.2, first_tokens=3, first_rounds=1, target_seconds=0.1, draft_seconds=0.02 * drafted)
+    found = figures(record("a", own, side(9, decode=0.8)))
+    assert found["verify_ratio_v"] == pytest.approx(0.5) and found["cost_ratio_c"] == pytest.approx(0.1)
+    assert found["predicted_speedup"] == pytest.approx(tokens / (0.5 + drafted * 0.1))
+
+
+def test_without_a_timed_round_of_the_recorded_text_there_is_no_prediction():
+    times = (Repeat(5, 5, 0, 0, 0.1, 0.0, 0.0, 0.0), Repeat(8, 5, 1, 2, 0.1, 0.1, 0.05, 0.02))
+    found = figures(record("a", side(5, rounds=[[4, 4]], first_rounds=1, repeats=times), side(5)))
+    assert found["verify_ratio_v"] is not None and found["predicted_speedup"] is None
