@@ -48,10 +48,8 @@ def _finite(value: object) -> object:
 
 
 def _parse_records(file: Path) -> tuple[list[Record], int]:
-    """The records in the file and the bytes they take. A broken last line without its newline, which a write cut short leaves, is left
-    out.
-
-    Any other line that is no record raises a UserError with the file and the place in it.
+    """The records in the file and the bytes they take, a broken last line without its newline, which a write cut short leaves, left out.
+    Raises UserError for any other line that is no record, with the file and the place in it.
     """
     records, good = [], 0
     data = file.read_bytes()
