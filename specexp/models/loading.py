@@ -93,7 +93,10 @@ def resolved(spec: ModelSpec, key: str = "model_pair.target") -> ModelSpec:
     """`spec` with its device found. Raises UserError if that device is absent, or the CUDA that quantisation needs."""
     device = resolve_device(spec.device)
     if spec.quantization != "none" and not device.startswith("cuda"):
-        raise UserError(f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none.")
+        raise UserError(
+            f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none, and dtype=bfloat16 "
+            "if memory is short."
+        )
     return replace(spec, device=device)
 
 
@@ -135,6 +138,9 @@ def _build(spec: ModelSpec):
             f"{spec.name} has no weights for {len(missing)} parameters ({missing[0]}, ...), so the model is incomplete; "
             "copy it again, or give another one."
         )
+    if spec.gguf_file is not None:  # its weights are plain tensors now, and nothing may take them for packed ones
+        vars(model.config).pop("quantization_config", None)
+        model.hf_quantizer, model.is_quantized = None, False
     if adapter != spec:
         model = _merged(model, adapter)
     if _device_map(spec) is None:
@@ -214,6 +220,10 @@ def _device_map(spec: ModelSpec) -> str | None:
 
 
 def _quantization(spec: ModelSpec):
+    if spec.gguf_file is not None:
+        from transformers import GgufConfig
+
+        return GgufConfig(dequantize=True)
     if spec.quantization == "none":
         return None
     import torch

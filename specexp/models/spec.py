@@ -79,6 +79,8 @@ class ModelSpec:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("quantization", self.quantization, QUANTIZATIONS)
         _one_of("model_pair.weights", self.weights, WEIGHTS)
+        if self.gguf_file is not None and self.quantization != "none":
+            raise UserError(f"quantization={self.quantization} does not go with gguf_file={self.gguf_file}; leave one of the two out.")
         if self.context_length is not None and self.context_length < 1:
             raise UserError(f"context_length={self.context_length} leaves no room for a text; give 1 or more, or null for the model's own.")
 

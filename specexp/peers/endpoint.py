@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -24,6 +24,7 @@ from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.figures.record import Repeat, SideRecord
 
+Prompt = str | Sequence[Mapping[str, str]]  # a text, or the messages of a conversation
 APIS = {"completions": "/completions", "chat": "/chat/completions"}
 ON_ERROR = ("stop", "count")
 BUSY = (429, 503)  # only these are tried again
@@ -102,8 +103,8 @@ class Reply:
 
 @dataclass
 class Endpoint:
-    """url: the address up to and with /v1. model: None for the first that the server lists. api: completions, or chat (each prompt one
-    user message).
+    """url: the address up to and with /v1. model: None for the first that the server lists. api: completions, or chat (messages, or a
+    prompt as one user message).
 
     concurrency: how many requests are under way at most. on_error: "stop" the run, or "count" the failed request and go on. api_key_env:
     the environment variable that holds the key, if any. retries: how often a request refused as too many (429, 503) is sent again, after
@@ -167,7 +168,7 @@ class Endpoint:
         self._served = self.model or names[0]
 
     def complete(
-        self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int
+        self, prompt: Prompt, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int
     ) -> Reply:
         """Sends one request, again while the server is too busy. Raises Refused."""
         try:
@@ -191,9 +192,10 @@ class Endpoint:
                 raise Refused(-1, f"{type(error).__name__}: {error}") from error
             time.sleep(wait)
 
-    def _body(self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int) -> dict:
+    def _body(self, prompt: Prompt, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int) -> dict:
         """The body of a request. Values that change nothing are sent too, since servers have different defaults."""
-        content = {"prompt": prompt} if self.api == "completions" else {"messages": [{"role": "user", "content": prompt}]}
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        content = {"prompt": prompt} if self.api == "completions" else {"messages": messages}
         rule = {"temperature": sampling.temperature}
         if not sampling.is_greedy:
             rule |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": seed}

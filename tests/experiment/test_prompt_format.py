@@ -15,7 +15,7 @@ from specexp.experiment.sides import DecoderSide
 from specexp.models.pair import load_tokenizer
 from specexp.tracking.records import read_records
 
-ALONE = ("model_pair=custom", "method=prompt_lookup", "max_new_tokens=3", "baselines={}")  # one model, no draft
+ALONE = ("model_pair=custom", "method=prompt_lookup", "max_new_tokens=3")  # one model, no draft
 CHAT = {"dataset.prompt_format": "chat"}
 RENDERED = BOS + "[user] def add(a, b):\n[assistant]\n"
 
@@ -73,7 +73,7 @@ def test_a_chat_is_rendered_once_and_records_hold_what_the_model_saw(tmp_path, a
     data = own(tmp_path, "def add(a, b):", says("one", "two", "three"))
     chat = (*ALONE, f"model_pair.target.name={place}", *data, "dataset.prompt_format=chat", "dataset.system_prompt=Be brief.")
     run(composed(*chat), tmp_path / "run")
-    prompts = [record["prompt"] for record in read_records(tmp_path / "run")]
+    prompts = [record.prompt for record in read_records(tmp_path / "run")]
     begun = BOS + "[system] Be brief.\n"
     assert prompts == [
         begun + "[user] def add(a, b):\n[assistant]\n",
@@ -89,12 +89,12 @@ def test_template_arguments_and_a_template_of_ones_own(tmp_path):
     place = saved(tmp_path / "model", template=TEMPLATE)
     chat = (*ALONE, f"model_pair.target.name={place}", *own(tmp_path, "x"), "dataset.prompt_format=chat")
     run(composed(*chat, "chat_template_args={enable_thinking: false}"), tmp_path / "a")
-    assert read_records(tmp_path / "a")[0]["prompt"].endswith("[assistant] <no thoughts>\n")
+    assert read_records(tmp_path / "a")[0].prompt.endswith("[assistant] <no thoughts>\n")
     run(composed(*chat, "chat_template=plain"), tmp_path / "b")
-    assert read_records(tmp_path / "b")[0]["prompt"] == "x"
+    assert read_records(tmp_path / "b")[0].prompt == "x"
     (tmp_path / "own.jinja").write_text("Q: {{ messages[0].content }}")
     run(composed(*chat, f"chat_template={tmp_path}/own.jinja"), tmp_path / "c")
-    assert read_records(tmp_path / "c")[0]["prompt"] == "Q: x"
+    assert read_records(tmp_path / "c")[0].prompt == "Q: x"
 
 
 def test_a_pair_says_how_it_is_asked_and_a_data_set_may_differ(tmp_path):
@@ -102,7 +102,7 @@ def test_a_pair_says_how_it_is_asked_and_a_data_set_may_differ(tmp_path):
     chat = (*ALONE, f"model_pair.target.name={place}", *own(tmp_path, "x"), "model_pair.prompt_format=chat")
     run(composed(*chat), tmp_path / "a")
     run(composed(*chat, "dataset.prompt_format=raw"), tmp_path / "b")
-    assert [read_records(tmp_path / name)[0]["prompt"] for name in "ab"] == [BOS + "[user] x\n[assistant]\n", "x"]
+    assert [read_records(tmp_path / name)[0].prompt for name in "ab"] == [BOS + "[user] x\n[assistant]\n", "x"]
 
 
 @pytest.mark.parametrize("change", ["template", "data"])
@@ -141,7 +141,7 @@ def test_a_file_of_rendered_prompts_gets_no_second_bos_token(tmp_path, capsys, c
     with caplog.at_level(logging.WARNING):
         run(composed(*ALONE, f"model_pair.target.name={place}", *own(tmp_path, RENDERED)), tmp_path / "run")
     assert all(ids[0] == 0 and 0 not in ids[1:] for ids in asked) and asked
-    assert read_records(tmp_path / "run")[0]["prompt"] == RENDERED
+    assert read_records(tmp_path / "run")[0].prompt == RENDERED
     assert [record.message for record in caplog.records] == [f"1 prompts begin with {BOS}, which the tokenizer writes before every text; it is given once."]
     assert summary(tmp_path / "run")["template_unused"] is False  # the file's author used it
     assert "prompts were raw" not in capsys.readouterr().out

@@ -13,6 +13,7 @@ from specexp.models import loading, preflight
 from specexp.models.loading import load_model
 from specexp.models.pair import ModelPair
 from specexp.models.spec import ModelSpec
+from specexp.runners.llama import LlamaPass
 from specexp.tracking.records import read_records
 
 BASE = "asset:tiny/draft"
@@ -88,6 +89,7 @@ def test_a_packed_model_is_the_model(packed):
     ours, theirs = (load_model(spec) for spec in (ModelSpec(str(packed), gguf_file="model.F32.gguf", dtype="float32", device="cpu"), ModelSpec(BASE, dtype="float32", device="cpu")))
     with torch.inference_mode():
         assert torch.allclose(ours(IDS).logits, theirs(IDS).logits, atol=1e-4)
+    assert LlamaPass.runs(ours)  # nothing takes it for a quantised model
 
 
 def test_a_run_with_a_packed_draft(packed, tmp_path):
@@ -95,7 +97,7 @@ def test_a_run_with_a_packed_draft(packed, tmp_path):
     run(composed(*chosen), tmp_path / "packed")
     run(composed(), tmp_path / "plain")
     ours, theirs = (read_records(tmp_path / name) for name in ("packed", "plain"))
-    assert [record["method"]["rounds"] for record in ours] == [record["method"]["rounds"] for record in theirs]
+    assert [record.method.rounds for record in ours] == [record.method.rounds for record in theirs]
 
 
 def test_an_adapter_is_merged_into_its_base(adapter, tmp_path):
@@ -117,6 +119,8 @@ def test_what_is_wrong_with_a_packed_file(packed, tmp_path, monkeypatch):
         loading.preflight(ModelSpec(str(packed)))
     with pytest.raises(UserError, match=r"is a file: give model_pair.target.name=.* model_pair.target.gguf_file=model.F32.gguf"):
         loading.preflight(ModelSpec(str(packed / "model.F32.gguf")))
+    with pytest.raises(UserError, match="quantization=int8 does not go with gguf_file=model.F32.gguf"):
+        ModelSpec(str(packed), gguf_file="model.F32.gguf", quantization="int8")
     with pytest.raises(UserError, match="it holds no .gguf file"):
         loading.preflight(ModelSpec(str(tmp_path), gguf_file="x.gguf"))
     (tmp_path / "x.gguf").write_bytes(b"GGUF")

@@ -246,6 +246,13 @@ def test_quantisation_names_what_is_missing(directory, monkeypatch):
         load_model(spec)
 
 
+def test_a_device_that_quantisation_needs_is_told_before_its_packages(directory, monkeypatch):
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda package: None)
+    pair = ModelPair("p", ModelSpec(str(directory), quantization="int8", device="cpu"))
+    with pytest.raises(UserError, match="quantization=int8 needs CUDA, and the device is cpu: set .*quantization=none, and dtype=bfloat16"):
+        pair.check()
+
+
 def test_quantisation_settings():
     assert loading._quantization(ModelSpec("x/y", quantization="int8")).load_in_8bit
     four = loading._quantization(ModelSpec("x/y", quantization="int4", dtype="float16"))
