@@ -24,7 +24,7 @@ from specexp.errors import UserError
 from specexp.models.loading import load_model
 from specexp.models.pair import entries, output_rows, stop_ids
 from specexp.models.spec import ModelSpec
-from specexp.text.prompting import answered_ids, leading_ids
+from specexp.text.prompting import Prompter, answered_ids, leading_ids
 from specexp.training.corpus import article_document, function_document
 
 WIDEST = 32  # texts written side by side
@@ -38,13 +38,29 @@ class Text:
     start: int = 0
 
 
-def generated(tokenizer, documents: int, seed: int) -> Iterator[Text]:
-    """Documents of the corpus generator: three tasks to each article; before every second task stands another one."""
-    rng, end = random.Random(f"{seed}/medusa"), _end(tokenizer)
-    for number in range(documents):
+def documents(count: int, seed: int) -> Iterator[tuple[str, str]]:
+    """(prompt, answer) of the corpus generator: three tasks to each article; before every second task stands another one."""
+    rng = random.Random(f"{seed}/medusa")
+    for number in range(count):
         *before, answer = article_document(rng) if number % 4 == 3 else function_document(rng, 1 + number % 2)
-        ids, start = answered_ids(tokenizer, "".join(before), answer)
-        yield Text((*ids, *end), start)
+        yield "".join(before), answer
+
+
+def generated(tokenizer, count: int, seed: int) -> Iterator[Text]:
+    """Documents of the corpus generator."""
+    for prompt, answer in documents(count, seed):
+        ids, start = answered_ids(tokenizer, prompt, answer)
+        yield Text((*ids, *_end(tokenizer)), start)
+
+
+def asked(prompter: Prompter, documents: Iterable[str], length: int) -> Iterator[Text]:
+    """Documents as what a user says in a chat, up to where the answer begins; those of more than `length` ids are left out. Only what the
+    target answers can follow, since a document's own words do not.
+    """
+    for document in documents:
+        ids = prompter.chat_ids([{"role": "user", "content": document}])
+        if len(ids) <= length:
+            yield Text(tuple(ids), len(ids))
 
 
 def read(tokenizer, documents: Iterable[str], length: int) -> Iterator[Text]:
