@@ -142,6 +142,9 @@ def _check_format(config: DictConfig, examples: Sequence[Example], prompter: Pro
         system = next((message["content"] for message in examples[0].messages if message["role"] == "system"), "")
         if system.strip() not in prompter.rendered(examples[0].messages):
             logger.warning("the chat template does not write the system prompt, so the model does not see it.")
+        if prompter.leading and prompter.chat_ids(examples[0].messages)[: len(prompter.leading)] != prompter.leading:
+            spelt = prompter.tokenizer.decode(prompter.leading)
+            logger.warning("the chat template does not write %s, which the tokenizer puts before every raw prompt.", spelt)
         return False
     if config.chat_template is not None or config.chat_template_args is not None:
         given = "chat_template" if config.chat_template is not None else "chat_template_args"

@@ -20,6 +20,7 @@ from specexp.errors import UserError
 PLAIN = "plain"
 PLAIN_TEMPLATE = "{{ messages | map(attribute='content') | select | join('\n\n') }}"
 GIVEN = ("messages", "add_generation_prompt", "continue_final_message", "chat_template")  # what a template is given here, and not by a user
+TELLING = 3  # characters that show a template; a question mark does not
 PROBE, CONTENT = "1", "<the words of a user>"
 Message = Mapping[str, str]  # role, content
 
@@ -130,7 +131,8 @@ class Prompter:
         except UserError:
             return ()
         lines = ending.splitlines()
-        return tuple({"\n".join(lines[:count]).rstrip() for count in range(1, len(lines) + 1)} - {""})
+        found = {"\n".join(lines[:count]).rstrip() for count in range(1, len(lines) + 1)}
+        return tuple(text for text in found if len(text) >= TELLING)
 
 
 def with_template(tokenizer, template: str | None):

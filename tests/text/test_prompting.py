@@ -98,6 +98,7 @@ def test_a_text_that_was_rendered_before_is_noticed(tmp_path):
         assert not prompter.is_rendered("def add(a, b):") and not prompter.is_rendered("")
         assert Prompter(made, {"enable_thinking": False}).is_rendered(prompter.rendered(ASKED)) or made is without
     assert not Prompter(tokenizer(tmp_path / "bare")).is_rendered("def add(a, b):\n[assistant]\n")
+    assert not Prompter(tokenizer(tmp_path / "polite", template="{{ messages[-1].content }}?")).is_rendered("Who is it?")
     assert not Prompter(tokenizer(tmp_path / "no_system", template=SYSTEM_LEFT_OUT)).is_rendered("def add(a, b):")
 
 
