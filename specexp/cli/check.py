@@ -115,7 +115,10 @@ def _drop_unused_drafts(config: DictConfig) -> None:
         raise UserError("model_pair.draft=null leaves the method without the draft model that it asks for; give model_pair.draft.name=DIR.")
 
 
-WORDS = {int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null"}
+WORDS = {
+    int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null",
+    object: "a value",
+}  # fmt: skip
 ELEMENTS = {int: "whole numbers", float: "numbers", str: "texts (a number as text: \"KEY=['1']\")"}
 
 
@@ -213,7 +216,7 @@ def _fits(value: object, hint: object) -> bool:
         return OmegaConf.is_list(value) and _all_fit(value, range(len(value)), get_args(hint)[0])
     if get_origin(hint) is Mapping:
         return OmegaConf.is_dict(value) and ("_target_" in value or _all_fit(value, value, get_args(hint)[1]))
-    if hint is inspect.Parameter.empty:
+    if hint in (inspect.Parameter.empty, object):
         return True
     if hint is None or hint is NoneType:
         return value is None

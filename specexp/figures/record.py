@@ -45,7 +45,8 @@ class SideRecord:
     round of a chain, [drafted, accepted, depth, leaves, refused] of a tree; first_rounds: how many of them (0 or 1) made the first
     emission, which no decode seconds paid for. origins: of each token. entropies: of each round, in nats, where a policy looked. tree: the
     first draft that was no chain. ends: characters of `text` up to and with each token. nll_sum, nll_count: nats under the target, and of
-    how many tokens. chunks: texts that a server sent. None: not known on this side.
+    how many tokens. chunks: texts that a server sent; reasoning: what it sent besides the answer; speculation: what it reports of its own.
+    None: not known on this side.
     """
 
     repeats: tuple[Repeat, ...]
@@ -77,6 +78,7 @@ class SideRecord:
     began: float | None = None
     attempts: int | None = None
     speculation: Mapping | None = None
+    reasoning: str | None = None
 
     def mean(self, name: str) -> float | None:
         """Of a field or property of the repeats; None where one of them does not know it."""

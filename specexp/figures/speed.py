@@ -4,8 +4,9 @@ Knows records (plain dicts, as in records.jsonl) and nothing of models, texts or
 it does not exist here (nothing drafted, one token only, no baseline, not measured on this device), and no figure is NaN or infinite.
 
 Decoding runs from the first emission to the last, so the tokens of the first emission (`first_tokens`) are not counted in decode
-throughput; tokens are counted by ids. A side that gives each text in one piece (beam search knows no token before the end) has no such
-time: its first token comes with its last, and speedups by or over it compare whole requests. Totals come before ratios: an average of
+throughput; tokens are counted by ids. A text that comes in one piece (beam search knows no token before the end, a proxy may hold a served
+one up) has no such time: its first token comes with its last. Speedups by or over a side that gives most of its texts so compare whole
+requests. Totals come before ratios: an average of
 per-prompt rates is given only under its own name, with its sample standard deviation (`NAME_mean`, `NAME_std`), as published tables do.
 """
 
@@ -27,6 +28,7 @@ from specexp.figures.acceptance import (
     quotient,
     steps_of,
     token_count,
+    totals_of,
     tree_figures,
 )
 from specexp.figures.cost import cost_figures, repeats
@@ -115,8 +117,8 @@ def example_figures(record: dict) -> Figures:
 
 
 def content(side: dict) -> list[int] | str:
-    """Ids; the text where a server gives none."""
-    return side["text"] if side["token_ids"] is None else side["token_ids"]
+    """Ids; the text where a server gives none, with the reasoning before it."""
+    return (side.get("reasoning") or "") + side["text"] if side["token_ids"] is None else side["token_ids"]
 
 
 def decoded_tokens(side: dict) -> int:
@@ -125,8 +127,8 @@ def decoded_tokens(side: dict) -> int:
 
 
 def decoding(side: dict) -> tuple[float, float]:
-    """Tokens and the seconds they took, summed over repeats, the prefill left out."""
-    counted = [(max(each["tokens"] - each["first_tokens"], 0), each["decode_seconds"]) for each in repeats(side)]
+    """Tokens and the seconds they took, summed over repeats, the prefill left out. Seconds in which no token came are none of decoding."""
+    counted = [(tokens, each["decode_seconds"]) for each in repeats(side) if (tokens := each["tokens"] - each["first_tokens"]) > 0]
     return sum(tokens for tokens, _ in counted), sum(seconds for _, seconds in counted)
 
 
@@ -166,7 +168,12 @@ def speedup_figures(ids: Sequence[str], method: Sequence[dict], baseline: Sequen
     all of them where a side gives its texts in one piece.
     """
     spent = counted_time(method, baseline)
-    clusters = _by_prompt(ids, [spent(side) for side in method], [spent(side) for side in baseline])
+    pairs = [
+        (name, spent(m), spent(b))
+        for name, m, b in zip(ids, method, baseline, strict=True)
+        if spent is whole_request or not (in_one_piece(m) or in_one_piece(b))
+    ]
+    clusters = _by_prompt(pairs)
     low, high = rate_ratio_interval(clusters) or (None, None)
     ratios = [ratio for row in clusters.tolist() if (ratio := _rate_ratio(*row))]
     return {
@@ -196,19 +203,24 @@ def why_no_interval(figures: Mapping[str, object]) -> str | None:
 
 def counted_time(*groups: Sequence[dict]) -> Callable[[dict], tuple[float, float]]:
     """The function that gives a side's tokens and the seconds they took, for comparing these groups of sides: decoding alone, or the whole
-    request where one of the groups gives its texts in one piece."""
-    return whole_request if any(map(_in_one_piece, groups)) else decoding
+    request where one of the groups gives more than half of its texts in one piece."""
+    return whole_request if any(map(_in_pieces, groups)) else decoding
 
 
-def _in_one_piece(sides: Sequence[dict]) -> bool:
-    """Texts of several tokens, and never one after the first emission."""
-    return any(side["first_tokens"] > 1 for side in sides) and not any(map(decoded_tokens, sides))
+def _in_pieces(sides: Sequence[dict]) -> bool:
+    return 2 * sum(map(in_one_piece, sides)) > sum(token_count(side) > 1 for side in sides)
 
 
-def _by_prompt(ids: Sequence[str], method: Sequence[tuple], baseline: Sequence[tuple]) -> np.ndarray:
-    """[prompts, 4]: the method's tokens and seconds, then the baseline's, summed over the samples of a prompt."""
+def in_one_piece(side: dict) -> bool:
+    """A text of several tokens, of which none came after the first emission."""
+    return side["first_tokens"] > 1 and not decoded_tokens(side)
+
+
+def _by_prompt(pairs: Sequence[tuple[str, tuple, tuple]]) -> np.ndarray:
+    """[prompts, 4]: the method's tokens and seconds, then the baseline's, summed over the samples of a prompt. pairs: (prompt, (tokens,
+    seconds) of the method, those of the baseline)."""
     rows: dict[str, np.ndarray] = {}
-    for name, m, b in zip(ids, method, baseline, strict=True):
+    for name, m, b in pairs:
         row = np.array([*m, *b], dtype=float)
         rows[name] = rows.get(name, np.zeros(4)) + row
     return np.array(list(rows.values())).reshape(-1, 4)
@@ -231,7 +243,7 @@ def spread_figures(sides: Sequence[dict]) -> dict[str, float | None]:
         "output_tps": [quotient(*whole_request(side)) for side in sides],
         "output_tps_per_user": [quotient(*decoding(side)) for side in sides],
         "perplexity": [_perplexity(side) for side in sides],
-        "draft_acceptance_rate": [quotient(sum(r[1] for r in side["rounds"]), sum(r[0] for r in side["rounds"])) for side in sides],
+        "draft_acceptance_rate": [quotient(totals.accepted, totals.drafted) for side in sides if (totals := totals_of(side))],
     }.items():
         known = [value for value in values if value is not None]
         figures[f"{name}_mean"] = mean(known) if known else None
