@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.datasets.prompts import LoadPrompts
 from specexp.experiment.experiment import Experiment, no_answer
+from specexp.experiment.guard import guarded
 from specexp.experiment.pass_timing import measured_curve
 from specexp.experiment.sides import DecoderSide, OwnTexts, ServedSide, ServedTexts
 from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, methods_of, supplied
@@ -42,8 +43,9 @@ class OwnModels:
         inputs.pair.release_others()
         set_threads(config.threads)
         tokenizer = inputs.pair.load_tokenizer()
-        longest = inputs.pair.longest_text(inputs.cache)
-        self.reader = OwnTexts(inputs.dataset, tokenizer, Stopping(tokenizer, (), ()), config.max_new_tokens, longest)
+        pair, stop = inputs.pair, Stopping(tokenizer, (), ())
+        limits = pair.longest_text(inputs.cache), pair.switches(), pair.embedded_ids()
+        self.reader = OwnTexts(inputs.dataset, tokenizer, stop, config.max_new_tokens, *limits)
 
     def guarded(self, way_out: str):
         """Surrounds everything that needs memory, so that running out of it is reported in a sentence."""
@@ -64,6 +66,7 @@ class OwnModels:
         self.reader.models = {"target": target} | {
             role: runner.model for decoder in self.decoders.values() for role, runner in decoder.drafter.models.items()
         }
+        self.reader.runners = guarded(self.decoders.values())
         sides = {name: DecoderSide(decoder, inputs.sampling) for name, decoder in self.decoders.items()}
         handles = {key: config[key] for key in ("max_new_tokens", "samples", "repeats", "warmup", "seed")}
         return Experiment(sides, self.reader, weights=config.model_pair.weights, **handles)
@@ -115,6 +118,7 @@ class OwnModels:
         named = zip(("method", *self.config.baselines), methods_of(self.config).items(), strict=True)
         peers = {name: node for name, (side, node) in named if isinstance(self.decoders[side], PeerLoop)}
         return {name: {key: value for key, value in node.items() if key not in ("_target_", LABEL)} for name, node in peers.items()}
+
 
 
 def _joins_captured(decoders: dict) -> bool:

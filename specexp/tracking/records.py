@@ -219,8 +219,8 @@ class RunDirectory:
             raise UserError(f"{config} is not readable YAML any more; choose another directory with hydra.run.dir=DIR.") from error
         if any(key == "method._target_" and old == MISSING for key, old, _ in differences):
             raise UserError(
-                f"{self.path} was written by an older version, whose configurations had another form; `specexp report {self.path}` reads it, "
-                "and a new run needs another hydra.run.dir=DIR."
+                f"{self.path} was written by an older version, whose configurations had another form; `specexp report {self.path}` reads "
+                "it, and a new run needs another hydra.run.dir=DIR."
             )
         if named := "; ".join(f"{key} was {old!r}, now {new!r}" for key, old, new in differences[:SHOWN]):
             raise UserError(

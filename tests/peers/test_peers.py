@@ -23,7 +23,7 @@ from specexp.peers.early_exit import EarlyExit, ExitKnobs
 from specexp.peers.generate import OwnCache, PromptLookup, TransformersGenerate
 from specexp.peers.onnx_conversion import is_old
 from specexp.peers.request import SharedModel, shared_model
-from specexp.runners.calls import slides
+from specexp.runners.lengths import slides
 from specexp.runners.runner import ModelRunner
 from specexp.runners.sink import SinkRunner
 from specexp.tracking.records import read_records

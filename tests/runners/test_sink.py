@@ -273,7 +273,7 @@ def test_half_precision_keys_stay_near_over_many_evictions():
         ("gpt2", "learns a vector for every position"),
         ("opt", "learns a vector for every position"),
         ("gpt_neo", "learns a vector for every position"),
-        ("mistral_sliding", "sliding window"),
+        ("mistral_sliding", "see a window of 16 tokens, fewer than cache.max_length=256"),
     ],
 )
 def test_models_whose_keys_cannot_move_are_refused(kind, words):
