@@ -66,5 +66,5 @@ def one_line(text: str) -> str:
 
 
 def whole(texts: Sequence[str]) -> str:
-    """The texts joined. A character that a server sent in two halves becomes one again, and a half alone the mark of what cannot be read."""
+    """The texts joined. A character that a server sent in two halves is one again, and a half alone is the mark of what cannot be read."""
     return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
