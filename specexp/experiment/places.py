@@ -92,7 +92,7 @@ class OwnModels:
 
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
         """What summary.json holds about the models, and what their passes cost."""
-        costs = swi_figures([record.sides["method"].to_json() for record in records], self._costs())
+        costs = swi_figures([record.method for record in records], self._costs())
         claims = DecoderSide(self.decoders["method"], self.inputs.sampling).facts()
         return {"model_pair": self.config.model_pair.name} | claims | costs
 
@@ -196,9 +196,8 @@ class Served:
             "additional_sampling_params": {"temperature": self.inputs.sampling.temperature},
         }
         errors = [llmperf.failed(failure.code, failure.message) for failure in experiment.failures if failure.side == "method"]
-        rows = [record.to_json() for record in records]
-        requests = [*map(llmperf.individual, rows), *errors]
-        files = {"summary": llmperf.summary(rows, errors, settings), "individual_responses": requests}
+        requests = [*map(llmperf.individual, records), *errors]
+        files = {"summary": llmperf.summary(records, errors, settings), "individual_responses": requests}
         for name, content in files.items():
             write_whole(directory / f"{llmperf.file_stem(settings)}_{name}.json", to_json(content, indent=4) + "\n")
 
@@ -215,7 +214,7 @@ def error_figures(experiment: Experiment) -> dict[str, int]:
 
 def speculation_figures(records: Sequence[Record]) -> dict[str, float | int | None]:
     """Acceptance as our own server reported it for each request; nothing from servers that do not report it."""
-    told = [record.sides["method"].speculation or {} for record in records]
+    told = [record.method.speculation or {} for record in records]
     if not all("method" in one for one in told):
         return {}
     steps, drafted, accepted = (sum(one[f"num_{key}"] for one in told) for key in ("spec_steps", "draft_tokens", "accepted_draft_tokens"))

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specexp.decoding.theory import throughputs
-from specexp.figures.acceptance import acceptance_figures, conditional_rates, quotient, steps_of, timed_rounds
-from specexp.figures.cost import CostCurve, depth, phases
+from specexp.figures.acceptance import acceptance_figures, conditional_rates, depth, pooled, quotient
+from specexp.figures.cost import CostCurve, phases
+from specexp.figures.record import Record, SideRecord
 
 LONGEST = 16  # drafted tokens that a best length is looked for up to, or as many as the run drafted
 
@@ -35,12 +36,12 @@ class RoundModel:
         return quotient(tokens * self.autoregressive, sum(rounds))
 
 
-def round_model(method: Sequence[dict], baseline: Sequence[dict], curve: CostCurve | None) -> RoundModel | None:
+def round_model(method: Sequence[SideRecord], baseline: Sequence[SideRecord], curve: CostCurve | None) -> RoundModel | None:
     """None where costs are missing. What a drafter of several models, or of none, takes per token is the records' mean."""
     spent = phases(method, curve)
     if curve is None or spent is None or len(curve.widths) < 2:  # what a draft costs to verify is not known
         return None
-    rounds = [counts for side in method for counts in timed_rounds(side)]
+    rounds = [counts for side in method for counts in side.timed_rounds]
     token = curve.drafted_token
     if not token and spent.source == "clock":
         token = quotient(spent.draft * len(rounds), sum(map(depth, rounds))) or 0.0
@@ -48,7 +49,7 @@ def round_model(method: Sequence[dict], baseline: Sequence[dict], curve: CostCur
     return RoundModel(curve, token, spent.host, curve.autoregressive + (own.host if own else 0.0))
 
 
-def bound_figures(records: Sequence[dict], curve: CostCurve | None) -> dict[str, float | int | None]:
+def bound_figures(records: Sequence[Record], curve: CostCurve | None) -> dict[str, float | int | None]:
     """Flat; all None where the run has no curve, or its method is not a round of drafting and one pass.
 
     `best_gamma` = the draft length with most expected tokens per second, and `best_gamma_speedup` what it would gain, from the acceptance
@@ -56,10 +57,10 @@ def bound_figures(records: Sequence[dict], curve: CostCurve | None) -> dict[str,
     the tokens that were accepted; `oracle_open_rounds` of them were kept whole, so that a longer draft might have gained more.
     `modelled_speedup` = the rounds as they were, by the curve: as near to the measured one as the curve is to the run.
     """
-    method, baseline = [record["method"] for record in records], [record["baseline"] for record in records if "baseline" in record]
+    method, baseline = [record.method for record in records], [record.baseline for record in records if record.baseline is not None]
     model = round_model(method, baseline, curve)
-    rounds = [counts for side in method for counts in side["rounds"]]
-    steps = [step for side in method for step in steps_of(side)]
+    rounds = [counts for side in method for counts in side.rounds]
+    steps = pooled(method)
     if model is None or not steps:
         return dict.fromkeys(("best_gamma", "best_gamma_speedup", "oracle_speedup", "oracle_open_rounds", "modelled_speedup"))
     gamma, speedup = best_gamma(method, model)
@@ -73,9 +74,9 @@ def bound_figures(records: Sequence[dict], curve: CostCurve | None) -> dict[str,
     }
 
 
-def best_gamma(sides: Sequence[dict], model: RoundModel) -> tuple[int, float]:
+def best_gamma(sides: Sequence[SideRecord], model: RoundModel) -> tuple[int, float]:
     """(length of chain, its speedup), the shortest of equals. Wants at least one speculation step."""
-    rates = conditional_rates([step for side in sides for step in steps_of(side)])
+    rates = conditional_rates(pooled(sides))
     alpha = acceptance_figures(sides)["alpha"]
     known = [alpha if rate is None else rate for rate in rates]
     known += [alpha] * (LONGEST - len(known))

@@ -22,22 +22,24 @@ from itertools import accumulate
 from operator import mul
 
 from specexp.decoding.theory import expected_tokens, predicted_speedup
-from specexp.figures.acceptance import conditional_rates, later_emissions, quotient, steps_of, timed_rounds, token_count
+from specexp.figures.acceptance import conditional_rates, depth, pooled, quotient, steps_of
+from specexp.figures.record import SideRecord
 
 
-def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: float | None) -> dict[str, float | None]:
+def cost_figures(sides: Sequence[SideRecord], baseline_tpot: float | None, speedup: float | None) -> dict[str, float | None]:
     """Of one side, its baseline's seconds per token and its measured speedup.
 
-    `cost_ratio_c` = drafting one token, `verify_ratio_v` = the target's pass of a round (averaged over all rounds, those that drafted
-    nothing too). `overhead_ms_per_round` = the rest of the decode time. `predicted_speedup` puts the acceptance rates measured by position,
-    c and v into Leviathan et al. 2023, Theorem 3.8, without any overhead, so that `efficiency` = measured / predicted is the share of the
-    possible speedup that the loop itself leaves. Both are None when nothing was drafted.
+    `cost_ratio_c` = drafting one token, `verify_ratio_v` = the target's pass of a round. `overhead_ms_per_round` = the rest of the decode
+    time. All are means over the timed rounds, those that drafted nothing too. `predicted_speedup` puts the acceptance rates measured by
+    position, c and v into Leviathan et al. 2023, Theorem 3.8, without any overhead, so that `efficiency` = measured / predicted is the
+    share of the possible speedup that the loop itself leaves. Both are None when nothing was drafted.
     """
     rounds, drafted, decode = (_total(sides, key) for key in ("rounds", "drafted", "decode_seconds"))
     target, draft = (_total(sides, key) for key in ("target_seconds", "draft_seconds"))
     c = quotient(quotient(draft, drafted), baseline_tpot)
     v = quotient(quotient(target, rounds), baseline_tpot)
-    predicted = predicted_speedup(expected_per_round(sides), drafted / rounds, c, v) if c is not None and v else None
+    known = c is not None and v and any(side.timed_rounds for side in sides)
+    predicted = predicted_speedup(expected_per_round(sides), drafted / rounds, c, v) if known else None
     return {
         "cost_ratio_c": c,
         "verify_ratio_v": v,
@@ -47,35 +49,28 @@ def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: fl
     }
 
 
-def repeats(side: dict) -> list[dict]:
-    """Each timing of the side, with the counts of what was timed: a repeat may be another text. Of an older run it is one, the mean."""
-    if found := side.get("repeats"):
-        return found
-    seconds = {key: side[key] for key in ("first_tokens", "ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds")}
-    counts = {"rounds": later_emissions(side), "drafted": sum(counts[0] for counts in timed_rounds(side))}
-    return [seconds | counts | {"tokens": token_count(side)}]
-
-
-def _total(sides: Sequence[dict], key: str) -> float | None:
+def _total(sides: Sequence[SideRecord], key: str) -> float | None:
     """Over all repeats of all sides; None where one of them does not know it."""
-    values = [each[key] for side in sides for each in repeats(side)]
+    values = [getattr(repeat, key) for side in sides for repeat in side.repeats]
     return None if None in values else sum(values)
 
 
-def expected_per_round(sides: Sequence[dict]) -> float:
-    """Mean of theory's expected tokens over all rounds, from the rates by position and each round's depth (0: the target's token alone).
+def expected_per_round(sides: Sequence[SideRecord]) -> float:
+    """Mean of theory's expected tokens over the timed rounds, from the rates by position, those of all rounds, and each round's depth (0:
+    the target's token alone).
 
-    Of trees the tokens that there were: their rates depend on the path. Raises ValueError when there is no round.
+    Of trees the tokens that there were: their rates depend on the path. Raises ValueError when no round was timed.
     """
-    steps = [step for side in sides for step in steps_of(side)]
-    kept_in_trees = [1 + step.accepted for step in steps if step.depth < step.drafted]
-    steps = [step for step in steps if step.depth == step.drafted]
-    survival = list(accumulate((rate or 0.0 for rate in conditional_rates(steps)), mul))
+    timed = [counts for side in sides for counts in side.timed_rounds]
+    if not timed:
+        raise ValueError("expected_per_round wants at least one round that was timed")
+    chains = [step for step in pooled(sides) if not step.is_tree]
+    survival = accumulate((rate or 0.0 for rate in conditional_rates(chains)), mul)
     by_depth = list(accumulate(survival, initial=1.0))
-    rounds = sum(len(side["rounds"]) for side in sides)
-    if not rounds:
-        raise ValueError("expected_per_round wants at least one round")
-    return (sum(by_depth[step.depth] for step in steps) + sum(kept_in_trees) + rounds - len(steps) - len(kept_in_trees)) / rounds
+    steps = steps_of(timed)
+    in_chains = [by_depth[step.depth] for step in steps if not step.is_tree]
+    in_trees = [1 + step.accepted for step in steps if step.is_tree]
+    return (sum(in_chains) + sum(in_trees) + len(timed) - len(in_chains) - len(in_trees)) / len(timed)
 
 
 def predicted_curve(alpha: float, cost_ratio: float, verify_ratios: Mapping[int, float]) -> dict[int, float]:
@@ -154,10 +149,10 @@ class Phases:
         return self.round - self.draft - self.target
 
 
-def phases(sides: Sequence[dict], curve: CostCurve | None) -> Phases | None:
+def phases(sides: Sequence[SideRecord], curve: CostCurve | None) -> Phases | None:
     """Of one side's timed rounds. None where no time was measured, or that inside the models is neither known nor to be reckoned."""
     rounds, decode, target, draft = (_total(sides, key) for key in ("rounds", "decode_seconds", "target_seconds", "draft_seconds"))
-    timed = [counts for side in sides for counts in timed_rounds(side)]  # of the recorded texts
+    timed = [counts for side in sides for counts in side.timed_rounds]  # of the recorded texts
     if not timed or not rounds or not decode:
         return None
     if target is not None and draft is not None:
@@ -168,21 +163,16 @@ def phases(sides: Sequence[dict], curve: CostCurve | None) -> Phases | None:
     return Phases(decode / rounds, sum(map(depth, timed)) * curve.drafted_token / len(timed), passes / len(timed), "curve")
 
 
-def depth(counts: Sequence[int]) -> int:
-    """Draft passes that a round's draft took: a chain's length, a tree's depth."""
-    return counts[2] if len(counts) > 2 else counts[0]
-
-
-def swi_figures(sides: Sequence[dict], tables: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+def swi_figures(sides: Sequence[SideRecord], tables: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
     """`swi_TABLE` for each table of costs per pass, in any unit, of "target" and the draft models by name.
 
     None where a model ran that the table lacks, or nothing ran.
     """
-    passes = {"target": sum(side["target_forwards"] for side in sides)}
+    passes = {"target": sum(side.target_forwards for side in sides)}
     for side in sides:
-        for name, count in side["draft_forwards_by_model"].items():
+        for name, count in side.draft_forwards_by_model.items():
             passes[name] = passes.get(name, 0) + count
-    tokens = sum(len(side["token_ids"]) for side in sides)
+    tokens = sum(side.tokens for side in sides)
     return {f"swi_{name}": _swi(tokens, passes, costs) for name, costs in tables.items()}
 
 

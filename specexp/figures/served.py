@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from specexp.figures.record import Record, SideRecord
+from specexp.figures.record import Record
+from specexp.figures.speed import in_one_piece
 
 SIDES = {"method": "", "baseline": "baseline_"}  # and what their keys in a summary begin with
 IN_ONE_PIECE = (
@@ -42,8 +43,8 @@ def served_figures(records: Sequence[Record]) -> dict[str, object]:
         sides = [record.sides[name] for record in records if name in record.sides]
         told = [side for side in sides if side.speculation]
         figures = {
-            "texts_in_one_piece": sum(map(_in_one_piece, sides)),
-            "texts_bunched": sum(side.repeats[0].first_tokens > 1 and not _in_one_piece(side) for side in sides),
+            "texts_in_one_piece": sum(map(in_one_piece, sides)),
+            "texts_bunched": sum(side.repeats[0].first_tokens > 1 and not in_one_piece(side) for side in sides),
             "texts_without_answer": sum(bool(side.reasoning) and not side.text.strip() for side in sides),
             "texts_with_acceptance": len(told),
             "texts_with_totals_alone": sum(not side.rounds and bool(side.speculation["num_draft_tokens"]) for side in told),
@@ -56,11 +57,6 @@ def served_figures(records: Sequence[Record]) -> dict[str, object]:
     return found
 
 
-def _in_one_piece(side: SideRecord) -> bool:
-    first = side.repeats[0]
-    return first.first_tokens > 1 and not first.decoded_tokens
-
-
 def served_notes(summary: Mapping[str, object]) -> list[str]:
     """A sentence for everything in a summary that a reader of its table should know; none for a run without servers."""
     found, texts, whole = [], summary.get("num_samples"), False
@@ -68,7 +64,7 @@ def served_notes(summary: Mapping[str, object]) -> list[str]:
         for key, sentence in (("texts_in_one_piece", IN_ONE_PIECE), ("texts_bunched", BUNCHED), ("texts_without_answer", NO_ANSWER)):
             if count := summary.get(f"{prefix}{key}"):
                 found.append(sentence.format(count=count, texts=texts, side=side))
-        whole = whole or 2 * (summary.get(f"{prefix}texts_in_one_piece") or 0) > (texts or 0)
+        whole = whole or 2 * (summary.get(f"{prefix}textsin_one_piece") or 0) > (texts or 0)
     found += [WHOLE] if whole and summary.get("speedup") is not None else []
     if engine := summary.get("acceptance_told_by"):
         totals = TOTALS if summary.get("texts_with_totals_alone") else ""

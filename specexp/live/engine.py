@@ -23,6 +23,7 @@ from specexp.experiment.generation import Generation, generate, opening
 from specexp.experiment.guard import guard, guarded
 from specexp.experiment.sides import check_ids, crossing
 from specexp.experiment.supply import Supply, arguments_of, supplied
+from specexp.figures.record import SideRecord
 from specexp.models.pair import ModelPair
 from specexp.text.stopping import Stopping
 from specexp.text.stream import Detokenizer
@@ -64,9 +65,9 @@ class Answer:
         """ "eos", "stop", "length", or "cancelled"."""
         return self.generation.rounds[-1].finish
 
-    def side(self) -> dict[str, object]:
+    def side(self) -> SideRecord:
         """What a record would hold of it, without scores and likelihood."""
-        return replace(self.generation.record(), text=self.text).to_json()
+        return replace(self.generation.record(), text=self.text)
 
 
 Hear = Callable[[Round, list[Piece]], None]

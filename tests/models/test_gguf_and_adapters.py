@@ -97,7 +97,7 @@ def test_a_run_with_a_packed_draft(packed, tmp_path):
     run(composed(*chosen), tmp_path / "packed")
     run(composed(), tmp_path / "plain")
     ours, theirs = (read_records(tmp_path / name) for name in ("packed", "plain"))
-    assert [record["method"]["rounds"] for record in ours] == [record["method"]["rounds"] for record in theirs]
+    assert [record.method.rounds for record in ours] == [record.method.rounds for record in theirs]
 
 
 def test_an_adapter_is_merged_into_its_base(adapter, tmp_path):

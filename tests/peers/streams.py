@@ -60,7 +60,7 @@ def at_once(arrivals, seconds=None):
 def compared(method, baseline):
     """The figures of two lists of replies to the same prompts."""
     pairs = enumerate(zip(method, baseline, strict=True))
-    return summarise_speed([Record(str(n), 0, "p", (), {"method": m.record(), "baseline": b.record()}).to_json() for n, (m, b) in pairs]).figures
+    return summarise_speed([Record(str(n), 0, "p", (), {"method": m.record(), "baseline": b.record()}) for n, (m, b) in pairs])
 
 
 MODES = {  # what the server writes, one part after another with a short pause between; bytes as they are

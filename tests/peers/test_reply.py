@@ -60,7 +60,7 @@ def test_a_text_of_reasoning_alone_is_told_and_equals_no_other():
     found = served_figures(records) | {"num_samples": 1}
     assert found["texts_without_answer"] == found["baseline_texts_without_answer"] == 1
     assert "1 of 1 texts of the baseline hold reasoning and no answer" in " ".join(served_notes(found))
-    assert equal_texts([one.to_json()], [other.to_json()]) == 0 and equal_texts([one.to_json()], [one.to_json()]) == 1
+    assert equal_texts([one], [other]) == 0 and equal_texts([one], [one]) == 1
 
 
 def test_characters_that_lines_of_text_are_split_at_are_data():

@@ -36,7 +36,7 @@ def figures(*told, tokens=11):
     records = [Record(str(n), 0, "p", (), {"method": reply.record()}) for n, reply in enumerate(replies)]
     again = [Record.from_json(json.loads(json.dumps(record.to_json()))) for record in records]
     assert [each.sides["method"].speculation for each in again] == [each.sides["method"].speculation for each in records]
-    return summarise_speed([each.to_json() for each in again]).figures | served_figures(again)
+    return summarise_speed(again) | served_figures(again)
 
 
 def test_vllms_summary_is_known_step_by_step_where_all_drafts_are_as_long_as_they_may_be():
@@ -50,7 +50,7 @@ def test_vllms_summary_is_known_step_by_step_where_all_drafts_are_as_long_as_the
 
 def test_vllms_details_are_its_rounds():
     found = figures(vllm(DETAILED))
-    ours = summarise_speed([record("a", side(10, rounds=[[3, 1], [2, 0], [3, 3], [1, 1]]))]).figures
+    ours = summarise_speed([record("a", side(10, rounds=[[3, 1], [2, 0], [3, 3], [1, 1]]))])
     keys = [key for key in ours if "acceptance" in key or "spec" in key or "gamma" in key or key == "alpha"]
     assert {key: found[key] for key in keys} == {key: ours[key] for key in keys} and len(keys) > 12
 

@@ -47,19 +47,19 @@ def test_a_load_of_requests_at_once_is_no_faster_for_being_held_up(tmp_path):
 
 def test_reasoning_is_in_the_records_and_not_in_the_answer(tmp_path, capsys):
     summary, records, _ = served(tmp_path, "reasoning", "only reasoning", "method.api=chat")
-    assert records[0]["method"]["text"] == "answer" and records[0]["method"]["reasoning"].startswith("thought 0 ") and summary["num_tokens"] == 14
+    assert records[0].method.text == "answer" and records[0].method.reasoning.startswith("thought 0 ") and summary["num_tokens"] == 14
     assert summary["texts_without_answer"] == 0 and summary["baseline_texts_without_answer"] == 2
     assert "2 of 2 texts of the baseline hold reasoning and no answer" in " ".join(capsys.readouterr().out.split())
 
 
 def test_lines_that_only_texts_have_do_not_stop_a_run(tmp_path):
-    assert served(tmp_path, "raw unicode")[1][0]["method"]["text"] == "one\u2028two\u2029three\u0085four"
+    assert served(tmp_path, "raw unicode")[1][0].method.text == "one\u2028two\u2029three\u0085four"
 
 
 def test_acceptance_that_a_server_reports_is_in_the_usual_columns(tmp_path, capsys):
     summary, records, _ = served(tmp_path, "vllm", "steady")
     assert summary["mean_acceptance_length"] == 1 + 10 / 8 and summary["num_spec_steps"] == 8 and summary["acceptance_told_by"] == "vLLM"
-    assert "served_acceptance_rate" not in summary and records[0]["method"]["rounds"] == [[3, 0], [3, 1], [3, 1], [3, 3]]
+    assert "served_acceptance_rate" not in summary and records[0].method.rounds == [[3, 0], [3, 1], [3, 1], [3, 3]]
     assert "mean acceptance length │ │ 2.25" in " ".join(capsys.readouterr().out.split())
     report(["explain", str(tmp_path / "run")])
     report([str(tmp_path), "--s2"])
@@ -68,7 +68,7 @@ def test_acceptance_that_a_server_reports_is_in_the_usual_columns(tmp_path, caps
 def test_totals_alone_are_told_below_the_table(tmp_path, capsys):
     summary, records, asked = served(tmp_path, "sglang", None, "method.body={return_spec_tokens_details:true}")
     assert summary["mean_acceptance_length"] == 1 + 10 / 8 and summary["draft_acceptance_rate"] == 10 / 24 and summary["texts_with_totals_alone"] == 2
-    assert summary == summary | summarise_speed(records).figures and asked[0][0]["return_spec_tokens_details"] is True
+    assert summary == summary | summarise_speed(records) and asked[0][0]["return_spec_tokens_details"] is True
     shown = " ".join(capsys.readouterr().out.split())
     assert "Acceptance is what the server reports (SGLang) for 2 of 2 texts, in totals" in shown and "counts the prefill's token too" in shown
     report(["explain", str(tmp_path / "run")])
