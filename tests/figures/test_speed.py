@@ -8,9 +8,8 @@ import pytest
 from sides import record, side
 
 from specexp.figures.cost import expected_per_round, phases
-from specexp.figures.intervals import half_width
 from specexp.figures.record import Repeat
-from specexp.figures.speed import example_figures, speedup_interval, summarise_speed, why_no_interval
+from specexp.figures.speed import example_figures, half_width, speedup_interval, summarise_speed, why_no_interval
 
 
 def figures(*records):
