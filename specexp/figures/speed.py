@@ -43,7 +43,7 @@ def summarise_speed(records: Sequence[Record]) -> Figures:
     figures |= side_figures(method) | acceptance_figures(method) | tree_figures(method) | length_figures(method) | origin_figures(method)
     for name in baseline_names(records):
         baseline = [record.sides[name] for record in records]
-        figures |= {f"{name}_{key}": value for key, value in side_figures(baseline).items()}
+        figures |= {f"{name}_{key}": value for key, value in (side_figures(baseline) | drafting_figures(baseline)).items()}
         figures |= _renamed(name, speedup_figures(ids, method, baseline) | {"equal_texts": equal_texts(method, baseline)})
     figures |= cost_figures(method, figures.get("baseline_tpot"), figures.get("speedup"))
     return {key: None if value is None or not isfinite(value) else value for key, value in figures.items()}
@@ -77,6 +77,13 @@ def side_figures(sides: Sequence[SideRecord]) -> Figures:
         "peak_mem_allocated": _largest(sides, "peak_memory_bytes"),
         "perplexity": perplexity(sides),
     } | spread_figures(sides)
+
+
+def drafting_figures(sides: Sequence[SideRecord]) -> Figures:
+    """The acceptance of a baseline that drafts too (transformers' assisted generation, say), without the rates by position; nothing of one
+    that drafts nothing."""
+    figures = acceptance_figures(sides)
+    return {key: value for key, value in figures.items() if not key[-1].isdigit()} if figures["num_draft_tokens"] else {}
 
 
 def _largest(sides: Sequence[SideRecord], key: str) -> int | None:

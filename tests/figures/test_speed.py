@@ -205,6 +205,14 @@ def test_further_baselines_keep_their_names():
     assert found["baseline_captured_tpot"] == pytest.approx(0.06)
 
 
+def test_a_baseline_that_drafts_has_its_acceptance():
+    drafting, plain = side(13, rounds=[[4, 4], [4, 2], [4, 0]]), side(11, decode=1.0)
+    found = figures(record("a", side(13, rounds=[[2, 1]]), plain, baseline_assisted=drafting))
+    assert found["baseline_assisted_draft_acceptance_rate"] == pytest.approx(6 / 12)
+    assert found["baseline_assisted_mean_acceptance_length"] == pytest.approx(3.0)
+    assert "baseline_draft_acceptance_rate" not in found and not any("joint_acceptance" in key for key in found if key.startswith("baseline"))
+
+
 def test_the_row_of_one_example():
     row = example_figures(record("a", side(11, rounds=[[4, 4], [4, 4]], decode=0.5), side(11)))
     assert (row["speedup"], row["mean_acceptance_length"], row["num_tokens"]) == (pytest.approx(2.0), 5.0, 11)
