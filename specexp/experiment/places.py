@@ -44,8 +44,8 @@ class OwnModels:
         set_threads(config.threads)
         tokenizer = inputs.pair.load_tokenizer()
         pair, stop = inputs.pair, Stopping(tokenizer, (), ())
-        limits = pair.longest_text(inputs.cache), pair.switches(), pair.embedded_ids()
-        self.reader = OwnTexts(inputs.dataset, tokenizer, stop, config.max_new_tokens, *limits)
+        longest, limits = pair.longest_text(inputs.cache), {"switches": pair.switches(), "rows": pair.embedded_ids()}
+        self.reader = OwnTexts(inputs.dataset, tokenizer, stop, config.max_new_tokens, longest, **limits)
 
     def guarded(self, way_out: str):
         """Surrounds everything that needs memory, so that running out of it is reported in a sentence."""

@@ -52,8 +52,6 @@ def served_figures(records: Sequence[Record]) -> dict[str, object]:
         found |= {f"{prefix}{key}": value for key, value in figures.items()} if sides else {}
         if told and name == "method":
             found["acceptance_told_by"] = told[0].speculation.get("engine", "specexp")  # older runs were told by our own server alone
-        if name == "baseline":
-            found["baseline_num_draft_tokens"] = sum(side.speculation["num_draft_tokens"] or 0 for side in told) if told else None
     return found
 
 
@@ -64,10 +62,11 @@ def served_notes(summary: Mapping[str, object]) -> list[str]:
         for key, sentence in (("texts_in_one_piece", IN_ONE_PIECE), ("texts_bunched", BUNCHED), ("texts_without_answer", NO_ANSWER)):
             if count := summary.get(f"{prefix}{key}"):
                 found.append(sentence.format(count=count, texts=texts, side=side))
-        whole = whole or 2 * (summary.get(f"{prefix}textsin_one_piece") or 0) > (texts or 0)
+        whole = whole or 2 * (summary.get(f"{prefix}texts_in_one_piece") or 0) > (texts or 0)
     found += [WHOLE] if whole and summary.get("speedup") is not None else []
     if engine := summary.get("acceptance_told_by"):
         totals = TOTALS if summary.get("texts_with_totals_alone") else ""
         found.append(REPORTED.format(engine=engine, count=summary.get("texts_with_acceptance"), texts=texts, totals=totals))
         found += [CONVENTION[engine]] if engine in CONVENTION else []
-    return found + ([BASELINE_SPECULATES] if summary.get("baseline_num_draft_tokens") else [])
+    speculates = "baseline_texts_with_acceptance" in summary and summary.get("baseline_num_draft_tokens")
+    return found + ([BASELINE_SPECULATES] if speculates else [])

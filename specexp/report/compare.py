@@ -19,10 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from specexp.errors import UserError
-from specexp.figures.intervals import log_rate_ratio
 from specexp.figures.paired import SURPRISING, difference, log_speed_ratio, mcnemar, permutation_p
 from specexp.figures.record import Record, SideRecord
-from specexp.figures.speed import counted_time, in_one_piece, whole_request
+from specexp.figures.speed import counted_time, in_one_piece, log_rate_ratio, whole_request
 from specexp.report.runs import Parser
 from specexp.tracking.records import read_records
 

@@ -122,6 +122,7 @@ def test_steps_that_do_not_add_up_leave_the_totals(wrong):
 def test_a_baseline_that_speculates_is_told():
     told = Reply("t", "stop", (0.1, 0.3), 2, 5, 9, 1, 0.0, speculation=told_speculation(vllm(DETAILED), 9)).record()
     plain = Reply("t", "stop", (0.1, 0.3), 2, 5, 9, 1, 0.0).record()
-    found = served_figures([Record("a", 0, "p", (), {"method": told, "baseline": told})])
-    assert found["baseline_num_draft_tokens"] == 9 and "speculation of its own" in served_notes(found)[-1]
-    assert served_figures([Record("a", 0, "p", (), {"method": told, "baseline": plain})])["baseline_num_draft_tokens"] is None
+    for baseline, words in ((told, "speculation of its own"), (plain, "Acceptance is what the server reports")):
+        records = [Record("a", 0, "p", (), {"method": told, "baseline": baseline})]
+        found = summarise_speed(records) | served_figures(records)
+        assert words in served_notes(found)[-1] and found.get("baseline_num_draft_tokens") == (9 if baseline is told else None)
