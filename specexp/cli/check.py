@@ -98,7 +98,10 @@ def _check_template(config: DictConfig) -> None:
             raise UserError(f"{key}={shown(config[key])} does not fit; give {words}, or null.")
 
 
-WORDS = {int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null"}
+WORDS = {
+    int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null",
+    object: "a value",
+}  # fmt: skip
 ELEMENTS = {int: "whole numbers", float: "numbers", str: "texts (a number as text: \"KEY=['1']\")"}
 
 
@@ -196,7 +199,7 @@ def _fits(value: object, hint: object) -> bool:
         return OmegaConf.is_list(value) and _all_fit(value, range(len(value)), get_args(hint)[0])
     if get_origin(hint) is Mapping:
         return OmegaConf.is_dict(value) and ("_target_" in value or _all_fit(value, value, get_args(hint)[1]))
-    if hint is inspect.Parameter.empty:
+    if hint in (inspect.Parameter.empty, object):
         return True
     if hint is None or hint is NoneType:
         return value is None

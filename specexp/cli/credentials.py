@@ -68,7 +68,8 @@ def _end_for(config: DictConfig) -> None:
 
 
 def _refuse(key: str, text: str) -> None:
-    for name, secret in os.environ.items():
+    for name, value in os.environ.items():
+        secret = value.strip()  # a line end behind a key is no part of it
         if NAMED_SECRET.search(name) and len(secret) >= SHORTEST and (secret in text or secret in key):
             place = key if key and secret not in key else "the command line"
             raise UserError(

@@ -17,8 +17,7 @@ from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, quality_figures
 from specexp.experiment.places import OwnModels, Served, error_figures
 from specexp.experiment.supply import decodes_here, read_inputs, sandbox_level
-from specexp.figures.bounds import bandwidth_utilisation, bound_figures
-from specexp.figures.cost import curve_of
+from specexp.figures.cost import bandwidth_utilisation, bound_figures, curve_of
 from specexp.figures.record import Record
 from specexp.figures.speed import summarise_speed
 from specexp.report.table import show, waiting, watched

@@ -27,6 +27,7 @@ from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, metho
 from specexp.figures.acceptance import quotient
 from specexp.figures.cost import CostCurve, swi_figures
 from specexp.figures.record import Record
+from specexp.figures.served import served_figures
 from specexp.models.loading import memory_watched, set_threads
 from specexp.models.pair import stop_ids
 from specexp.peers import PeerLoop
@@ -51,8 +52,8 @@ class OwnModels:
         prompter = prompter_of(config, inputs.pair.load_tokenizer())
         self.template_unused = _check_format(config, inputs.examples, prompter)
         pair, stop = inputs.pair, Stopping(prompter.tokenizer, (), ())
-        limits = pair.longest_text(inputs.cache), pair.switches(), pair.embedded_ids()
-        self.reader = OwnTexts(inputs.dataset, prompter, stop, config.max_new_tokens, *limits)
+        longest, limits = pair.longest_text(inputs.cache), {"switches": pair.switches(), "rows": pair.embedded_ids()}
+        self.reader = OwnTexts(inputs.dataset, prompter, stop, config.max_new_tokens, longest, **limits)
 
     def guarded(self, way_out: str):
         """Surrounds everything that needs memory, so that running out of it is reported in a sentence."""
@@ -215,7 +216,8 @@ class Served:
 
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
         """The model that was served; what only weights can tell is null."""
-        return {"model_pair": self._own.served, "lossless": None, "cache_exact": None} | speculation_figures(records)
+        named = {"model_pair": self._own.served, "lossless": None, "cache_exact": None}
+        return named | speculation_figures(records) | served_figures(records)
 
     def finish(self, experiment: Experiment, records: Sequence[Record], prompt: str, directory: Path) -> None:
         """Writes the files of a load test. Raises UserError where every request failed."""
@@ -254,8 +256,8 @@ def error_figures(experiment: Experiment) -> dict[str, int]:
 
 def speculation_figures(records: Sequence[Record]) -> dict[str, float | int | None]:
     """Acceptance as our own server reported it for each request; nothing from servers that do not report it."""
-    told = [record.method.speculation for record in records]
-    if None in told:
+    told = [record.method.speculation or {} for record in records]
+    if not all("method" in one for one in told):
         return {}
     steps, drafted, accepted = (sum(one[f"num_{key}"] for one in told) for key in ("spec_steps", "draft_tokens", "accepted_draft_tokens"))
     return {

@@ -155,10 +155,10 @@ class OwnTexts:
     stop: Stopping
     max_new_tokens: int
     context_length: int | None = None
-    switches: Mapping[int, str] = field(default_factory=dict)
-    rows: Mapping[str, int] = field(default_factory=dict)
     models: dict[str, object] = field(default_factory=dict)
     runners: Sequence[tuple[str, Runner]] = ()
+    switches: Mapping[int, str] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
     _likelihoods: dict[tuple, tuple[float, int]] = field(default_factory=dict, repr=False)
 
     @property

@@ -94,8 +94,8 @@ def resolved(spec: ModelSpec, key: str = "model_pair.target") -> ModelSpec:
     device = resolve_device(spec.device)
     if spec.quantization != "none" and not device.startswith("cuda"):
         raise UserError(
-            f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none, and dtype=bfloat16 "
-            "if memory is short."
+            f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none, and "
+            "dtype=bfloat16 if memory is short."
         )
     return replace(spec, device=device)
 

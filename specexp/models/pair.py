@@ -61,7 +61,7 @@ class ModelPair:
         """Raises UserError unless every model can be had and all are on one device that exists. It takes seconds and loads no weights."""
         devices = {}
         for key, spec in self._models():
-            if spec.quantization != "none":
+            if spec.quantization != "none" and not spec.is_standin:
                 loading.resolved(spec, key)  # it needs a device of its own, before the packages that it needs there
             preflight.preflight(spec, key)
             devices[key] = loading.resolved(spec, key).device

@@ -20,8 +20,7 @@ from rich.tree import Tree
 
 from specexp.errors import UserError
 from specexp.figures.acceptance import depth
-from specexp.figures.bounds import bandwidth_utilisation, bound_figures
-from specexp.figures.cost import CostCurve, curve_of, phases
+from specexp.figures.cost import CostCurve, bandwidth_utilisation, bound_figures, curve_of, phases
 from specexp.figures.record import Record
 from specexp.figures.speed import speedup_interval, summarise_speed, why_no_interval
 from specexp.report.runs import Parser

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from specexp.figures.record import Record, SideRecord
+from specexp.figures.served import served_notes
 from specexp.figures.speed import speedup_interval, why_no_interval
 
 Format = Callable[[float], str]
@@ -126,11 +127,11 @@ def show(summary: dict, directory: Path) -> None:
 
 
 def render(summary: dict, console: Console, title: str | None = None) -> None:
-    """Print the table of a flat summary, why its speedup has no interval where it has none, whether a chat template was left unused, and
-    a warning for everything unusual.
+    """Print the table of a flat summary, why its speedup has no interval where it has none, what servers leave unknown, whether a chat
+    template was left unused, and a warning for everything unusual.
     """
     console.print(build_table(summary, title))
-    if reason := why_no_interval(summary):
+    for reason in filter(None, (why_no_interval(summary), *served_notes(summary))):
         console.print(Text(reason))
     if summary.get("template_unused"):
         console.print(Text(TEMPLATE_UNUSED))
@@ -222,7 +223,8 @@ def watched(records: Iterator[Record], total: int, done: int, name: str) -> Iter
 def _added(so_far: tuple[int, float], side: SideRecord | None) -> tuple[int, float]:
     """(decoded tokens, seconds), those of `side` among them."""
     repeats = () if side is None else side.repeats
-    return so_far[0] + sum(each.decoded_tokens for each in repeats), so_far[1] + sum(each.decode_seconds for each in repeats)
+    timed = [each for each in repeats if each.decoded_tokens]  # others came in one piece
+    return so_far[0] + sum(each.decoded_tokens for each in timed), so_far[1] + sum(each.decode_seconds for each in timed)
 
 
 def _note(method: tuple[int, float], baseline: tuple[int, float]) -> str:

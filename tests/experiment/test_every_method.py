@@ -84,7 +84,7 @@ def test_runs_with_a_streaming_cache(pair, method, sampling, tmp_path):
 
 
 def test_beam_search_is_refused_with_a_streaming_cache(tmp_path):
-    with pytest.raises(UserError, match="SinkCache holds one text.*choose cache=full or cache=none"):
+    with pytest.raises(UserError, match="cache=sink holds one text.*choose cache=full or cache=none"):
         finished(tmp_path, "method=beam", "cache=sink")
 
 

@@ -8,9 +8,8 @@ import pytest
 from sides import record, side
 
 from specexp.figures.cost import expected_per_round, phases
-from specexp.figures.intervals import half_width
 from specexp.figures.record import Repeat
-from specexp.figures.speed import example_figures, speedup_interval, summarise_speed, why_no_interval
+from specexp.figures.speed import example_figures, half_width, speedup_interval, summarise_speed, why_no_interval
 
 
 def figures(*records):
@@ -204,6 +203,14 @@ def test_further_baselines_keep_their_names():
     assert found["speedup_vs_captured"] == pytest.approx(1.2)
     assert found["speedup_low_vs_captured"] == pytest.approx(1.2)
     assert found["baseline_captured_tpot"] == pytest.approx(0.06)
+
+
+def test_a_baseline_that_drafts_has_its_acceptance():
+    drafting, plain = side(13, rounds=[[4, 4], [4, 2], [4, 0]]), side(11, decode=1.0)
+    found = figures(record("a", side(13, rounds=[[2, 1]]), plain, baseline_assisted=drafting))
+    assert found["baseline_assisted_draft_acceptance_rate"] == pytest.approx(6 / 12)
+    assert found["baseline_assisted_mean_acceptance_length"] == pytest.approx(3.0)
+    assert "baseline_draft_acceptance_rate" not in found and not any("joint_acceptance" in key for key in found if key.startswith("baseline"))
 
 
 def test_the_row_of_one_example():

@@ -9,8 +9,7 @@ from sides import record, side
 
 from specexp.decoding.theory import best_length
 from specexp.errors import UserError
-from specexp.figures.bounds import bandwidth_utilisation, bound_figures
-from specexp.figures.cost import CostCurve, curve_of, phases
+from specexp.figures.cost import CostCurve, bandwidth_utilisation, bound_figures, curve_of, phases
 from specexp.report.explain import main
 
 FLAT = CostCurve(40, 5, (1, 2, 3, 5, 9, 17), (0.010,) * 6, {"draft": 0.001}, 1_000_000, 50_000)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import yaml
@@ -266,9 +267,12 @@ def test_trees_and_cache_lengths_have_figures(tmp_path):
 
 @pytest.mark.parametrize("file", sorted((Path(conf_directory()) / "cache").glob("*.yaml")), ids=lambda file: file.stem)
 def test_a_cache_is_called_by_its_option(tmp_path, file):
-    write_run(tmp_path / "run", settings={"cache": yaml.safe_load(file.read_text())})
-    [run] = find_runs([tmp_path / "run"])
-    assert settings_of(run)["cache"] == file.stem
+    runner = resolve_name(yaml.safe_load(file.read_text())["_target_"])
+    write_run(tmp_path / "run")
+    for written in (runner.kind, runner.__name__):  # the second: as older runs wrote it
+        (tmp_path / "run" / "environment.json").write_text(json.dumps({"cache": written}))
+        [run] = find_runs([tmp_path / "run"])
+        assert settings_of(run)["cache"] == file.stem
 
 
 def test_curves_of_two_data_sets_stay_apart(tmp_path):
