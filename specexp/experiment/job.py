@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from specexp.datasets.form import CHAT, RAW
+from specexp.datasets import CHAT, RAW
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, quality_figures
 from specexp.experiment.places import OwnModels, Served, error_figures

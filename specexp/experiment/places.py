@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from specexp.datasets import Example
-from specexp.datasets.form import CHAT
+from specexp.datasets import CHAT, Example
 from specexp.datasets.prompts import LoadPrompts
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, no_answer
@@ -33,7 +32,7 @@ from specexp.models.pair import stop_ids
 from specexp.peers import PeerLoop
 from specexp.report import llmperf
 from specexp.runners.static import StaticRunner
-from specexp.text.prompting import Prompter
+from specexp.text import Prompter
 from specexp.text.stopping import Stopping
 from specexp.tracking.records import to_json, write_whole
 

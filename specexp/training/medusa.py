@@ -21,7 +21,7 @@ from specexp.models.heads import HeadsFile, MedusaHeads, save
 from specexp.models.loading import load_model
 from specexp.models.pair import load_tokenizer, stop_ids
 from specexp.models.spec import ModelSpec
-from specexp.text.prompting import Prompter, with_template
+from specexp.text import Prompter, with_template
 from specexp.tracking.records import to_json, write_whole
 from specexp.tracking.wandb import WandbCurve
 from specexp.training.heads import Plan, States, Trainer, accuracies, places, table

@@ -33,7 +33,7 @@ from specexp.models.pair import load_tokenizer, stop_ids
 from specexp.models.spec import ModelSpec
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.sink import SinkRunner
-from specexp.text.prompting import Prompter
+from specexp.text import Prompter
 from specexp.training import medusa as making
 from specexp.training.heads import NONE, Plan, States, Trainer, accuracies, labelled, places
 from specexp.training.texts import Text, beginnings, continued, documents, generated

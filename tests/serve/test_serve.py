@@ -23,7 +23,7 @@ from specexp.runners.runner import ModelRunner
 from specexp.serve.server import listening, open_service
 from specexp.serve.service import ServerSettings, Service
 from specexp.serve.worker import FairQueue, Full, Metrics
-from specexp.text.prompting import Prompter, with_template
+from specexp.text import Prompter, with_template
 from specexp.text.stopping import Stopping
 
 PROMPT = "def add(a, b):\n"

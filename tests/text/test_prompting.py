@@ -6,7 +6,7 @@ import pytest
 from chat_models import BOS, NO_SYSTEM, SYSTEM_LEFT_OUT, TEMPLATE, spaced_tokenizer, tokenizer
 
 from specexp.errors import UserError
-from specexp.text.prompting import PLAIN_TEMPLATE, Prompter, answered_ids, is_doubled, leading_ids, text_ids, with_template
+from specexp.text import PLAIN_TEMPLATE, Prompter, answered_ids, is_doubled, leading_ids, text_ids, with_template
 from specexp.training.texts import beginnings, generated, read
 
 ASKED = [{"role": "user", "content": "def add(a, b):"}]
