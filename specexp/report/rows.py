@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from specexp.figures.served import served_notes
-from specexp.figures.speed import why_no_interval
 from specexp.report.baselines import GROUP, SETTING, baseline_rows
+from specexp.report.remarks import remarks
 from specexp.report.runs import Run
 
 NOT_SETTINGS = {"name", "decoder", "defaults"}
@@ -114,14 +113,14 @@ def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What is said below a table: of published figures their source, setup and known faults; why speedups have no interval; what servers
-    leave unknown; each failed job with its sentence."""
+    """What is said below a table: of published figures their source, setup and known faults; what explains and limits the figures of
+    finished runs; each failed job with its sentence."""
     found = []
     for run in runs:
         if table := run.config.get(PUBLISHED):
             found.append(f"[published] {table.get('source')}. Setup: {table.get('setup')} Known faults: {table.get('faults')}")
     finished = [run for run in runs if run.finished]
-    found += _by_reason(finished, lambda run: [why_no_interval(run.summary)]) + _by_reason(finished, lambda run: served_notes(run.summary))
+    found += _by_reason(finished, lambda run: [remark.text for remark in remarks(run.summary)])
     found += [f"{run.name} failed: {run.failure}" for run in runs if run.failure]
     found += [f"{run.name} is not finished." for run in runs if run.state == "unfinished"]
     return list(dict.fromkeys(found))
