@@ -39,8 +39,8 @@ def _explained(summary: Mapping[str, object]) -> Iterator[str]:
     rate, drafted = summary.get("draft_acceptance_rate"), summary.get("num_draft_tokens")
     if rate is not None and rate < HARDLY and (drafted or 0) >= ENOUGH:
         yield (
-            f"The draft was almost never right ({100 * rate:.1f} % of {drafted} tokens): a draft model of the target's family, or for drafts "
-            "that copy a text that repeats itself, would be kept more often."
+            f"The draft was almost never right ({100 * rate:.1f} % of {drafted} tokens): a draft model of the target's family, or for "
+            "drafts that copy a text that repeats itself, would be kept more often."
         )
     if summary.get("drafts") and drafted == 0:
         yield "Nothing was drafted, so the method decoded plainly, and a speedup other than 1 is the machine's unsteadiness."

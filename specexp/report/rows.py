@@ -7,7 +7,7 @@ Computes no figure.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from specexp.report.baselines import GROUP, SETTING, baseline_rows
 from specexp.report.remarks import remarks
@@ -62,16 +62,29 @@ def _labels(runs: Sequence[Run], settings: dict) -> dict[object, str]:
     own = {name: [key for key in differing(some, settings) if key.startswith("method.")] for name, some in by_method.items()}
     others = [key for key in differing(runs, settings) if not key.startswith("method.")]
     shared = Counter(item for run in runs for item in run.overrides.items())
-    labels = {}
+    labels, all_keys = {}, dict.fromkeys(key for run in runs for key in settings[run.directory])
+    short = {key: _endings({_text(settings[run.directory].get(key)) for run in runs}) for key in all_keys}
     for run in runs:
         given = [key for key, value in run.overrides.items() if shared[key, value] < len(runs)]
         keys = [*own[run.method], *others] if run.config else given
-        labels[run.directory] = " ".join([run.method, *_pairs(keys, settings[run.directory])])
+        labels[run.directory] = " ".join([run.method, *_pairs(keys, settings[run.directory], short)])
     return labels
 
 
-def _pairs(keys: Sequence[str], settings: dict) -> list[str]:
-    return [f"{key.rpartition('.')[2] or key}={_text(settings[key])}" for key in keys if settings.get(key) is not None]
+def _pairs(keys: Sequence[str], settings: dict, short: Mapping[str, Mapping[str, str]]) -> list[str]:
+    shown = [(key, _text(settings[key])) for key in keys if settings.get(key) is not None]
+    return [f"{key.rpartition('.')[2] or key}={short.get(key, {}).get(text, text)}" for key, text in shown]
+
+
+def _endings(texts: Collection[str]) -> dict[str, str]:
+    """Each text that is a path -> as many of its last parts as tell it from the others: /models/a/final and /models/b/final are a/final and
+    b/final."""
+    paths = {text: text.split("/") for text in texts if text.startswith(("/", "./", "../", "~/"))}
+    for count in range(1, max(map(len, paths.values()), default=0) + 1):
+        endings = {text: "/".join(parts[-count:]) for text, parts in paths.items()}
+        if len(set(endings.values())) == len(endings):
+            return endings
+    return {}
 
 
 def _text(value: object) -> str:

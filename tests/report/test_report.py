@@ -458,3 +458,11 @@ def test_help_and_tables_do_not_load_the_paired_tests(sweep):
         ended = subprocess.run([sys.executable, "-X", "importtime", "-m", *command.split()], capture_output=True, text=True)
         assert ended.returncode == 0 and "scipy.stats" not in ended.stderr
         assert "report" in command or "scipy" not in ended.stderr
+
+
+def test_directories_in_a_label_are_told_by_their_last_parts(tmp_path):
+    for role in ("a", "b"):
+        settings = {"model_pair": {"name": "custom", "target": {"name": f"/a/very/long/way/{role}/final"}}}
+        write_run(tmp_path / role, settings=settings, overrides={"model_pair.target.name": f"/a/very/long/way/{role}/final"})
+    labels = {row["label"] for row in make_rows(find_runs([tmp_path])) if "baseline" not in row["label"]}
+    assert labels == {"speculative name=a/final", "speculative name=b/final"}
