@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from specexp.report.baselines import GROUP, SETTING, baseline_rows
+from specexp.report.baselines import GROUP, SETTING, baseline_rows, unsteady
 from specexp.report.remarks import remarks
 from specexp.report.runs import Run
 
@@ -20,6 +20,11 @@ IN_COLUMNS = {"method", "model_pair", "dataset", "experiment"}
 SILENT = {"warmup", "dataset.limit", "repeats", "quick"}  # never part of a label
 
 PUBLISHED = "published"
+
+UNLIKE = (
+    "A speedup compares a job with its own baseline, which took turns with it. The row of a baseline is the mean of jobs that ran at other "
+    "times, and the machine's speed changed between them, so the ratio of two rows is not the speedup."
+)
 
 
 def make_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
@@ -134,9 +139,11 @@ def notes(runs: Sequence[Run]) -> list[str]:
             found.append(f"[published] {table.get('source')}. Setup: {table.get('setup')} Known faults: {table.get('faults')}")
     finished = [run for run in runs if run.finished]
     found += _by_reason(finished, lambda run: [remark.text for remark in remarks(run.summary)])
+    found += [UNLIKE] if unsteady(finished) else []
     found += [f"{run.name} failed: {run.failure}" for run in runs if run.failure]
     found += [f"{run.name} is not finished." for run in runs if run.state == "unfinished"]
     return list(dict.fromkeys(found))
+
 
 
 def _by_reason(runs: Sequence[Run], reasons: Callable[[Run], Iterable[str | None]]) -> list[str]:

@@ -466,3 +466,11 @@ def test_directories_in_a_label_are_told_by_their_last_parts(tmp_path):
         write_run(tmp_path / role, settings=settings, overrides={"model_pair.target.name": f"/a/very/long/way/{role}/final"})
     labels = {row["label"] for row in make_rows(find_runs([tmp_path])) if "baseline" not in row["label"]}
     assert labels == {"speculative name=a/final", "speculative name=b/final"}
+
+
+def test_a_mean_of_unlike_baselines_is_explained(tmp_path):
+    for index, tpot in enumerate((0.050, 0.051)):
+        write_run(tmp_path / f"{index}", gamma=index + 2, baseline_tpot=tpot)
+    assert not any("the machine's speed changed" in note for note in notes(find_runs([tmp_path])))
+    write_run(tmp_path / "slow", gamma=7, baseline_tpot=0.058)
+    assert sum("the machine's speed changed between them" in note for note in notes(find_runs([tmp_path]))) == 1
