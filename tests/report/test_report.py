@@ -24,7 +24,7 @@ from specexp.report import tables
 from specexp.report.__main__ import COMMANDS, main
 from specexp.report.columns import visible
 from specexp.report.formats import escaped, page
-from specexp.report.rows import make_rows, settings_of
+from specexp.report.rows import make_rows, notes, settings_of
 from specexp.report.runs import find_runs
 
 
