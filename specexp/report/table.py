@@ -129,7 +129,8 @@ def render(summary: dict, console: Console, title: str | None = None) -> None:
     """Print the table of a flat summary, why its speedup has no interval where it has none, what servers leave unknown, and a warning for
     everything unusual."""
     console.print(build_table(summary, title))
-    for reason in filter(None, (why_no_interval(summary), *served_notes(summary))):
+    notes = served_notes(summary) if "texts_in_one_piece" in summary else []  # a run without servers needs none
+    for reason in filter(None, (why_no_interval(summary), *notes)):
         console.print(Text(reason))
     for text in warnings(summary):
         console.print(Text(text, style="bold red"))
