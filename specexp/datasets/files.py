@@ -49,7 +49,12 @@ def read_lines(path: Path, option: str = "dataset.path") -> list[tuple[int, str]
 
 def read_jsonl(path: Path, required: tuple[str, ...], option: str = "dataset.path") -> list[dict]:
     """The rows of a file with one JSON object a line, each with texts under all the required keys."""
-    return [check_row(_parse(path, number, line), required, f"{path} line {number}") for number, line in read_lines(path, option)]
+    return [check_row(row, required, where) for where, row in jsonl_rows(path, option)]
+
+
+def jsonl_rows(path: Path, option: str = "dataset.path") -> Iterator[tuple[str, object]]:
+    """(where it stands, what stands there) of each line that is not blank."""
+    return ((f"{path} line {number}", _parse(path, number, line)) for number, line in read_lines(path, option))
 
 
 def _parse(path: Path, number: int, line: str) -> object:

@@ -27,6 +27,7 @@ from specexp.peers.connection import client_of, key_in, proxy_for
 from specexp.peers.refused import Refused, error_in, error_words, one_line
 from specexp.peers.reply import Reply, read_reply
 
+Prompt = str | Sequence[Mapping[str, str]]  # a text, or the messages of a conversation
 APIS = {"completions": "/completions", "chat": "/chat/completions"}
 ON_ERROR = ("stop", "count")
 JSON = {"Content-Type": "application/json"}
@@ -46,8 +47,8 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass
 class Endpoint:
-    """url: the address up to and with /v1. model: None for the first that the server lists. api: completions, or chat (each prompt one
-    user message).
+    """url: the address up to and with /v1. model: None for the first that the server lists. api: completions, or chat (messages, or a
+    prompt as one user message).
 
     concurrency: how many requests are under way at most. on_error: "stop" the run, or "count" the failed request and go on. api_key_env:
     the environment variable that holds the key, if any. retries: how often a request refused as too many (429, 503) is sent again, after
@@ -153,7 +154,7 @@ class Endpoint:
         return "" if proxy is None else f", through the proxy {proxy.place} that {proxy.variable} names"
 
     def complete(
-        self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int
+        self, prompt: Prompt, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int
     ) -> Reply:
         """Sends one request, again while the server is too busy. Raises Refused."""
         try:
@@ -179,9 +180,12 @@ class Endpoint:
                 raise Refused(-1, f"{type(error).__name__}: {error}{self._through}") from error
             time.sleep(wait)
 
-    def _request(self, prompt: str, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int) -> bytes:
+    def _request(
+        self, prompt: Prompt, max_new_tokens: int, stop: tuple[str, ...], ignore_eos: bool, sampling: Sampling, seed: int
+    ) -> bytes:
         """The body of a request. Values that change nothing are sent too, since servers have different defaults."""
-        content = {"prompt": prompt} if self.api == "completions" else {"messages": [{"role": "user", "content": prompt}]}
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        content = {"prompt": prompt} if self.api == "completions" else {"messages": messages}
         rule = {"temperature": sampling.temperature}
         if not sampling.is_greedy:
             rule |= {"top_p": sampling.top_p, "top_k": sampling.top_k, "seed": seed}

@@ -16,6 +16,8 @@ RUN = {
     "method": "The name of the decoding method that was measured.",
     "model_pair": "The name of the pair of target and draft model; of a served model, the name that the server gives it.",
     "dataset": "The name of the data set that the prompts are from.",
+    "prompt_format": "\"raw\" where the model read the prompts as they stand, \"chat\" where they were messages in a chat template.",
+    "template_unused": "Whether the prompts were raw although the tokenizer has a chat template.",
     "weights": "\"real\" for the models' own weights; \"standin\" for models of the named sizes with other weights, whose time and memory "
                "are true while their texts and scores mean nothing.",
     "cache": "How the target model keeps the keys and values of earlier tokens.",

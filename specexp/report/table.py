@@ -114,6 +114,7 @@ WARNINGS = {
 SANDBOX = "NOT SEALED OFF: model-written code ran at sandbox level {}, where it sees the user's files; install bubblewrap."
 REFUSED = "UNANSWERED: {} of the requests were refused for good; their prompts count in no figure, nor in the scores."
 REPEATS = "REPEATS DIFFER: of {} of the texts the repeats are other texts; rates are of the tokens and seconds of all of them."
+TEMPLATE_UNUSED = "The prompts were raw, though the tokenizer has a chat template: dataset.prompt_format=chat asks as in a chat."
 STANDIN = "STAND-INS: Llamas of the named sizes that write what the tiny pair writes; time and memory are theirs, text and scores are not."
 
 
@@ -126,12 +127,15 @@ def show(summary: dict, directory: Path) -> None:
 
 
 def render(summary: dict, console: Console, title: str | None = None) -> None:
-    """Print the table of a flat summary, why its speedup has no interval where it has none, what servers leave unknown, and a warning for
-    everything unusual."""
+    """Print the table of a flat summary, why its speedup has no interval where it has none, what servers leave unknown, whether a chat
+    template was left unused, and a warning for everything unusual.
+    """
     console.print(build_table(summary, title))
     notes = served_notes(summary) if "texts_in_one_piece" in summary else []  # a run without servers needs none
     for reason in filter(None, (why_no_interval(summary), *notes)):
         console.print(Text(reason))
+    if summary.get("template_unused"):
+        console.print(Text(TEMPLATE_UNUSED))
     for text in warnings(summary):
         console.print(Text(text, style="bold red"))
 
