@@ -27,7 +27,8 @@ class Remark:
 
 def remarks(summary: Mapping[str, object]) -> list[Remark]:
     """The remarks on a flat summary, plain ones first. A fact that the summary lacks, as those of older runs do, gives none."""
-    explained = [*filter(None, [why_no_interval(summary)]), *_explained(summary), *served_notes(summary)]
+    told = served_notes(summary) if "texts_in_one_piece" in summary else []  # a run without servers needs none
+    explained = [*filter(None, [why_no_interval(summary)]), *_explained(summary), *told]
     found = [Remark(text) for text in explained]
     return found + [Remark(text, CARE) for text in _limited(summary)] + [Remark(text, DANGER) for text in _dangers(summary)]
 
