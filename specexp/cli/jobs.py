@@ -24,7 +24,7 @@ from filelock import BaseFileLock, Timeout, UnixFileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from specexp.cli.credentials import refuse_arguments
@@ -109,8 +109,8 @@ def composed(primary: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def overrides() -> list[str]:
-    """What the user gave to this job, as KEY=VALUE."""
-    return list(HydraConfig.get().overrides.task)
+    """What the user gave to this job, as KEY=VALUE; a value may be an interpolation, which stands here as it was written."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
 
 
 def job_directory() -> Path:

@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.datasets import CHAT, Example
 from specexp.datasets.prompts import LoadPrompts
+from specexp.decoding.protocols import Drafter
+from specexp.drafters.model import NoDraft
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, no_answer
 from specexp.experiment.guard import guarded
@@ -27,6 +29,7 @@ from specexp.figures.acceptance import quotient
 from specexp.figures.cost import CostCurve, swi_figures
 from specexp.figures.record import Record
 from specexp.figures.served import served_figures
+from specexp.figures.speed import cpu_share
 from specexp.models.loading import memory_watched, set_threads
 from specexp.models.pair import stop_ids
 from specexp.peers import PeerLoop
@@ -100,7 +103,9 @@ class OwnModels:
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
         """What summary.json holds about the models, and what their passes cost."""
         costs = swi_figures([record.method for record in records], self._costs())
-        claims = DecoderSide(self.decoders["method"], self.inputs.sampling).facts()
+        claims = DecoderSide(self.decoders["method"], self.inputs.sampling).facts() | {"drafts": drafts(self.decoders["method"].drafter)}
+        if self.reader.target.device.type == "cpu":
+            claims |= {"cpu_share": cpu_share(records, torch.get_num_threads())}
         return {"model_pair": self.config.model_pair.name, "template_unused": self.template_unused} | claims | costs
 
     def finish(self, experiment: Experiment, records: Sequence[Record], prompt: list[int], directory: Path) -> None:
@@ -155,6 +160,11 @@ def _check_format(config: DictConfig, examples: Sequence[Example], prompter: Pro
     if unused := prompter.has_template and not all(prompter.is_rendered(example.prompt) for example in examples):
         logger.warning("the prompts are raw, though the tokenizer has a chat template; dataset.prompt_format=chat asks as in a chat.")
     return unused
+
+
+def drafts(drafter: object) -> bool:
+    """Whether this drafter ever proposes anything. Loops of other makers that draft nothing have a base drafter."""
+    return type(drafter) is not Drafter and not isinstance(drafter, NoDraft)
 
 
 def _joins_captured(decoders: dict) -> bool:

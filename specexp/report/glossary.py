@@ -38,6 +38,10 @@ RUN = {
     "texts_with_totals_alone": "The number of those that a server reported in totals, so that rates by position are not known.",
     "acceptance_told_by": "The served engine whose own counts the figures of speculation are; empty where they were counted here.",
     "lossless": "Whether the method leaves the distribution of the target's texts unchanged (with temperature 0: the text itself).",
+    "drafts": "Whether the method proposes tokens before the target is asked; plain decoding does not.",
+    "temperature": "The temperature at which tokens were drawn; 0 means the likeliest token each time.",
+    "load_per_core": "How many processes per core wanted to run in the minute before decoding began or ended, whichever was more.",
+    "cpu_share": "Which part of its threads' time the process had while it decoded on a CPU; much less than 1 on a busy machine.",
     "cache_exact": "Whether the cache leaves the model's predictions unchanged; a cache that drops tokens does not.",
 }
 QUALITY = {

@@ -30,7 +30,7 @@ from specexp.figures.speed import summarise_speed
 from specexp.peers.endpoint import Endpoint, Refused
 from specexp.report import llmperf
 from specexp.report.__main__ import main as report
-from specexp.report.table import warnings
+from specexp.report.remarks import remarks
 from specexp.serve.server import open_service
 from specexp.tracking.records import read_records
 
@@ -232,7 +232,7 @@ def test_a_refused_request_stops_the_run_or_is_counted(place, tmp_path, monkeypa
     assert [record.id for record in read_records(tmp_path / "a")] == ["prompts/1"]
     summary, _ = remote(tmp_path / "b", place, *data, "method.on_error=count", "warmup=2")  # also of the warm-up
     assert summary["num_examples"] == 2 and summary["num_errors"] == 1
-    assert any("1 of the requests were refused for good" in text for text in warnings(summary))
+    assert any("1 of the requests were refused for good" in remark.text for remark in remarks(summary))
     monkeypatch.setattr(Endpoint, "complete", complete)
     summary, _ = remote(tmp_path / "a", place, *data)  # goes on where it stopped
     assert summary["num_examples"] == 3
