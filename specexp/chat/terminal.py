@@ -13,7 +13,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
@@ -27,6 +27,7 @@ from rich.text import Text
 
 from specexp.chat.commands import COMMANDS, Quit, methods, nodes, obey
 from specexp.chat.session import Run, Session, figures
+from specexp.datasets.files import whole
 from specexp.decoding.decoder import Round
 from specexp.errors import UserError
 from specexp.live.engine import CANCELLED, Piece
@@ -63,7 +64,7 @@ def handles_of(method: str) -> list[str]:
 
 def perform(session: Session, view: RichView, line: str, cancelled: Callable[[], bool]) -> None:
     """Carry out one line: a command, a remark or a prompt. UserError for what cannot be done; Quit when the console is to end."""
-    if not line.strip() or line.startswith(REMARK):
+    if not whole(line, "the line").strip() or line.startswith(REMARK):
         return
     if not line.startswith("/"):
         runs = session.decode(line.replace("\\n", "\n").replace("\\t", "\t"), view, cancelled)
@@ -75,9 +76,17 @@ def perform(session: Session, view: RichView, line: str, cancelled: Callable[[],
     shown.get(line.split()[0], lambda: view.say(said or "", "cyan"))()
 
 
+class History(FileHistory):
+    """What was typed, in a file. A line that is no whole text, which the console refuses anyway, is left out."""
+
+    def store_string(self, string: str) -> None:
+        with suppress(UserError):
+            super().store_string(whole(string, "the line"))
+
+
 def converse(session: Session, view: RichView, history: str | None) -> None:
     """Talk with a person until Ctrl-D or /quit."""
-    remembered = InMemoryHistory() if history is None else FileHistory(str(Path(history).expanduser()))
+    remembered = InMemoryHistory() if history is None else History(str(Path(history).expanduser()))
     prompt = PromptSession(PROMPT, history=remembered, completer=CommandCompleter(handles_of), complete_while_typing=False)
     view.welcome(session)
     while (line := _read(prompt)) is not None:
@@ -106,9 +115,9 @@ def play(session: Session, view: RichView, lines: Iterable[str], name: str) -> N
     """Carry out a script. UserError at its first mistake, with the number of the line."""
     for number, line in enumerate(lines, 1):
         line = line.rstrip("\r\n")
-        if line.strip() and not line.startswith(REMARK):
-            view.say(f"{PROMPT}{line}", "bold")
         try:
+            if whole(line, "it").strip() and not line.startswith(REMARK):
+                view.say(f"{PROMPT}{line}", "bold")
             perform(session, view, line, lambda: False)
         except UserError as error:
             raise UserError(f"{name}, line {number}: {error}") from error
@@ -133,14 +142,14 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def start(session: Session, script: Path | None, history: str | None) -> None:
-    """Carry out the script if there is one, else what is piped in, else talk with a person."""
+def start(session: Session, script: tuple[Iterable[str], str] | None, history: str | None) -> None:
+    """Carry out the script, given as its lines and its name, if there is one, else what is piped in, else talk with a person."""
     first = session.sides[0].engine.tokenizer if session.sides else None
     view = RichView(Console(highlight=False), lambda token: first.decode([token]) if first else str(token))
     if script is not None:
-        with script.open(encoding="utf-8") as lines:
-            play(session, view, lines, str(script))
+        play(session, view, *script)
     elif not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")  # a byte that is no UTF-8 is refused with its line
         play(session, view, sys.stdin, "standard input")
     else:
         converse(session, view, history)

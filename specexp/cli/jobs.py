@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
@@ -24,10 +24,11 @@ from filelock import BaseFileLock, Timeout, UnixFileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specexp.cli.credentials import refuse_arguments
+from specexp.cli import job_directories as job_directories  # what it registers stands in the configuration
+from specexp.cli.credentials import refuse_arguments, take_back
 from specexp.cli.manual import manual
 from specexp.cli.messages import explain_hydra, not_a_name, not_yaml, unknown_choice, unparsable
 from specexp.cli.plugins import conf_directory, conf_folders
@@ -57,9 +58,10 @@ def launch(task: Callable, manual: Callable[[], str], primary: str = "config") -
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
         try:
             task()
-        except (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError, OSError, ValueError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError, OSError, ValueError, RuntimeError, ImportError) as error:
             if _inside_job(error, task):
                 raise
+            take_back()
             raise UserError(explain_error(error, primary)) from error
         if refused:
             numbers = ", ".join(map(str, refused))
@@ -75,13 +77,14 @@ def attempted(work: Callable[[Callable], float | None], interrupted: str) -> flo
     except (UserError, OmegaConfBaseException) as error:
         sentence = explain_error(error)
     if sweep_directory() is None:
+        take_back()
         raise Ended(sentence)
     if os.getpid() != command:
         raise UserError(sentence)  # Hydra brings it to the process of the command
-    job = HydraConfig.get().job
+    number = HydraConfig.get().job.num
     write_failure(job_directory(), sentence)
-    refused.append(job.num)
-    print(f"specexp: job {job.num} ({job.override_dirname}): {sentence}", file=sys.stderr)
+    refused.append(number)
+    print(f"specexp: job {number} ({','.join(sorted(overrides()))}): {sentence}", file=sys.stderr)
     return None
 
 
@@ -109,8 +112,8 @@ def composed(primary: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def overrides() -> list[str]:
-    """What the user gave to this job, as KEY=VALUE."""
-    return list(HydraConfig.get().overrides.task)
+    """What the user gave to this job, as KEY=VALUE; an interpolation in it is left as it is."""
+    return list(OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
 
 
 def job_directory() -> Path:

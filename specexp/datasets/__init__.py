@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from specexp.datasets.files import whole
 from specexp.errors import UserError
 
 Score = dict[str, bool | float | str]
@@ -51,7 +52,7 @@ def check_settings(limit: int | None, subset_seed: int | None, max_new_tokens: i
         raise UserError(f"dataset.subset_seed={subset_seed} is not a seed: give a whole number, or null for the first examples.")
     if isinstance(stop_strings, str) or not all(isinstance(stop, str) and stop for stop in stop_strings):
         raise UserError(f"dataset.stop_strings={stop_strings!r} is not a list of texts that are not empty: give one, or [] for none.")
-    return tuple(stop_strings)
+    return tuple(whole(stop, "dataset.stop_strings") for stop in stop_strings)
 
 
 

@@ -7,6 +7,7 @@ there is no network. That the Hub has what is wanted, or goes on answering, is n
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import socket
@@ -16,8 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -25,6 +26,7 @@ from specexp.assets import asset_path
 from specexp.errors import UserError
 
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".jsonl")
+IDS = {"id", "task_id"}  # keys whose values may be numbers
 
 
 def read_text(path: Path, option: str = "dataset.path") -> str:
@@ -33,12 +35,50 @@ def read_text(path: Path, option: str = "dataset.path") -> str:
         raise UserError(f"data file {path} does not exist: give {option}= the name of a file that does.")
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        with opener(path, "rb") as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"data file {path} cannot be read ({error}): give {option}= a readable UTF-8 file.") from error
+    text = decoded(data, f"data file {path}", f", or give {option}= another file")
     if not text.strip():
         raise UserError(f"data file {path} is empty: give {option}= a file with at least one example.")
+    return text
+
+
+# Marks at the beginning of a file, the longer ones first, as UTF-32's begins like UTF-16's.
+MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
+
+
+def decoded(data: bytes, what: str, otherwise: str = "") -> str:
+    """The text that a file's bytes are in UTF-8, without a byte order mark and with \\n at the end of every line. what: names the file.
+    otherwise: what can be done besides saving it anew.
+
+    Raises UserError for bytes of another encoding.
+    """
+    if encoding := next((name for mark, name in MARKS if data.startswith(mark)), "UTF-16" if b"\0" in data else None):
+        way_out = f"save it as UTF-8 (iconv -f {encoding} -t UTF-8 FILE > NEW_FILE){otherwise}"
+        raise UserError(f"{what} cannot be read (it is {encoding}, not UTF-8): {way_out}.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        reason = f"line {line} has the byte 0x{data[error.start]:02x}, which is not UTF-8"
+        way_out = f"save it as UTF-8 (iconv -f LATIN1 -t UTF-8 FILE > NEW_FILE, say){otherwise}"
+        raise UserError(f"{what} cannot be read ({reason}): {way_out}.") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def whole(text: str, what: str) -> str:
+    """`text` itself. what: names it, as a sentence begins.
+
+    Raises UserError where it has half a character: one of the two code units by which JSON writes an emoji ("\\ud83d"), or a byte of a
+    command line that was no UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        where = f"{text[error.start]!a} at place {error.start}"
+        raise UserError(f"{what} has half a character ({where}): write the whole character, or leave it out.") from error
     return text
 
 
@@ -55,7 +95,7 @@ def read_jsonl(path: Path, required: tuple[str, ...], option: str = "dataset.pat
 def _parse(path: Path, number: int, line: str) -> object:
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError of its own
         raise UserError(f"{path} line {number} is not JSON ({error}): write one object a line.") from error
 
 
@@ -76,14 +116,23 @@ def read_parquet(path: Path, required: tuple[str, ...]) -> list[dict]:
 
 
 def check_row(row: object, required: tuple[str, ...], where: str) -> dict:
+    """The row, in which ids that are numbers have become texts."""
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object: write one with {', '.join(required)}.")
     for key in required:
         if key not in row:
             raise UserError(f"{where} lacks {key!r}: each example needs {', '.join(required)}.")
+        if key in IDS and is_number(row[key]):
+            row = row | {key: str(row[key])}
         if not isinstance(row[key], str):
             raise UserError(f"{where} has {key!r} = {json.dumps(row[key], default=str)[:60]}, which is not a text: put it in quotes.")
+        whole(row[key], f"{where}, {key!r}")
     return row
+
+
+def is_number(value: object) -> bool:
+    """As an id may be: neither true nor NaN is one."""
+    return (isinstance(value, float) and isfinite(value)) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def texts(paths: Iterable[Path], key: str) -> Iterator[str]:
@@ -96,7 +145,7 @@ def texts(paths: Iterable[Path], key: str) -> Iterator[str]:
             if file.suffix == ".jsonl":
                 yield from (row[key] for row in read_jsonl(file, (key,)))
             else:
-                yield file.read_text(encoding="utf-8", errors="replace")
+                yield file.read_text(encoding="utf-8-sig", errors="replace")
 
 
 @dataclass(frozen=True)
@@ -132,7 +181,7 @@ def text_at(row: dict, key: str, where: str) -> str:
             raise UserError(f"{where} lacks {key!r}: it has {', '.join(map(str, row)) or 'nothing'}.")
     if not isinstance(value, str):
         raise UserError(f"{where} has under {key!r} no text but {type(value).__name__}.")
-    return value
+    return whole(value, f"{where}, {key!r}")
 
 
 def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
@@ -202,42 +251,3 @@ def _probe_address() -> tuple[str, int]:
     if proxy and not proxy_bypass(hub.hostname or ""):
         hub = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
     return hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
-
-
-OPTION = "text.path"
-
-
-class Text(Protocol):
-    name: str
-
-    def read(self) -> str:
-        """The whole text. Raises UserError where it cannot be had."""
-
-
-class TextFile:
-    """path: a text file, or a jsonl file whose lines' `key` are joined by `separator`; either may be packed (.gz)."""
-
-    def __init__(self, path: str = "asset:microsum.jsonl", key: str = "document", separator: str = "\n\n", name: str = "file"):
-        self.path, self.key, self.separator, self.name = path, key, separator, name
-
-    def read(self) -> str:
-        path = asset_path(self.path)
-        if path.name.endswith((".jsonl", ".jsonl.gz")):
-            return self.separator.join(row[self.key] for row in read_jsonl(path, (self.key,), OPTION))
-        return read_text(path, OPTION)
-
-
-class HubText:
-    """The first `limit` rows (None: all) of a split, column `key`, joined by `separator`. subset: the data set's configuration."""
-
-    def __init__(self, hub_id: str, revision: str, split: str, key: str, separator: str, name: str,
-                 subset: str | None = None, limit: int | None = None):
-        if limit is not None and limit < 1:
-            raise UserError(f"text.limit={limit} is not a number of rows: give 1 or more, or null for all.")
-        self.hub_id, self.revision, self.split, self.subset = hub_id, revision, split, subset
-        self.key, self.separator, self.name, self.limit = key, separator, name, limit
-
-    def read(self) -> str:
-        rows = hub_rows(self.hub_id, self.revision, self.split, self.subset, "take a text of your own with text=file text.path=FILE")
-        texts = [check_row(row, (self.key,), f"{self.hub_id} row {number}")[self.key] for number, row in enumerate(rows[: self.limit], 1)]
-        return self.separator.join(texts)

@@ -10,7 +10,8 @@ from itertools import chain
 
 from specexp.assets import asset_path
 from specexp.datasets import Example, Score, check_settings, subset
-from specexp.datasets.files import Source, TextFile, read_jsonl, read_lines, text_at
+from specexp.datasets.files import Source, read_jsonl, read_lines, text_at
+from specexp.datasets.texts import TextFile
 from specexp.errors import UserError
 
 

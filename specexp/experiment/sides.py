@@ -17,6 +17,7 @@ from typing import Protocol
 
 from torch.nn import Module
 
+from specexp.datasets.files import whole
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Sampling
@@ -158,7 +159,7 @@ class OwnTexts:
 
     def prompts(self, examples: Sequence) -> dict[str, list[int]]:
         """Token ids by example, checked against the context before anything is decoded."""
-        encoded = {example.id: self.tokenizer(example.prompt)["input_ids"] for example in examples}
+        encoded = {each.id: self.tokenizer(whole(each.prompt, f"the prompt of {each.id}"))["input_ids"] for each in examples}
         for name, ids in encoded.items():
             if not ids:
                 raise UserError(f"the prompt of {name} is empty; give at least one token.")
@@ -210,7 +211,7 @@ class ServedTexts:
         for example in examples:
             if not example.prompt:
                 raise UserError(f"the prompt of {example.id} is empty; give at least one token.")
-        return {example.id: example.prompt for example in examples}
+        return {example.id: whole(example.prompt, f"the prompt of {example.id}") for example in examples}
 
     def check(self, prompt: str) -> None:
         """Does nothing, since a server's models cannot be inspected."""

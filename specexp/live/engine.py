@@ -14,6 +14,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from specexp.datasets.files import decoded, whole
 from specexp.decoding.decoder import Decoder, Round
 from specexp.decoding.protocols import Cut, Stop
 from specexp.decoding.sampling import GREEDY, Sampling
@@ -76,9 +77,12 @@ class Engine:
 
     def ids(self, text: str) -> list[int]:
         """The ids of a prompt. UserError for a prompt without any token."""
-        if not (ids := list(self.tokenizer(text)["input_ids"])):
+        return self._some(self.tokenizer(whole(text, "the prompt"))["input_ids"])
+
+    def _some(self, ids: Sequence[int]) -> list[int]:
+        if not len(ids):
             raise UserError("the prompt is empty; give at least one token.")
-        return ids
+        return list(ids)
 
     def known_ids(self, ids: Sequence[int]) -> list[int]:
         """The same ids, of a prompt that was given as ids. UserError for one that the tokenizer does not have."""
@@ -97,9 +101,11 @@ class Engine:
         if not self.has_template:
             raise UserError("the tokenizer has no chat template; choose chat_template=plain or chat_template=FILE.")
         try:
-            return list(self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)["input_ids"])
+            text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         except TemplateError as error:
             raise UserError(f"the chat template does not take these messages ({error}); change their roles or order.") from error
+        ids = self.tokenizer(whole(text, "the conversation"), add_special_tokens=False)["input_ids"]  # a template writes those itself
+        return self._some(ids)
 
     def check(self, request: Request) -> None:
         """UserError for a request that does not fit the models."""
@@ -142,7 +148,7 @@ def with_template(tokenizer, template: str | None):
     if template != PLAIN and not file.is_file():
         raise UserError(f"chat_template={template} is no file; give a Jinja file, plain for the messages' bare texts, or null.")
     changed = deepcopy(tokenizer)
-    changed.chat_template = PLAIN_TEMPLATE if template == PLAIN else file.read_text(encoding="utf-8")
+    changed.chat_template = PLAIN_TEMPLATE if template == PLAIN else decoded(file.read_bytes(), f"chat_template={template}")
     return changed
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
+from specexp.datasets.files import whole
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
@@ -42,7 +43,8 @@ class Service:
         prompt = self._prompt(asked)
         longest = asked.most_tokens or self._room(len(prompt))
         seed = (self.seed, "request", next(self._numbers)) if asked.seed is None else (asked.seed,)
-        request = Request(prompt, longest, asked.sampling(self.usual), seed, asked.stops, self.ignore_eos or bool(asked.ignore_eos))
+        stops = tuple(whole(stop, "stop") for stop in asked.stops)
+        request = Request(prompt, longest, asked.sampling(self.usual), seed, stops, self.ignore_eos or bool(asked.ignore_eos))
         self.engine.check(request)
         self.decoder.check(request.sampling)
         return request
