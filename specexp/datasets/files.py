@@ -122,17 +122,19 @@ def check_row(row: object, required: tuple[str, ...], where: str) -> dict:
     for key in required:
         if key not in row:
             raise UserError(f"{where} lacks {key!r}: each example needs {', '.join(required)}.")
-        if key in IDS and is_number(row[key]):
-            row = row | {key: str(row[key])}
-        if not isinstance(row[key], str):
-            raise UserError(f"{where} has {key!r} = {json.dumps(row[key], default=str)[:60]}, which is not a text: put it in quotes.")
-        whole(row[key], f"{where}, {key!r}")
-    return row
+    return row | {key: (id_of if key in IDS else _text_of)(row[key], key, where) for key in required}
 
 
-def is_number(value: object) -> bool:
-    """As an id may be: neither true nor NaN is one."""
-    return (isinstance(value, float) and isfinite(value)) or (isinstance(value, int) and not isinstance(value, bool))
+def id_of(value: object, key: str, where: str) -> str:
+    """The id of a row; a number is taken as it is written. Raises UserError for anything else that is no text."""
+    number = (isinstance(value, float) and isfinite(value)) or (isinstance(value, int) and not isinstance(value, bool))
+    return str(value) if number else _text_of(value, key, where)
+
+
+def _text_of(value: object, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where} has {key!r} = {json.dumps(value, default=str)[:60]}, which is not a text: put it in quotes.")
+    return whole(value, f"{where}, {key!r}")
 
 
 def texts(paths: Iterable[Path], key: str) -> Iterator[str]:

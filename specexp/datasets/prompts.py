@@ -10,7 +10,7 @@ from itertools import chain
 
 from specexp.assets import asset_path
 from specexp.datasets import Example, Score, check_settings, subset
-from specexp.datasets.files import Source, read_jsonl, read_lines, text_at
+from specexp.datasets.files import Source, id_of, read_jsonl, read_lines, text_at
 from specexp.datasets.texts import TextFile
 from specexp.errors import UserError
 
@@ -72,7 +72,7 @@ class PublicPrompts:
             where = f"{self.source.path or self.source.hub_id} row {number + 1}"
             words = text_at(row, self.key, where).split(" ")
             if len([word for word in words if word.strip()]) >= self.min_words:
-                name = f"{self.name}/{row.get(self.id_key, number)}"
+                name = f"{self.name}/{id_of(row[self.id_key], self.id_key, where) if self.id_key in row else number}"
                 yield Example(name, " ".join(words[: self.max_words]).strip())
 
     def score(self, example: Example, text: str) -> Score:
