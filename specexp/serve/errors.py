@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from specexp.errors import UserError
 
-TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict:
@@ -59,8 +59,11 @@ def add_handlers(app: FastAPI) -> None:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return Refusal(error_body(400, "the body is not JSON; send an object."), 400)
+        if "sentence" in first.get("ctx", {}):
+            return Refusal(error_body(400, first["ctx"]["sentence"], first["ctx"]["field"]), 400)
         place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return Refusal(error_body(422, f"{place or 'the body'}: {first['msg']}.", place or None), 422)
+        message = first["msg"].removeprefix("Value error, ")
+        return Refusal(error_body(422, f"{place or 'the body'}: {message}.", place or None), 422)
 
 
 class BodyLimit:

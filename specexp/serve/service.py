@@ -71,9 +71,9 @@ class Service:
         if isinstance(asked, ChatRequest):
             return self.engine.render([message.plain() for message in asked.messages])
         prompt = asked.prompt
-        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
-            return self.engine.known_ids(prompt)
-        return self.engine.ids("".join(prompt))  # a text, or a list of one
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+            [prompt] = prompt
+        return self.engine.ids(prompt) if isinstance(prompt, str) else self.engine.known_ids(prompt)
 
     def _room(self, prompt: int) -> int:
         """max_tokens of a request that leaves it out: the usual number, or as many as fit."""
@@ -118,7 +118,7 @@ class ServerSettings:
     @property
     def api_key(self) -> str | None:
         """Read from the environment each time, so that it is in no record and in no configuration."""
-        return os.environ.get(self.api_key_env) or None
+        return os.environ.get(self.api_key_env, "").strip() or None  # no header can hold a line end, which a file's content may have
 
     @property
     def is_open(self) -> bool:
