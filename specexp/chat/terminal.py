@@ -228,14 +228,18 @@ class RichView:
 
 
 def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """The runs by the method's name and, if a method ran with several settings, by those that differ."""
+    """The runs by the method's name and, if a method ran with several settings of its own or of all methods, by those that differ."""
     runs = list(runs)
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        others = [other.handles for other in runs if other.name == run.name]
-        varied = [key for key in run.handles if any(other.get(key) != run.handles[key] for other in others)]
-        groups.setdefault(" ".join([run.name, *(f"{key}={run.handles[key]}" for key in varied)]), []).append(run)
+        own, others = _settings(run), [_settings(other) for other in runs if other.name == run.name]
+        varied = [key for key in own if any(other.get(key) != own[key] for other in others)]
+        groups.setdefault(" ".join([run.name, *(f"{key}={own[key]}" for key in varied)]), []).append(run)
     return groups
+
+
+def _settings(run: Run) -> dict[str, object]:
+    return {**run.handles, **run.beside}
 
 
 def _cells(found: dict) -> list[str]:

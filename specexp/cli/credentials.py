@@ -24,7 +24,9 @@ from specexp.datasets.files import whole
 from specexp.errors import Ended, UserError
 
 NAMED_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSPHRASE)S?(_?\d+)?$", re.IGNORECASE)
-SECRET_KEY = re.compile(r"((^|[._])(api_?key|access_?key|secret|password|authorization)|(^|\.|hf_|hub_|api_|auth_|access_)token)$", re.IGNORECASE)
+SECRET_KEY = re.compile(
+    r"((^|[._])(api_?key|access_?key|secret|password|authorization)|(^|\.|hf_|hub_|api_|auth_|access_)token)$", re.IGNORECASE
+)
 NO_SECRETS = {"", "none", "null", "true", "false", "???"}
 PASSWORD_IN_URL = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 SHORTEST = 12  # characters; a shorter value may well stand in a configuration by chance
@@ -57,9 +59,9 @@ class RefuseCredentials(Callback):
 
 @dataclass(frozen=True)
 class Before:
-    """How a directory was before Hydra wrote into it. missing: it and those above it that were not there, the uppermost last. empty: whether
-    there was nothing in it. held: the files that Hydra replaces, with their content. written: the names of what a command writes there
-    before its first record."""
+    """How a directory was before Hydra wrote into it. missing: it and those above it that were not there, the uppermost last. empty:
+    whether there was nothing in it. held: the files that Hydra replaces, with their content. written: the names of what a command writes
+    there before its first record."""
 
     directory: Path
     missing: tuple[Path, ...]
@@ -156,12 +158,13 @@ def _refuse_by_form(key: str, value: str) -> None:
     """A secret that is in no environment variable, told by where it stands."""
     if PASSWORD_IN_URL.search(value):
         raise UserError(
-            f"{key or 'the command line'} holds a password inside a URL, and a configuration is written to disk; leave it out, and put a key "
-            "into OPENAI_API_KEY or another environment variable."
+            f"{key or 'the command line'} holds a password inside a URL, and a configuration is written to disk; leave it out, and put "
+            "a key into OPENAI_API_KEY or another environment variable."
         )
     if SECRET_KEY.search(key) and value.lower() not in NO_SECRETS:
         raise UserError(
-            f"{key} is to hold a secret, and a configuration is written to disk; leave it out, as whatever needs a key reads the environment."
+            f"{key} is to hold a secret, and a configuration is written to disk; leave it out, as whatever needs a key reads the "
+            "environment."
         )
 
 

@@ -97,7 +97,10 @@ def _no_logging(kind: str, name: str) -> str:
     return f"hydra.job_logging.{kind}s.{name} cannot be made; choose hydra/job_logging=default, or another."
 
 
-NO_SLURM = "hydra/launcher=slurm needs Slurm's srun, which is not on this machine; start it on one of the cluster's, or try hydra/launcher=submitit_local."
+NO_SLURM = (
+    "hydra/launcher=slurm needs Slurm's srun, which is not on this machine; start it on one of the cluster's, or try "
+    "hydra/launcher=submitit_local."
+)
 UNKNOWN_KEY = r"Could not (?:override|delete from config\.) '([^'@]+)'"
 SENTENCES: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"Could not override '([^']+)'\.\nDid you mean to override (.+)\?\n", _misplaced),

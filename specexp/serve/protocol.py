@@ -20,7 +20,6 @@ from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 
 
-
 def _neutral(values: tuple[object, ...], value: object) -> object:
     if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in values):
         raise ValueError(f"this server does not do that; leave it out, or send {' or '.join(map(json.dumps, values))}")

@@ -79,7 +79,7 @@ def test_an_interpolation_to_what_a_sweep_varies_is_resolved_in_each_job(sweep):
 @pytest.mark.parametrize("before", ["model_pair.target.name=Org/A", pytest.param("dataset.name='x y'", marks=pytest.mark.slow)])
 def test_a_sweep_that_an_earlier_version_began_is_gone_on_with(sweep, tmp_path, before):
     """Its job lies below directories that a slash in a value made, or under a name that would have a hash now."""
-    errors, found = sweep(before)
+    _, found = sweep(before)
     [new] = found
     overrides = yaml.safe_load((new / ".hydra" / "overrides.yaml").read_text())
     old = new.parent / ",".join(sorted(override for override in overrides if not override.startswith("tracker")))
