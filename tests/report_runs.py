@@ -4,6 +4,7 @@ import json
 
 import yaml
 
+from specexp.figures.record import Record, Repeat, SideRecord
 from specexp.figures.speed import summarise_speed
 
 WORDS = ["def ", "f(x)", ":\n", "    return ", "x < 1", " & ", "y_0", "\n"]
@@ -15,22 +16,21 @@ def side(rounds, seconds, passed=True, origins=None, text=None):
     words = [WORDS[i % len(WORDS)] for i in range(tokens)]
     ends = [sum(map(len, words[: i + 1])) for i in range(tokens)]
     made = ["target"] + [o for drafted, accepted, *_ in rounds for o in ["draft"] * accepted + (["resample"] if drafted else ["target"])]
-    return {
-        "token_ids": list(range(tokens)), "text": text or "".join(words), "ends": ends, "score": {"passed": passed}, "finish": "length",
-        "ttft_seconds": 0.01, "decode_seconds": seconds, "first_tokens": 1, "rounds": rounds, "origins": origins or made, "entropies": None,
-        "tree": None, "nll_sum": 0.5 * tokens, "nll_count": tokens, "target_forwards": 1 + len(rounds), "draft_forwards": 4 * len(rounds),
-        "draft_forwards_by_model": {}, "target_seconds": seconds * 0.8, "draft_seconds": seconds * 0.15, "kv_bytes_target": 2**20,
-        "kv_bytes_draft": 2**18, "compression_count": 0, "tokens_evicted": 0, "peak_memory_bytes": None,
-    }  # fmt: skip
+    return SideRecord(
+        repeats=(Repeat(tokens, 1, len(rounds), sum(counts[0] for counts in rounds), 0.01, seconds, seconds * 0.8, seconds * 0.15),),
+        text=text or "".join(words), finish="length", token_ids=list(range(tokens)), rounds=rounds, origins=origins or made, ends=ends,
+        score={"passed": passed}, nll_sum=0.5 * tokens, nll_count=tokens, target_forwards=1 + len(rounds),
+        draft_forwards_by_model={"draft": 4 * len(rounds)}, kv_bytes_target=2**20, kv_bytes_draft=2**18,
+    )  # fmt: skip
 
 
 def records(gamma, examples=4, passed=lambda i: True, text=None):
     """Records of a method that keeps two of gamma drafted tokens and is a little faster on each further example."""
+    method = lambda i: side([[gamma, 2], [gamma, 2]], 0.3 - 0.01 * i + 0.001 * gamma, passed(i), text=text)
     return [
-        {"id": f"p/{i}", "sample": 0, "prompt": f"prompt <{i}>", "weights": "real", "order": ["baseline", "method"],
-         "baseline": side([[0, 0]] * 6, 0.6), "method": side([[gamma, 2], [gamma, 2]], 0.3 - 0.01 * i + 0.001 * gamma, passed(i), text=text)}
+        Record(f"p/{i}", 0, f"prompt <{i}>", ["baseline", "method"], {"baseline": side([[0, 0]] * 6, 0.6), "method": method(i)})
         for i in range(examples)
-    ]  # fmt: skip
+    ]
 
 
 def config(gamma, method):
@@ -45,11 +45,11 @@ def write_run(directory, gamma=4, method="speculative", made=None, overrides=Non
     """Writes a finished run. settings: further keys of its configuration."""
     made = records(gamma) if made is None else made
     directory.mkdir(parents=True)
-    (directory / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
+    (directory / "records.jsonl").write_text("".join(json.dumps(record.to_json()) + "\n" for record in made))
     names = {"model_pair": "tiny", "method": method, "dataset": "microeval", "weights": "real", "lossless": True, "cache_exact": True, "max_new_tokens": 8}
-    scores = [record["method"]["score"] for record in made]
+    scores = [record.method.score for record in made]
     quality = {"pass_at_1": sum(score["passed"] for score in scores) / len(scores)} if "passed" in scores[0] else {}
-    figures = names | quality | summarise_speed(made).figures | summary
+    figures = names | quality | summarise_speed(made) | summary
     (directory / "summary.json").write_text(json.dumps(figures))
     (directory / "config.yaml").write_text(yaml.safe_dump(config(gamma, method) | (settings or {})))
     write_overrides(directory, overrides or {"method.gamma": gamma})

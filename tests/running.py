@@ -28,7 +28,7 @@ def run(config, directory):
 
 
 def timeless(directory):
-    return [_without_times(record) for record in read_records(directory)]
+    return [_without_times(record.to_json()) for record in read_records(directory)]
 
 
 def _without_times(content):

@@ -19,6 +19,7 @@ CONFIGS = {
     "mistral_sliding": lambda: t.MistralConfig(vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, sliding_window=16),
 }  # fmt: skip
 TREES = ("llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "opt", "phi", "gptj")
+WINDOWED = ("mistral_sliding",)  # trees too, as their layers take a mask for each window
 
 
 def build_encoder_decoder(kind, seed=0, dtype=torch.float32, **changes):

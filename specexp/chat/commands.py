@@ -239,7 +239,7 @@ def _csv(session: Session) -> str:
 
 
 def _jsonl(session: Session) -> str:
-    return "".join(to_json(run.record()) + "\n" for run in session.runs)
+    return "".join(to_json(run.line()) + "\n" for run in session.runs)
 
 
 _RULES = "; ".join(" ".join((name, *arguments)) for name, arguments in PROCESSORS.items())

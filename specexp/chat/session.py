@@ -17,6 +17,7 @@ from specexp.cli.check import check
 from specexp.decoding.decoder import Decoder, Round
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
+from specexp.figures.record import Record, SideRecord
 from specexp.figures.speed import summarise_speed
 from specexp.live.engine import CANCELLED, Engine, Piece, Request, open_decoder, open_pair
 
@@ -97,15 +98,20 @@ class Run:
     name: str
     handles: dict[str, object]
     seed: int
-    side: dict
-    baseline: dict | None
+    side: SideRecord
+    baseline: SideRecord | None
     beside: Mapping[str, object] = field(default_factory=dict)  # what its figures depend on besides the handles
 
-    def record(self) -> dict:
-        """As a line of records.jsonl, with the name, settings and seed that the console knows."""
+    def record(self) -> Record:
         sides = {"method": self.side} | ({} if self.baseline is None else {"baseline": self.baseline})
+        return Record(str(self.prompt_id), 0, self.prompt, (), sides)
+
+    def line(self) -> dict[str, object]:
+        """As a line of records.jsonl, with the name, settings and seed that the console knows."""
+        record = self.record()
+        named = {"id": record.id, "sample": record.sample, "prompt": record.prompt}
         known = {"name": self.name, "settings": self.handles, "seed": self.seed}
-        return {"id": str(self.prompt_id), "sample": 0, "prompt": self.prompt, **known, **sides}
+        return named | known | {name: side.to_json() for name, side in record.sides.items()}
 
 
 class View(Protocol):
@@ -207,9 +213,9 @@ class Session:
 def figures(runs: Sequence[Run]) -> dict:
     """An experiment's figures over runs of one side; those that compare with the target, over the prompts that it decoded too."""
     paired = [run.record() for run in runs if run.baseline is not None]
-    alone = [{key: value for key, value in run.record().items() if key != "baseline"} for run in runs]
-    against = summarise_speed(paired).figures if paired else {}
-    return {key: against.get(key) for key in ("speedup", "equal_texts")} | summarise_speed(alone).figures
+    alone = [replace(run, baseline=None).record() for run in runs]
+    against = summarise_speed(paired) if paired else {}
+    return {key: against.get(key) for key in ("speedup", "equal_texts")} | summarise_speed(alone)
 
 
 def _override(key: str, value: str) -> str:

@@ -75,6 +75,19 @@ def _misplaced(group: str, places: str) -> str:
     return f"{group} is no choice of its own; choose {places} instead."
 
 
+def _no_part(group: str, place: str) -> str:
+    """GROUP@PLACE=NAME where what was chosen has no such part; the methods that have it are listed."""
+    part = place.rpartition(".")[2]
+    names = (f"{group}@{part}", f"/{group}@{part}")
+    owners = [file.stem for file in _files("method") if any(names[0] in each or names[1] in each for each in _choices(read_mapping(file)))]
+    way_out = f"choose one of {', '.join(f'method={owner}' for owner in owners)}" if owners else "leave it out"
+    return f"{group}@{place} is no choice here, since what was chosen has no such part; {way_out}."
+
+
+def _choices(content: dict) -> list[dict]:
+    return [each for each in content.get("defaults", ()) if isinstance(each, dict)]
+
+
 def _several(key: str, values: str) -> str:
     return f"{key}={values} is more than one value; add -m to sweep over them, or write {key}=[{values}] for one list."
 
@@ -104,6 +117,7 @@ NO_SLURM = (
 UNKNOWN_KEY = r"Could not (?:override|delete from config\.) '([^'@]+)'"
 SENTENCES: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"Could not override '([^']+)'\.\nDid you mean to override (.+)\?\n", _misplaced),
+    (r"Could not override '([^'@]+)@([^']+)'\.\s+No match in the defaults list", _no_part),
     (r"Additional config directory '(.+)' not found", _no_folder),
     (r"An item is already at '([^']+)'", lambda key: f"{key} is there already; leave out the + before it."),
     (r"Ambiguous value for argument '([^=]+)=(.*)'", _several),

@@ -16,6 +16,7 @@ from torch import Tensor
 from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft, empty_draft
 from specexp.decoding.sampling import Draws, Sampling
+from specexp.errors import UserError
 
 
 class Verdict(NamedTuple):

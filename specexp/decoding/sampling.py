@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NUCLEUS = 512  # ids that a nucleus is looked for among, before all are sorted
 NUMPYS = (torch.float32, torch.float64)
 TINY = torch.finfo(torch.float32).tiny  # the smallest normal float32, so that a division by a tiny temperature is not one by 0
 
@@ -63,10 +64,30 @@ class Sampling:
         al. 2020). With top_p 0.7, (0.5, 0.3, 0.2) becomes (0.625, 0.375, 0)."""
         if self.top_p is None or self.top_p == 1:
             return probabilities
+        kept = self._likeliest(probabilities) if probabilities.is_cpu else self._sorted(probabilities)
+        return kept / kept.sum(-1, keepdim=True)
+
+    def _sorted(self, probabilities: Tensor) -> Tensor:
+        """Return [..., V] with everything outside the nucleus set to 0. Of equally likely ids those with smaller numbers come first."""
         ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
         ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.0)
-        kept = torch.zeros_like(probabilities).scatter_(-1, ids, ordered)
-        return kept / kept.sum(-1, keepdim=True)
+        return torch.zeros_like(probabilities).scatter_(-1, ids, ordered)
+
+    def _likeliest(self, probabilities: Tensor) -> Tensor:
+        """Return the same as `_sorted`. Sorting a whole vocabulary takes a CPU longer than a small model's pass, and a nucleus is mostly
+        small: only rows whose NUCLEUS likeliest ids do not hold it, or in which ids at its edge are equally likely, are sorted."""
+        rows = probabilities.reshape(-1, probabilities.shape[-1])
+        if rows.shape[-1] <= NUCLEUS:
+            return self._sorted(probabilities)
+        ordered, ids = rows.topk(NUCLEUS, dim=-1)
+        outside = ordered.cumsum(-1) - ordered >= self.top_p
+        kept = torch.zeros_like(rows).scatter_(-1, ids, ordered.masked_fill(outside, 0.0))
+        inside = (~outside).sum(-1, keepdim=True)  # 1 or more
+        edge, beyond = ordered.gather(-1, inside - 1), ordered.gather(-1, inside.clamp(max=NUCLEUS - 1))
+        unsure = ((inside == NUCLEUS) | (edge == beyond))[:, 0]
+        if unsure.any():
+            kept[unsure] = self._sorted(rows[unsure])
+        return kept.reshape(probabilities.shape)
 
 
 GREEDY = Sampling()

@@ -70,8 +70,8 @@ def without_logits(policy: LengthRule) -> LengthRule:
     """Return the policy, for a drafter that is not a model. Raises UserError if the policy has to look at a drafter's logits."""
     if policy.proceeds is not None:
         raise UserError(
-            "this policy looks at a draft model's logits, and the drafter is no model; choose a policy that looks at none, fixed, heuristic "
-            "or cost_model for example."
+            "this policy looks at a draft model's logits, and the drafter is no model; choose one that looks at none, such as fixed, "
+            "heuristic or cost_model."
         )
     return policy
 

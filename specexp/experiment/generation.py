@@ -20,7 +20,8 @@ from specexp.decoding.draft import Draft
 from specexp.decoding.protocols import Stop
 from specexp.decoding.sampling import Draws, Sampling
 from specexp.figures.record import Repeat, SideRecord
-from specexp.runners.calls import context_length, decoder_start
+from specexp.runners.calls import decoder_start
+from specexp.runners.lengths import context_length
 from specexp.runners.runner import StatelessRunner
 
 
@@ -168,15 +169,18 @@ def opening(model: torch.nn.Module, prompt: Sequence[int]) -> list[int]:
 
 
 @torch.inference_mode()
-def continuation_nll(model: torch.nn.Module, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[float, int]:
+def continuation_nll(
+    model: torch.nn.Module, prompt: Sequence[int], token_ids: Sequence[int], longest: int | None = None
+) -> tuple[float, int]:
     """(sum of -log p(token), number of tokens) of a continuation: the model reads the true tokens in one pass at temperature 1, without a
     cache.
 
     A text longer than the model's context, which a streaming cache can write, is read in windows of that length that overlap by half.
+    longest: that length, where it is not what the model's configuration says.
     """
     runner = StatelessRunner(model)
     ids = [*runner.start(prompt), *token_ids]
-    longest = context_length(model.config) or len(ids)
+    longest = longest or context_length(model.config) or len(ids)
     nll, done = 0.0, len(ids) - len(token_ids)
     while done < len(ids):
         end = min(len(ids), max(longest, done + -(-longest // 2)))

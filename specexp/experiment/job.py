@@ -16,8 +16,7 @@ from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, quality_figures
 from specexp.experiment.places import OwnModels, Served, error_figures
 from specexp.experiment.supply import decodes_here, read_inputs, sandbox_level
-from specexp.figures.bounds import bandwidth_utilisation, bound_figures
-from specexp.figures.cost import curve_of
+from specexp.figures.cost import bandwidth_utilisation, bound_figures, curve_of
 from specexp.figures.record import Record
 from specexp.figures.speed import summarise_speed
 from specexp.report.table import show, waiting, watched
@@ -52,7 +51,7 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
         place.finish(experiment, records, prompts[inputs.examples[0].id], directory)
         summary = _summarised(experiment, place, records, run_directory, config)
     show(summary, directory)
-    inputs.tracker.finish(summary, [record.to_json() for record in records])
+    inputs.tracker.finish(summary, records)
     return summary.get("speedup")
 
 
@@ -60,14 +59,12 @@ def _check_same_data(examples: list, run_directory: RunDirectory) -> None:
     prompts = {example.id: example.prompt for example in examples}
     seen = set()
     for number, record in enumerate(run_directory.existing(), 1):
-        if missing := [key for key in ("id", "sample", "prompt", "method") if key not in record]:
-            raise UserError(f"{run_directory.path}/records.jsonl, record {number} lacks {missing[0]}: mend or delete that line.")
-        if (key := (record["id"], record["sample"])) in seen:
+        if (key := (record.id, record.sample)) in seen:
             raise UserError(f"{run_directory.path}/records.jsonl, record {number} is the second of {key[0]}: delete one of the two lines.")
         seen.add(key)
-        if prompts.get(record["id"]) != record["prompt"]:
+        if prompts.get(record.id) != record.prompt:
             raise UserError(
-                f"{run_directory.path} holds a record of {record['id']} whose prompt the data set no longer has; "
+                f"{run_directory.path} holds a record of {record.id} whose prompt the data set no longer has; "
                 "give back the data or choose another hydra.run.dir=DIR."
             )
 
@@ -82,7 +79,7 @@ def _decode(experiment: Experiment, place, prompts: dict, run_directory: RunDire
     """Decodes what is missing. Every record is on disk before the next text begins."""
     examples = place.inputs.examples
     environment, curve = describe_environment(place.facts() | {"sandbox": sandbox_level(place.inputs.dataset)}), None
-    records = [Record.from_json(content) for content in run_directory.existing()]
+    records = run_directory.existing()
     done = {(record.id, record.sample) for record in records}
     total = len(examples) * config.samples
     if len(done) < total:
@@ -94,20 +91,20 @@ def _decode(experiment: Experiment, place, prompts: dict, run_directory: RunDire
                 curve = place.cost_curve(in_order)
     run_directory.write_environment(environment | {"cost_curve": curve and curve.record()})
     for record in watched(experiment.records(examples, prompts, done), total, len(done), config.method.name):
-        run_directory.append(record.to_json())
+        run_directory.append(record)
         records.append(record)
     return records
 
 
 def _summarised(experiment: Experiment, place, records: list[Record], run_directory: RunDirectory, config: DictConfig) -> dict:
-    dataset, rows = place.inputs.dataset, [record.to_json() for record in records]
+    dataset = place.inputs.dataset
     summary = place.figures(records) | error_figures(experiment)
     summary |= {"method": config.method.name, "dataset": dataset.name, "weights": experiment.weights}
     summary |= {"max_new_tokens": config.max_new_tokens, "max_cache_len": config.cache.get("max_length")}
     summary |= {"sandbox": level} if (level := sandbox_level(dataset)) else {}
-    summary |= quality_figures(dataset, records) | summarise_speed(rows).figures
+    summary |= quality_figures(dataset, records) | summarise_speed(records)
     curve = curve_of(read_environment(run_directory.path))
-    summary |= bound_figures(rows, curve) | {"mbu": bandwidth_utilisation(curve)}
+    summary |= bound_figures(records, curve) | {"mbu": bandwidth_utilisation(curve)}
     run_directory.write_samples(*(_sample_lines(dataset, place.inputs.examples, records, side) for side in ("method", "baseline")))
     run_directory.write_summary(summary)
     return summary

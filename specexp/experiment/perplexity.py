@@ -19,6 +19,7 @@ from specexp.decoding.context import Context
 from specexp.decoding.draft import Draft
 from specexp.decoding.protocols import Runner, within
 from specexp.errors import UserError
+from specexp.experiment.guard import guard
 from specexp.models import loading
 from specexp.report.papers import show
 from specexp.tracking.records import to_json, write_whole
@@ -52,6 +53,11 @@ def _ids(pair, document: str, max_tokens: int) -> list[int]:
 
 
 def _check_lengths(pair, caches: dict[str, Callable], tokens: int) -> None:
+    if crossed := [length for length in pair.switches() if length < tokens]:
+        raise UserError(
+            f"the text has {tokens} tokens, and beyond {crossed[0]} {pair.target.name} rotates all positions otherwise, so that the caches "
+            f"would differ in more than what they keep; set max_tokens={crossed[0]}."
+        )
     for name, cache in caches.items():
         longest = pair.longest_text(cache)
         if longest is not None and tokens > longest:
@@ -63,6 +69,7 @@ def _check_lengths(pair, caches: dict[str, Callable], tokens: int) -> None:
 
 def _row(name: str, cache: Callable, target, ids: Sequence[int]) -> dict[str, object]:
     runner = cache(loading.load_model(target))
+    guard([("target", runner)], ids)
     found = predict(runner, ids)
     figures = (found.perplexity, found.mean_nll, found.accuracy, found.tokens, runner.usage().kv_bytes, runner.facts.cache_exact)
     return dict(zip(COLUMNS, (name, *figures), strict=True))

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from specexp.datasets.prompts import LoadPrompts
 from specexp.experiment.experiment import Experiment, no_answer
+from specexp.experiment.guard import guarded
 from specexp.experiment.pass_timing import measured_curve
 from specexp.experiment.sides import DecoderSide, OwnTexts, ServedSide, ServedTexts
 from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, methods_of, supplied
@@ -41,8 +42,9 @@ class OwnModels:
         inputs.pair.release_others()
         set_threads(config.threads)
         tokenizer = inputs.pair.load_tokenizer()
-        longest = inputs.pair.longest_text(inputs.cache)
-        self.reader = OwnTexts(inputs.dataset, tokenizer, Stopping(tokenizer, (), ()), config.max_new_tokens, longest)
+        pair, stop = inputs.pair, Stopping(tokenizer, (), ())
+        longest, limits = pair.longest_text(inputs.cache), {"switches": pair.switches(), "rows": pair.embedded_ids()}
+        self.reader = OwnTexts(inputs.dataset, tokenizer, stop, config.max_new_tokens, longest, **limits)
 
     def guarded(self, way_out: str):
         """Surrounds everything that needs memory, so that running out of it is reported in a sentence."""
@@ -63,6 +65,7 @@ class OwnModels:
         self.reader.models = {"target": target} | {
             role: runner.model for decoder in self.decoders.values() for role, runner in decoder.drafter.models.items()
         }
+        self.reader.runners = guarded(self.decoders.values())
         sides = {name: DecoderSide(decoder, inputs.sampling) for name, decoder in self.decoders.items()}
         handles = {key: config[key] for key in ("max_new_tokens", "samples", "repeats", "warmup", "seed")}
         return Experiment(sides, self.reader, weights=config.model_pair.weights, **handles)
@@ -88,7 +91,7 @@ class OwnModels:
 
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
         """What summary.json holds about the models, and what their passes cost."""
-        costs = swi_figures([record.sides["method"].to_json() for record in records], self._costs())
+        costs = swi_figures([record.method for record in records], self._costs())
         claims = DecoderSide(self.decoders["method"], self.inputs.sampling).facts()
         return {"model_pair": self.config.model_pair.name} | claims | costs
 
@@ -114,6 +117,7 @@ class OwnModels:
         named = zip(("method", *self.config.baselines), methods_of(self.config).items(), strict=True)
         peers = {name: node for name, (side, node) in named if isinstance(self.decoders[side], PeerLoop)}
         return {name: {key: value for key, value in node.items() if key not in ("_target_", LABEL)} for name, node in peers.items()}
+
 
 
 def _joins_captured(decoders: dict) -> bool:
@@ -190,9 +194,8 @@ class Served:
             "additional_sampling_params": {"temperature": self.inputs.sampling.temperature},
         }
         errors = [llmperf.failed(failure.code, failure.message) for failure in experiment.failures if failure.side == "method"]
-        rows = [record.to_json() for record in records]
-        requests = [*map(llmperf.individual, rows), *errors]
-        files = {"summary": llmperf.summary(rows, errors, settings), "individual_responses": requests}
+        requests = [*map(llmperf.individual, records), *errors]
+        files = {"summary": llmperf.summary(records, errors, settings), "individual_responses": requests}
         for name, content in files.items():
             write_whole(directory / f"{llmperf.file_stem(settings)}_{name}.json", to_json(content, indent=4) + "\n")
 
@@ -209,7 +212,7 @@ def error_figures(experiment: Experiment) -> dict[str, int]:
 
 def speculation_figures(records: Sequence[Record]) -> dict[str, float | int | None]:
     """Acceptance as our own server reported it for each request; nothing from servers that do not report it."""
-    told = [record.sides["method"].speculation for record in records]
+    told = [record.method.speculation for record in records]
     if None in told:
         return {}
     steps, drafted, accepted = (sum(one[f"num_{key}"] for one in told) for key in ("spec_steps", "draft_tokens", "accepted_draft_tokens"))

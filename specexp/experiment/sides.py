@@ -8,7 +8,7 @@ alone. This module knows neither data sets nor files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,10 +19,11 @@ from torch.nn import Module
 
 from specexp.datasets.files import whole
 from specexp.decoding.decoder import Decoder
-from specexp.decoding.protocols import Stop
+from specexp.decoding.protocols import Runner, Stop
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.experiment.generation import Generation, continuation_nll, generate, opening
+from specexp.experiment.guard import guard
 from specexp.peers import PeerLoop
 from specexp.peers.endpoint import Endpoint, Refused, Reply
 from specexp.scoring.texts import cut_at
@@ -139,10 +140,11 @@ def _answer(side: Side, max_new_tokens: int, stop: Stop, asked: tuple[Prompt, tu
 
 @dataclass
 class OwnTexts:
-    """Reads the texts of models in this process. models: by role ("target", a draft's name), those whose numbers are checked; none before
-    they are loaded.
+    """Reads the texts of models in this process. models: by role ("target", a draft's name), those whose numbers are checked. runners: with
+    their roles, those whose caches are checked. There are none of both before weights are loaded.
 
-    stop: where a text ends. context_length: how many tokens prompt and text may have together, or None.
+    stop: where a text ends. context_length: how many tokens prompt and text may have together, or None. switches: lengths that no text may
+    cross while it is written, each with the model that is to blame. rows: how many ids each model's embedding has, by the model's name.
     """
 
     dataset: object
@@ -151,6 +153,9 @@ class OwnTexts:
     max_new_tokens: int
     context_length: int | None = None
     models: dict[str, object] = field(default_factory=dict)
+    runners: Sequence[tuple[str, Runner]] = ()
+    switches: Mapping[int, str] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
     _likelihoods: dict[tuple, tuple[float, int]] = field(default_factory=dict, repr=False)
 
     @property
@@ -168,15 +173,24 @@ class OwnTexts:
                     f"{name} has {len(ids)} prompt tokens and max_new_tokens={self.max_new_tokens} more do not fit the models' context "
                     f"of {self.context_length}; lower max_new_tokens, or choose other prompts."
                 )
+            if (crossed := crossing(self.switches, len(ids), self.max_new_tokens)) is not None:
+                raise UserError(
+                    f"{name} has {len(ids)} prompt tokens, and with max_new_tokens={self.max_new_tokens} more its text would cross "
+                    f"{crossed}, where {self.switches[crossed]} rotates all positions otherwise; give max_new_tokens={crossed - len(ids)}, "
+                    "or choose other prompts."
+                )
+            check_ids(ids, self.rows, name)
         return encoded
 
     def check(self, prompt: Sequence[int]) -> None:
-        """Raises UserError for a model whose likelihood of the prompt's last token is not a number. It takes one pass of each model; a
-        drafter without a model of its own (the target's first layers) is checked with the target.
+        """Raises UserError for a model whose likelihood of the prompt's last token is not a number, and for one that is wrong with its
+        cache. It takes a few short passes of each model; a drafter without a model of its own (the target's first layers) is checked with
+        the target.
         """
         for role, model in self.models.items():
-            if isinstance(model, Module) and isnan(continuation_nll(model, prompt, prompt[-1:])[0]):
+            if isinstance(model, Module) and isnan(continuation_nll(model, prompt, prompt[-1:], self.context_length)[0]):
                 raise _not_a_number(f"the {role} model", model, "the first prompt")
+        guard(self.runners, prompt)
 
     def read(self, example: object, prompt: Sequence[int], answer: Generation) -> dict[str, object]:
         ids = answer.token_ids
@@ -193,10 +207,25 @@ class OwnTexts:
         key = (tuple(prompt), tuple(token_ids))
         if key not in self._likelihoods:
             self._likelihoods.clear()
-            self._likelihoods[key] = continuation_nll(self.target, prompt, token_ids)
+            self._likelihoods[key] = continuation_nll(self.target, prompt, token_ids, self.context_length)
             if isnan(self._likelihoods[key][0]):
                 raise _not_a_number("the target model", self.target, "a text that it wrote")
         return self._likelihoods[key]
+
+
+def crossing(switches: Iterable[int], prompt: int, more: int) -> int | None:
+    """The length at which a model would rotate all positions otherwise while `more` tokens are written after `prompt` of them."""
+    return next((length for length in switches if prompt <= length < prompt + more), None)
+
+
+def check_ids(ids: Sequence[int], rows: Mapping[str, int], name: str) -> None:
+    """Raises UserError for a text with an id that a model's embedding does not have. rows: by the model's name. name: of the text."""
+    for model, count in rows.items():
+        if (largest := max(ids, default=0)) >= count:
+            raise UserError(
+                f"{name} has the id {largest}, and {model} has embeddings for {count} ids: its tokenizer was given tokens that its weights "
+                "do not have; choose the tokenizer that the weights were made with, or resize the embeddings."
+            )
 
 
 @dataclass

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from specexp.figures.record import SideRecord
+
 
 @dataclass(frozen=True)
 class Step:
@@ -26,28 +28,27 @@ class Step:
     leaves: int
     refused: bool
 
+    @property
+    def is_tree(self) -> bool:
+        return self.depth < self.drafted
 
-def steps_of(side: dict) -> list[Step]:
-    """The speculation steps of one record's side. Raises ValueError for a round that accepts more than it drafted: a decoder's defect."""
-    steps = [_step(*counts) for counts in side["rounds"] if counts[0]]
+
+def steps_of(rounds: Iterable[Sequence[int]]) -> list[Step]:
+    """The rounds that drafted something. Raises ValueError for a round that accepts more than it drafted: a decoder's defect."""
+    steps = [_step(*counts) for counts in rounds if counts[0]]
     if broken := [step for step in steps if not 0 <= step.accepted <= step.depth <= step.drafted]:
         raise ValueError(f"a round cannot accept {broken[0].accepted} of {broken[0].drafted} drafted tokens in a path of {broken[0].depth}")
     return steps
 
 
-def timed_rounds(side: dict) -> list[Sequence[int]]:
-    """The rounds that the side's decode seconds paid for: all but one that made the first emission (absent from records of older runs)."""
-    return side["rounds"][side.get("first_rounds", 0) :]
+def pooled(sides: Iterable[SideRecord]) -> list[Step]:
+    """The speculation steps of all of the sides."""
+    return steps_of(counts for side in sides for counts in side.rounds)
 
 
-def later_emissions(side: dict) -> int:
-    """Those after the first: rounds, or the chunks of a server that gives no rounds."""
-    return max(side["chunks"] - 1, 0) if side["token_ids"] is None else len(timed_rounds(side))
-
-
-def token_count(side: dict) -> int:
-    """By ids; a server that gives none says how many there were."""
-    return side["num_tokens"] if side["token_ids"] is None else len(side["token_ids"])
+def depth(counts: Sequence[int]) -> int:
+    """Draft passes that a round's draft took: a chain's length, a tree's depth."""
+    return counts[2] if len(counts) > 2 else counts[0]
 
 
 def _step(drafted: int, accepted: int, depth: int | None = None, leaves: int = 1, refused: int | None = None) -> Step:
@@ -55,14 +56,14 @@ def _step(drafted: int, accepted: int, depth: int | None = None, leaves: int = 1
     return Step(drafted, accepted, depth, leaves, accepted < depth if refused is None else bool(refused))
 
 
-def acceptance_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+def acceptance_figures(sides: Sequence[SideRecord]) -> dict[str, float | int | None]:
     """Counters and rates over all steps of all sides, flat; every rate is None when nothing was drafted.
 
     `mean_acceptance_length` = 1 + accepted / steps, pooled; `..._macro` = the mean of the requests' own (those that drafted).
     `draft_acceptance_rate` = accepted / drafted. `alpha` = accepted / (accepted + rejections), the maximum likelihood of a rate that is
     the same at every position, where a step whose path could have gone on holds one rejection.
     """
-    by_request = [steps_of(side) for side in sides]
+    by_request = [steps_of(side.rounds) for side in sides]
     steps = [step for request in by_request for step in request]
     accepted, drafted = sum(s.accepted for s in steps), sum(s.drafted for s in steps)
     rejections = sum(s.refused for s in steps)
@@ -80,10 +81,10 @@ def acceptance_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
     }
 
 
-def tree_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+def tree_figures(sides: Sequence[SideRecord]) -> dict[str, float | int | None]:
     """DynaTree's statistics, where any draft was a tree; nothing elsewhere. The rates by depth are `conditional_acceptance_rate_K`."""
-    steps = [step for side in sides for step in steps_of(side)]
-    if all(step.depth == step.drafted for step in steps):
+    steps = pooled(sides)
+    if not any(step.is_tree for step in steps):
         return {}
     return {
         "total_tree_nodes": sum(s.drafted for s in steps),
@@ -94,15 +95,15 @@ def tree_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
     }
 
 
-def length_figures(sides: Sequence[dict]) -> dict[str, float | int | None]:
+def length_figures(sides: Sequence[SideRecord]) -> dict[str, float | int | None]:
     """What a length rule decided: `mean_gamma` over all rounds, those that drafted nothing as 0 (a tree counts by its depth), and
     `gamma_histogram_G`, the number of rounds of each. `mean_entropy` (nats, of the law of the first drafted token) over the rounds
     whose length rule looked at it, and `entropy_histogram_B`, the number of those with B <= entropy < B + 1.
     """
-    rounds = [r for side in sides for r in side["rounds"]]
-    lengths = Counter(r[2] if len(r) > 2 else r[0] for r in rounds)
-    entropies = [h for side in sides for h in side.get("entropies") or () if h is not None]  # absent from records of older runs
-    bins = Counter(int(max(h, 0.0)) for h in entropies)
+    rounds = [counts for side in sides for counts in side.rounds]
+    lengths = Counter(map(depth, rounds))
+    entropies = [nats for side in sides for nats in side.entropies or () if nats is not None]
+    bins = Counter(int(max(nats, 0.0)) for nats in entropies)
     return {
         "mean_gamma": quotient(sum(length * count for length, count in lengths.items()), len(rounds)),
         "mean_entropy": quotient(sum(entropies), len(entropies)),
@@ -133,21 +134,10 @@ def _positions(steps: Sequence[Step]) -> range:
     return range(1, max((s.depth for s in steps), default=0) + 1)
 
 
-def acceptance_histogram(steps: Iterable[Step]) -> list[int]:
-    """[a] = the number of steps that accepted exactly a draft tokens."""
-    counts = Counter(s.accepted for s in steps)
-    return [counts[a] for a in range(max(counts, default=-1) + 1)]
-
-
-def acceptance_histogram_by_draft_length(steps: Sequence[Step]) -> dict[int, list[int]]:
-    """The histogram of the steps of each draft length (drafted tokens), as vLLM reports it per request."""
-    return {d: acceptance_histogram(s for s in steps if s.drafted == d) for d in sorted({s.drafted for s in steps})}
-
-
-def origin_figures(sides: Sequence[dict]) -> dict[str, int]:
+def origin_figures(sides: Sequence[SideRecord]) -> dict[str, int]:
     """Emitted tokens by origin, `tokens_target`, `_draft`, `_bonus`, `_resample`; "draft:STAGE" is in both `_draft` and `_draft_STAGE`."""
     counts = Counter({"target": 0, "draft": 0, "bonus": 0, "resample": 0})
-    for origin in (origin for side in sides for origin in side["origins"]):
+    for origin in (origin for side in sides for origin in side.origins):
         kind, _, stage = origin.partition(":")
         counts.update([kind, f"{kind}_{stage}"] if stage else [kind])
     return {f"tokens_{name}": count for name, count in counts.items()}
@@ -166,13 +156,13 @@ class Span:
     text: str
 
 
-def spans(side: dict) -> list[Span]:
+def spans(side: SideRecord) -> list[Span]:
     """The side's text in pieces whose tokens have one origin; in one piece without one where the record does not say where tokens end."""
-    text, ends = side["text"], side.get("ends")
+    text, ends = side.text, side.ends
     if not ends:
         return [Span("", "", text)]
-    pieces = [(origin, text[start:end]) for origin, start, end in zip(side["origins"], [0, *ends], ends, strict=False)]
-    stages = list(dict.fromkeys(origin for origin in side["origins"] if ":" in origin))
+    pieces = [(origin, text[start:end]) for origin, start, end in zip(side.origins, [0, *ends], ends, strict=False)]
+    stages = list(dict.fromkeys(origin for origin in side.origins if ":" in origin))
     found = [Span(_style(origin, stages), origin, joined) for origin, joined in _joined(pieces)]
     return [span for span in (*found, Span("", "", text[ends[-1] :])) if span.text]
 

@@ -10,7 +10,12 @@ walltime improvement, is the speedup that given costs per pass would make, whate
 models of passes x cost (Cascade Speculative Drafting, arXiv:2312.11462, section 5; drafters without a model are free). In it a pass costs
 the same however many tokens it scores, which flatters long drafts; `efficiency` says what was measured.
 
-Knows neither how passes are timed (specexp.experiment.pass_timing) nor what other draft lengths would have gained (bounds.py).
+The last part says what other draft lengths would have gained. There a round that drafts gamma tokens takes T(gamma + 1) + gamma t + h
+seconds: T is the target's pass by its width and t a drafted token, both from the cost curve, and h is the host's part of a round. The
+speedup is over the same model of autoregressive decoding, T(1) + h of the baseline. Costs are those at the curve's context; in longer texts
+attention costs more.
+
+How passes are timed is not known here (specexp.experiment.pass_timing).
 """
 
 from __future__ import annotations
@@ -21,23 +26,25 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from operator import mul
 
-from specexp.decoding.theory import expected_tokens, predicted_speedup
-from specexp.figures.acceptance import conditional_rates, later_emissions, quotient, steps_of, timed_rounds, token_count
+from specexp.decoding.theory import expected_tokens, predicted_speedup, throughputs
+from specexp.figures.acceptance import acceptance_figures, conditional_rates, depth, pooled, quotient, steps_of
+from specexp.figures.record import Record, SideRecord
 
 
-def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: float | None) -> dict[str, float | None]:
+def cost_figures(sides: Sequence[SideRecord], baseline_tpot: float | None, speedup: float | None) -> dict[str, float | None]:
     """Of one side, its baseline's seconds per token and its measured speedup.
 
-    `cost_ratio_c` = drafting one token, `verify_ratio_v` = the target's pass of a round (averaged over all rounds, those that drafted
-    nothing too). `overhead_ms_per_round` = the rest of the decode time. `predicted_speedup` puts the acceptance rates measured by position,
-    c and v into Leviathan et al. 2023, Theorem 3.8, without any overhead, so that `efficiency` = measured / predicted is the share of the
-    possible speedup that the loop itself leaves. Both are None when nothing was drafted.
+    `cost_ratio_c` = drafting one token, `verify_ratio_v` = the target's pass of a round. `overhead_ms_per_round` = the rest of the decode
+    time. All are means over the timed rounds, those that drafted nothing too. `predicted_speedup` puts the acceptance rates measured by
+    position, c and v into Leviathan et al. 2023, Theorem 3.8, without any overhead, so that `efficiency` = measured / predicted is the
+    share of the possible speedup that the loop itself leaves. Both are None when nothing was drafted.
     """
     rounds, drafted, decode = (_total(sides, key) for key in ("rounds", "drafted", "decode_seconds"))
     target, draft = (_total(sides, key) for key in ("target_seconds", "draft_seconds"))
     c = quotient(quotient(draft, drafted), baseline_tpot)
     v = quotient(quotient(target, rounds), baseline_tpot)
-    predicted = predicted_speedup(expected_per_round(sides), drafted / rounds, c, v) if c is not None and v else None
+    known = c is not None and v and any(side.timed_rounds for side in sides)
+    predicted = predicted_speedup(expected_per_round(sides), drafted / rounds, c, v) if known else None
     return {
         "cost_ratio_c": c,
         "verify_ratio_v": v,
@@ -47,35 +54,28 @@ def cost_figures(sides: Sequence[dict], baseline_tpot: float | None, speedup: fl
     }
 
 
-def repeats(side: dict) -> list[dict]:
-    """Each timing of the side, with the counts of what was timed: a repeat may be another text. Of an older run it is one, the mean."""
-    if found := side.get("repeats"):
-        return found
-    seconds = {key: side[key] for key in ("first_tokens", "ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds")}
-    counts = {"rounds": later_emissions(side), "drafted": sum(counts[0] for counts in timed_rounds(side))}
-    return [seconds | counts | {"tokens": token_count(side)}]
-
-
-def _total(sides: Sequence[dict], key: str) -> float | None:
+def _total(sides: Sequence[SideRecord], key: str) -> float | None:
     """Over all repeats of all sides; None where one of them does not know it."""
-    values = [each[key] for side in sides for each in repeats(side)]
+    values = [getattr(repeat, key) for side in sides for repeat in side.repeats]
     return None if None in values else sum(values)
 
 
-def expected_per_round(sides: Sequence[dict]) -> float:
-    """Mean of theory's expected tokens over all rounds, from the rates by position and each round's depth (0: the target's token alone).
+def expected_per_round(sides: Sequence[SideRecord]) -> float:
+    """Mean of theory's expected tokens over the timed rounds, from the rates by position, those of all rounds, and each round's depth (0:
+    the target's token alone).
 
-    Of trees the tokens that there were: their rates depend on the path. Raises ValueError when there is no round.
+    Of trees the tokens that there were: their rates depend on the path. Raises ValueError when no round was timed.
     """
-    steps = [step for side in sides for step in steps_of(side)]
-    kept_in_trees = [1 + step.accepted for step in steps if step.depth < step.drafted]
-    steps = [step for step in steps if step.depth == step.drafted]
-    survival = list(accumulate((rate or 0.0 for rate in conditional_rates(steps)), mul))
+    timed = [counts for side in sides for counts in side.timed_rounds]
+    if not timed:
+        raise ValueError("expected_per_round wants at least one round that was timed")
+    chains = [step for step in pooled(sides) if not step.is_tree]
+    survival = accumulate((rate or 0.0 for rate in conditional_rates(chains)), mul)
     by_depth = list(accumulate(survival, initial=1.0))
-    rounds = sum(len(side["rounds"]) for side in sides)
-    if not rounds:
-        raise ValueError("expected_per_round wants at least one round")
-    return (sum(by_depth[step.depth] for step in steps) + sum(kept_in_trees) + rounds - len(steps) - len(kept_in_trees)) / rounds
+    steps = steps_of(timed)
+    in_chains = [by_depth[step.depth] for step in steps if not step.is_tree]
+    in_trees = [1 + step.accepted for step in steps if step.is_tree]
+    return (sum(in_chains) + sum(in_trees) + len(timed) - len(in_chains) - len(in_trees)) / len(timed)
 
 
 def predicted_curve(alpha: float, cost_ratio: float, verify_ratios: Mapping[int, float]) -> dict[int, float]:
@@ -154,10 +154,10 @@ class Phases:
         return self.round - self.draft - self.target
 
 
-def phases(sides: Sequence[dict], curve: CostCurve | None) -> Phases | None:
+def phases(sides: Sequence[SideRecord], curve: CostCurve | None) -> Phases | None:
     """Of one side's timed rounds. None where no time was measured, or that inside the models is neither known nor to be reckoned."""
     rounds, decode, target, draft = (_total(sides, key) for key in ("rounds", "decode_seconds", "target_seconds", "draft_seconds"))
-    timed = [counts for side in sides for counts in timed_rounds(side)]  # of the recorded texts
+    timed = [counts for side in sides for counts in side.timed_rounds]  # of the recorded texts
     if not timed or not rounds or not decode:
         return None
     if target is not None and draft is not None:
@@ -168,21 +168,16 @@ def phases(sides: Sequence[dict], curve: CostCurve | None) -> Phases | None:
     return Phases(decode / rounds, sum(map(depth, timed)) * curve.drafted_token / len(timed), passes / len(timed), "curve")
 
 
-def depth(counts: Sequence[int]) -> int:
-    """Draft passes that a round's draft took: a chain's length, a tree's depth."""
-    return counts[2] if len(counts) > 2 else counts[0]
-
-
-def swi_figures(sides: Sequence[dict], tables: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+def swi_figures(sides: Sequence[SideRecord], tables: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
     """`swi_TABLE` for each table of costs per pass, in any unit, of "target" and the draft models by name.
 
     None where a model ran that the table lacks, or nothing ran.
     """
-    passes = {"target": sum(side["target_forwards"] for side in sides)}
+    passes = {"target": sum(side.target_forwards for side in sides)}
     for side in sides:
-        for name, count in side["draft_forwards_by_model"].items():
+        for name, count in side.draft_forwards_by_model.items():
             passes[name] = passes.get(name, 0) + count
-    tokens = sum(len(side["token_ids"]) for side in sides)
+    tokens = sum(side.tokens for side in sides)
     return {f"swi_{name}": _swi(tokens, passes, costs) for name, costs in tables.items()}
 
 
@@ -190,3 +185,81 @@ def _swi(tokens: int, passes: Mapping[str, int], costs: Mapping[str, float]) -> 
     if any(count and name not in costs for name, count in passes.items()):
         return None
     return quotient(tokens * costs.get("target", 0.0), sum(count * costs[name] for name, count in passes.items() if count))
+
+
+LONGEST = 16  # drafted tokens that a best length is looked for up to, or as many as the run drafted
+
+
+@dataclass(frozen=True)
+class RoundModel:
+    """token: seconds of a drafted token. host: of the rest of a round. autoregressive: of a token without speculation."""
+
+    curve: CostCurve
+    token: float
+    host: float
+    autoregressive: float
+
+    def seconds(self, gamma: int, width: int | None = None) -> float:
+        """Of a round with a draft `gamma` passes deep and a target pass `width` wide; a chain's by default."""
+        return self.curve.target(gamma + 1 if width is None else width) + gamma * self.token + self.host
+
+    def speedup(self, tokens: int, rounds: Sequence[float]) -> float | None:
+        """Of so many tokens in rounds that take these seconds."""
+        return quotient(tokens * self.autoregressive, sum(rounds))
+
+
+def round_model(method: Sequence[SideRecord], baseline: Sequence[SideRecord], curve: CostCurve | None) -> RoundModel | None:
+    """None where costs are missing. What a drafter of several models, or of none, takes per token is the records' mean."""
+    spent = phases(method, curve)
+    if curve is None or spent is None or len(curve.widths) < 2:  # what a draft costs to verify is not known
+        return None
+    rounds = [counts for side in method for counts in side.timed_rounds]
+    token = curve.drafted_token
+    if not token and spent.source == "clock":
+        token = quotient(spent.draft * len(rounds), sum(map(depth, rounds))) or 0.0
+    own = phases(baseline, curve)
+    return RoundModel(curve, token, spent.host, curve.autoregressive + (own.host if own else 0.0))
+
+
+def bound_figures(records: Sequence[Record], curve: CostCurve | None) -> dict[str, float | int | None]:
+    """Flat; all None where the run has no curve, or its method is not a round of drafting and one pass.
+
+    `best_gamma` = the draft length with most expected tokens per second, and `best_gamma_speedup` what it would gain, from the acceptance
+    rates by position (beyond the longest draft: alpha); 0 says: do not speculate. `oracle_speedup` = every round had drafted exactly
+    the tokens that were accepted; `oracle_open_rounds` of them were kept whole, so that a longer draft might have gained more.
+    `modelled_speedup` = the rounds as they were, by the curve: as near to the measured one as the curve is to the run.
+    """
+    method, baseline = [record.method for record in records], [record.baseline for record in records if record.baseline is not None]
+    model = round_model(method, baseline, curve)
+    rounds = [counts for side in method for counts in side.rounds]
+    steps = pooled(method)
+    if model is None or not steps:
+        return dict.fromkeys(("best_gamma", "best_gamma_speedup", "oracle_speedup", "oracle_open_rounds", "modelled_speedup"))
+    gamma, speedup = best_gamma(method, model)
+    tokens = sum(1 + counts[1] for counts in rounds)
+    return {
+        "best_gamma": gamma,
+        "best_gamma_speedup": speedup,
+        "oracle_speedup": model.speedup(tokens, [model.seconds(counts[1]) for counts in rounds]),
+        "oracle_open_rounds": sum(not step.refused for step in steps),
+        "modelled_speedup": model.speedup(tokens, [model.seconds(depth(counts), 1 + counts[0]) for counts in rounds]),
+    }
+
+
+def best_gamma(sides: Sequence[SideRecord], model: RoundModel) -> tuple[int, float]:
+    """(length of chain, its speedup), the shortest of equals. Wants at least one speculation step."""
+    rates = conditional_rates(pooled(sides))
+    alpha = acceptance_figures(sides)["alpha"]
+    known = [alpha if rate is None else rate for rate in rates]
+    known += [alpha] * (LONGEST - len(known))
+    costs = [model.autoregressive, *(model.seconds(gamma) for gamma in range(1, len(known) + 1))]
+    speeds = throughputs(known, costs)
+    best = max(range(len(speeds)), key=speeds.__getitem__)
+    return best, speeds[best] / speeds[0]
+
+
+def bandwidth_utilisation(curve: CostCurve | None, bandwidth: float | None = None) -> float | None:
+    """Share of the memory's bandwidth (bytes per second; the curve's own by default) that an autoregressive pass uses: (weights + keys and
+    values) / its seconds / bandwidth. None where none is known."""
+    bandwidth = bandwidth or (curve and curve.bandwidth)
+    return None if curve is None or not bandwidth else quotient((curve.weight_bytes + curve.kv_bytes) / curve.autoregressive, bandwidth)

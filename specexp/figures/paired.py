@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest, permutation_test
 
-from specexp.figures.intervals import log_rate_ratio
+from specexp.figures.speed import log_rate_ratio
 
 DRAWS = 10_000  # random exchanges; where there are no more than so many (up to 13 examples), all of them are tried
 BATCH = 256  # exchanges that are computed at a time, which bounds memory

@@ -1,13 +1,18 @@
 """The one schema of records.jsonl: what one example's texts were, on every side of a run, and what they took.
 
-Counts are recorded and ratios derived. Keys on disk never change their meaning; a key that older runs lack has a default here, so that
-they stay readable. Knows nothing of files, models or scores.
+Counts are recorded and ratios derived. Keys on disk never change their meaning; a key that older runs lack has a default here and nowhere
+else, so that they stay readable. The annotations say of what kind each value is, and nothing else is read. Knows nothing of files, models
+or scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
+from math import nan
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 MEANS = ("ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds")  # on disk as means over the repeats
 
@@ -36,6 +41,11 @@ class Repeat:
         """Tokens after the first emission: those that `decode_seconds` paid for."""
         return max(self.tokens - self.first_tokens, 0)
 
+    @property
+    def request_seconds(self) -> float:
+        """The whole request's: up to the first emission, and from there to the last one."""
+        return self.ttft_seconds + self.decode_seconds
+
 
 @dataclass(frozen=True)
 class SideRecord:
@@ -57,9 +67,9 @@ class SideRecord:
     first_rounds: int = 0
     origins: Sequence[str] = ()
     entropies: Sequence[float | None] | None = None
-    tree: Mapping | None = None
+    tree: Mapping[str, object] | None = None
     ends: Sequence[int] | None = None
-    score: Mapping[str, float] = field(default_factory=dict)
+    score: Mapping[str, object] = field(default_factory=dict)
     nll_sum: float = 0.0
     nll_count: int = 0
     target_forwards: int = 0
@@ -76,16 +86,44 @@ class SideRecord:
     chunks: int | None = None
     began: float | None = None
     attempts: int | None = None
-    speculation: Mapping | None = None
+    speculation: Mapping[str, object] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """By ids; a server that gives none says how many there were."""
+        return self.num_tokens if self.token_ids is None else len(self.token_ids)
+
+    @property
+    def content(self) -> Sequence[int] | str:
+        """What two sides are compared by: ids, or the text where a server gives none."""
+        return self.text if self.token_ids is None else self.token_ids
+
+    @property
+    def timed_rounds(self) -> Sequence[Sequence[int]]:
+        """Those that decode seconds paid for: all but one that made the first emission."""
+        return self.rounds[self.first_rounds :]
+
+    @property
+    def drafted(self) -> int:
+        return sum(counts[0] for counts in self.rounds)
+
+    @property
+    def accepted(self) -> int:
+        return sum(counts[1] for counts in self.rounds)
+
+    @property
+    def draft_forwards(self) -> int:
+        return sum(self.draft_forwards_by_model.values())
+
+    @property
+    def request_seconds(self) -> float:
+        """Of a whole request, as a mean over the repeats."""
+        return self.mean("ttft_seconds") + self.mean("decode_seconds")
 
     def mean(self, name: str) -> float | None:
         """Of a field or property of the repeats; None where one of them does not know it."""
         values = [getattr(repeat, name) for repeat in self.repeats]
         return None if None in values else sum(values) / len(values)
-
-    @property
-    def draft_forwards(self) -> int:
-        return sum(self.draft_forwards_by_model.values())
 
     def to_json(self) -> dict[str, object]:
         """What stands in records.jsonl: all fields, the means over the repeats, and the sum over draft models."""
@@ -95,18 +133,22 @@ class SideRecord:
         return content | {"first_tokens": self.repeats[0].first_tokens, "draft_forwards": self.draft_forwards}
 
     @classmethod
-    def from_json(cls, content: Mapping) -> SideRecord:
-        """Runs older than the repeats have one set of times, which are means."""
-        known = {each.name for each in fields(cls)}
-        values = {key: value for key, value in content.items() if key in known}
-        ids = content.get("token_ids")
-        tokens = content.get("num_tokens") if ids is None else len(ids)
-        told = content.get("repeats")
-        if told is None:
-            chunks, rounds = content.get("chunks"), content.get("rounds", ())
-            later = {"rounds": len(rounds) if chunks is None else max(chunks - 1, 0), "drafted": sum(counts[0] for counts in rounds)}
-            told = [{"tokens": tokens, "first_tokens": content.get("first_tokens", 1)} | later | {key: content.get(key) for key in MEANS}]
-        return cls(**values | {"repeats": tuple(Repeat(**repeat) for repeat in told)})
+    def from_json(cls, content: Mapping[str, object]) -> SideRecord:
+        """The side that `to_json` gave, or one of an older run. Raises ValueError for a value that is missing or of a wrong kind."""
+        older = {"draft_forwards_by_model": {"draft": content["draft_forwards"]}} if "draft_forwards" in content else {}
+        side = cls(repeats=(), **_values(cls, older | content, "repeats"))
+        if side.tokens is None:
+            raise ValueError("lacks token_ids")
+        if not all(2 <= len(counts) <= 5 for counts in side.rounds):
+            raise ValueError("has rounds of a wrong kind")
+        told = _checked("repeats", content.get("repeats", ()), Sequence[Mapping[str, object]]) or [side._one_repeat(content)]
+        return replace(side, repeats=tuple(Repeat(**_values(Repeat, repeat)) for repeat in told))
+
+    def _one_repeat(self, content: Mapping[str, object]) -> dict[str, object]:
+        """Of a run older than the repeats: one set of times, which are means."""
+        emissions = max((self.chunks or 0) - 1, 0) if self.token_ids is None else len(self.timed_rounds)
+        counts = {"first_tokens": 1, "tokens": self.tokens, "rounds": emissions, "drafted": sum(each[0] for each in self.timed_rounds)}
+        return counts | {key: content[key] for key in ("first_tokens", *MEANS) if key in content}
 
 
 @dataclass(frozen=True)
@@ -127,16 +169,73 @@ class Record:
     def method(self) -> SideRecord:
         return self.sides["method"]
 
+    @property
+    def baseline(self) -> SideRecord | None:
+        return self.sides.get("baseline")
+
     def to_json(self) -> dict[str, object]:
         named = {"id": self.id, "sample": self.sample, "prompt": self.prompt, "weights": self.weights, "order": list(self.order)}
         return named | {name: side.to_json() for name, side in self.sides.items()}
 
     @classmethod
-    def from_json(cls, content: Mapping) -> Record:
-        sides = {key: SideRecord.from_json(value) for key, value in content.items() if is_side(key)}
-        return cls(content["id"], content["sample"], content["prompt"], content.get("order", ()), sides, content.get("weights", "real"))
+    def from_json(cls, content: Mapping[str, object]) -> Record:
+        """The record that `to_json` gave, or one of an older run. Raises ValueError for a value that is missing or of a wrong kind."""
+        values = _values(cls, {"order": ()} | content, "sides")
+        named = [key for key in content if key in ("method", "baseline") or key.startswith("baseline_")]
+        sides = {name: _side(name, content[name]) for name in named}
+        if "method" not in sides:
+            raise ValueError("lacks method")
+        return cls(sides=sides, **values)
 
 
-def is_side(key: str) -> bool:
-    """Whether a record's key names a side."""
-    return key in ("method", "baseline") or key.startswith("baseline_")
+def _side(name: str, content: object) -> SideRecord:
+    """Raises ValueError, with the side's name in it."""
+    try:
+        return SideRecord.from_json(_checked(name, content, Mapping[str, object]))
+    except ValueError as error:
+        raise ValueError(f"{error} in {name!r}") from error
+
+
+def _values(cls: type, content: Mapping[str, object], apart: str | None = None) -> dict[str, object]:
+    """What the content has of the class's fields, without one that is read `apart`. Raises ValueError for a value that is missing, or of
+    another kind than the annotated one."""
+    wanted = [each for each in fields(cls) if each.name != apart]
+    if missing := [each.name for each in wanted if each.name not in content and each.default is each.default_factory is MISSING]:
+        raise ValueError(f"lacks {missing[0]}")
+    return {each.name: _checked(each.name, content[each.name], _kinds(cls)[each.name]) for each in wanted if each.name in content}
+
+
+_kinds = cache(get_type_hints)
+
+
+def _checked(name: str, value: object, kind: object) -> object:
+    """The value, if it is of this kind. A null stands for NaN, too, since JSON has no number for that."""
+    if value is None and kind is float:
+        return nan
+    if not _fit([value], kind):
+        raise ValueError(f"has {name} of a wrong kind")
+    return value
+
+
+TYPES = {float: (float, int), Sequence: (list, tuple), Mapping: (dict,)}  # of the values that JSON gives for an annotation
+
+
+@cache
+def _options(kind: object) -> list[tuple[tuple[type, ...], object | None]]:
+    """Of each kind that a union allows, or of the only one: the types of its values, and the kind of what is in them."""
+    options = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    origins = [(get_origin(option) or option, get_args(option)) for option in options]
+    return [(TYPES.get(origin, (origin,)), inner[-1] if inner else None) for origin, inner in origins]
+
+
+def _fit(values: Sequence[object], kind: object) -> bool:
+    """Whether all of the values, and what is in them, are of the annotated kind."""
+    if kind is object:
+        return True
+    fitting = 0
+    for types, inner in _options(kind):
+        own = [value for value in values if type(value) in types]
+        fitting += len(own)
+        if inner and not _fit([each for value in own for each in (value.values() if types is TYPES[Mapping] else value)], inner):
+            return False
+    return fitting == len(values)

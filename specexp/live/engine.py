@@ -7,10 +7,11 @@ text at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from omegaconf import DictConfig
 
@@ -20,11 +21,16 @@ from specexp.decoding.protocols import Cut, Stop
 from specexp.decoding.sampling import GREEDY, Sampling
 from specexp.errors import UserError
 from specexp.experiment.generation import Generation, generate, opening
+from specexp.experiment.guard import guard, guarded
+from specexp.experiment.sides import check_ids, crossing
 from specexp.experiment.supply import Supply, arguments_of, supplied
+from specexp.figures.record import SideRecord
+from specexp.models.pair import ModelPair
 from specexp.text.stopping import Stopping
 from specexp.text.stream import Detokenizer
 
 CANCELLED = "cancelled"
+SAMPLE = "def add(a, b):\n    return a + b\n"  # a text that the models are checked with
 PLAIN = "plain"
 PLAIN_TEMPLATE = "{{ messages | map(attribute='content') | select | join('\n\n') }}"
 Message = dict[str, str]  # role, content
@@ -60,9 +66,9 @@ class Answer:
         """ "eos", "stop", "length", or "cancelled"."""
         return self.generation.rounds[-1].finish
 
-    def side(self) -> dict[str, object]:
+    def side(self) -> SideRecord:
         """What a record would hold of it, without scores and likelihood."""
-        return replace(self.generation.record(), text=self.text).to_json()
+        return replace(self.generation.record(), text=self.text)
 
 
 Hear = Callable[[Round, list[Piece]], None]
@@ -70,10 +76,18 @@ Hear = Callable[[Round, list[Piece]], None]
 
 class Engine:
     """tokenizer: with transformers' interface. stop_ids: those that end a text. longest_text: how many tokens prompt and text may have
-    together, or None for no limit."""
+    together, or None for no limit. switches, rows: as of `OwnTexts`."""
 
-    def __init__(self, tokenizer, stop_ids: Collection[int], longest_text: int | None = None):
+    def __init__(
+        self,
+        tokenizer,
+        stop_ids: Collection[int],
+        longest_text: int | None = None,
+        switches: Mapping[int, str] = MappingProxyType({}),
+        rows: Mapping[str, int] = MappingProxyType({}),
+    ):
         self.tokenizer, self.stop_ids, self.longest_text = tokenizer, tuple(stop_ids), longest_text
+        self.switches, self.rows = switches, rows
 
     def ids(self, text: str) -> list[int]:
         """The ids of a prompt. UserError for a prompt without any token."""
@@ -114,6 +128,12 @@ class Engine:
                 f"{len(request.prompt)} prompt tokens and max_tokens={request.max_new_tokens} do not fit the models' context of "
                 f"{self.longest_text}; ask for fewer tokens or shorten the prompt."
             )
+        if (crossed := crossing(self.switches, len(request.prompt), request.max_new_tokens)) is not None:
+            raise UserError(
+                f"{len(request.prompt)} prompt tokens and max_tokens={request.max_new_tokens} cross {crossed} tokens, where "
+                f"{self.switches[crossed]} rotates all positions otherwise; ask for {crossed - len(request.prompt)} tokens at most."
+            )
+        check_ids(request.prompt, self.rows, "the prompt")
 
     def answer(self, decoder: Decoder, request: Request, hear: Hear, cancelled: Callable[[], bool]) -> Answer:
         """Run the decoder on the request. `hear` gets every round with its text; `cancelled` is asked after each round whether to stop."""
@@ -157,17 +177,23 @@ def open_pair(config: DictConfig, build: Callable) -> Engine:
     from specexp.models.loading import load_model
     from specexp.models.pair import stop_ids
 
-    if config.model_pair is None:
-        raise UserError(f"method={config.method.name} decodes on another server; choose one that decodes here.")
-    pair = build(config.model_pair)
+    pair = _pair(config, build)
     pair.check()
     pair.release_others()
     tokenizer = with_template(pair.load_tokenizer(), config.chat_template)
-    longest = pair.longest_text(build(config.cache))
-    return Engine(tokenizer, stop_ids(load_model(pair.target), tokenizer), longest)
+    limits = pair.longest_text(build(config.cache)), pair.switches(), pair.embedded_ids()
+    return Engine(tokenizer, stop_ids(load_model(pair.target), tokenizer), *limits)
 
 
 def open_decoder(config: DictConfig, build: Callable) -> Decoder:
     """The decoder of a checked configuration's method, which takes any sampling rule that the method works with."""
-    supply = Supply(build(config.model_pair), build(config.cache), build(config.captured_cache))
-    return supplied(build(arguments_of(config.method)), supply)
+    pair = _pair(config, build)
+    decoder = supplied(build(arguments_of(config.method)), Supply(pair, build(config.cache), build(config.captured_cache)))
+    guard(guarded([decoder]), list(pair.load_tokenizer()(SAMPLE)["input_ids"]) or [0])
+    return decoder
+
+
+def _pair(config: DictConfig, build: Callable) -> ModelPair:
+    if config.model_pair is None:
+        raise UserError(f"method={config.method.name} decodes on another server; choose one that decodes here.")
+    return build(config.model_pair)

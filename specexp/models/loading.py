@@ -12,13 +12,14 @@ import gc
 import importlib.util
 import os
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
 from specexp.errors import UserError
-from specexp.models.preflight import locate, offline_where_possible, preflight
+from specexp.models.preflight import base_of, locate, offline_where_possible, preflight
 from specexp.models.spec import ModelSpec
 
 __all__ = ["ModelSpec", "load_config", "load_model", "preflight", "resolved"]
@@ -78,7 +79,7 @@ def load_config(spec: ModelSpec, key: str = "model_pair.target"):
     from transformers import AutoConfig
 
     preflight(spec, key)
-    files = spec.files
+    files = base_of(spec.files, key) or spec.files
     with explained(files.name), offline_where_possible(_place(files), files.trust_remote_code):
         config = AutoConfig.from_pretrained(**_where(files))
     if not spec.is_standin:
@@ -92,7 +93,10 @@ def resolved(spec: ModelSpec, key: str = "model_pair.target") -> ModelSpec:
     """`spec` with its device found. Raises UserError if that device is absent, or the CUDA that quantisation needs."""
     device = resolve_device(spec.device)
     if spec.quantization != "none" and not device.startswith("cuda"):
-        raise UserError(f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none.")
+        raise UserError(
+            f"{key}.quantization={spec.quantization} needs CUDA, and the device is {device}: set {key}.quantization=none, and "
+            "dtype=bfloat16 if memory is short."
+        )
     return replace(spec, device=device)
 
 
@@ -116,6 +120,7 @@ def _load(spec: ModelSpec):
 def _build(spec: ModelSpec):
     # Without this, transformers asks the Hub's conversion service to rewrite pickled weights, in a thread that would run beside the timing.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    adapter, spec = spec, base_of(spec, TARGET) or spec
     with explained(spec.name), offline_where_possible(_place(spec), spec.trust_remote_code):
         # Weights of another shape are let through here so that they are told in a sentence below.
         model, report = _family(spec).from_pretrained(
@@ -133,9 +138,27 @@ def _build(spec: ModelSpec):
             f"{spec.name} has no weights for {len(missing)} parameters ({missing[0]}, ...), so the model is incomplete; "
             "copy it again, or give another one."
         )
+    if spec.gguf_file is not None:  # its weights are plain tensors now, and nothing may take them for packed ones
+        vars(model.config).pop("quantization_config", None)
+        model.hf_quantizer, model.is_quantized = None, False
+    if adapter != spec:
+        model = _merged(model, adapter)
     if _device_map(spec) is None:
         model.to(spec.device)
     return model.eval().requires_grad_(False)
+
+
+def _merged(model, adapter: ModelSpec):
+    """The model with the adapter's changes added to its weights, so that it is as fast as any other of its kind."""
+    from peft import PeftModel
+
+    with explained(adapter.name), offline_where_possible(_place(adapter), trust_remote_code=False):
+        try:
+            return PeftModel.from_pretrained(model, _place(adapter), revision=adapter.revision).merge_and_unload()
+        except RuntimeError as error:  # torch's, where shapes differ
+            if is_out_of_memory(error):
+                raise
+            raise ValueError(f"it does not fit its base model ({' '.join(str(error).split())[:160]})") from error
 
 
 def _build_standin(spec: ModelSpec):
@@ -171,13 +194,13 @@ def _where(spec: ModelSpec) -> dict:
         "pretrained_model_name_or_path": _place(spec),
         "revision": spec.revision or "main",
         "trust_remote_code": spec.trust_remote_code,
-    }
+    } | ({"gguf_file": spec.gguf_file} if spec.gguf_file else {})
 
 
 def _how(spec: ModelSpec) -> dict:
     settings = {
         "dtype": _dtype(spec),
-        "use_safetensors": None if spec.allow_pickle else True,
+        "use_safetensors": None if spec.allow_pickle or spec.gguf_file else True,
         "attn_implementation": spec.attn_implementation,
         "device_map": _device_map(spec),
         "quantization_config": _quantization(spec),
@@ -197,6 +220,10 @@ def _device_map(spec: ModelSpec) -> str | None:
 
 
 def _quantization(spec: ModelSpec):
+    if spec.gguf_file is not None:
+        from transformers import GgufConfig
+
+        return GgufConfig(dequantize=True)
     if spec.quantization == "none":
         return None
     import torch
@@ -215,7 +242,7 @@ def explained(subject: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, ImportError, SafetensorError, struct.error) as error:  # the last: of a .gguf file cut short
         raise UserError(f"{subject} cannot be loaded: {_reason(error).rstrip('.')}.") from error
 
 
@@ -265,15 +292,20 @@ def _npus() -> int:
     return torch.npu.device_count() if torch.npu.is_available() else 0
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a device or on the CPU."""
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
 @contextmanager
 def memory_watched(way_out: str) -> Iterator[None]:
     """Turns running out of memory inside the block, on a device or on the CPU, into a UserError that ends with `way_out`."""
-    import torch
-
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter, as is what its CPU allocator raises
-        if not (isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)):
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"out of memory ({(str(error).splitlines() or [type(error).__name__])[0][:200]}); {way_out}.") from error
 

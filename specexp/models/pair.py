@@ -16,6 +16,7 @@ from specexp.errors import UserError
 from specexp.models import loading, preflight
 from specexp.models.preflight import locate, offline_where_possible
 from specexp.models.spec import ModelSpec
+from specexp.runners.lengths import extended_length, switch_length
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class ModelPair:
         """Raises UserError unless every model can be had and all are on one device that exists. It takes seconds and loads no weights."""
         devices = {}
         for key, spec in self._models():
+            if spec.quantization != "none" and not spec.is_standin:
+                loading.resolved(spec, key)  # it needs a device of its own, before the packages that it needs there
             preflight.preflight(spec, key)
             devices[key] = loading.resolved(spec, key).device
         if len(set(devices.values())) > 1:
@@ -91,8 +94,7 @@ class ModelPair:
 
         if self.tokenizer is not None and self.weights == "real":
             return load_tokenizer(self.tokenizer)
-        files = [(key, spec.files) for key, spec in self._models()]
-        loaded = [load_tokenizer(s.name, s.revision, s.trust_remote_code, key=f"{key}.name") for key, s in files]
+        loaded = [_own_tokenizer(spec.files, key) for key, spec in self._models()]
         for (_, spec), tokenizer in zip(self._models()[1:], loaded[1:], strict=True):
             check_same_tokenizer(loaded[0], tokenizer, names=(self.target.name, spec.name))
         return loaded[0]
@@ -102,13 +104,33 @@ class ModelPair:
 
         cache: a runner class with its settings. Raises UserError where that cache does not fit one of the models.
         """
-        lengths = [cache.func.longest_text(loading.load_config(spec, key), spec.name, **cache.keywords) for key, spec in self._models()]
+        lengths = [_longest(spec, key, cache) for key, spec in self._models()]
         return min((length for length in lengths if length is not None), default=None)
+
+    def embedded_ids(self) -> dict[str, int]:
+        """How many ids the target reads, by its name, as its configuration says. A draft may read fewer: it guesses badly then."""
+        config = loading.load_config(self.target)
+        return {self.target.name: config.get_text_config(decoder=True).vocab_size}
+
+    def switches(self) -> dict[int, str]:
+        """The lengths that no text may cross while it is written, each with the model that is to blame (`switch_length` says why)."""
+        lengths = {spec.name: switch_length(loading.load_config(spec, key)) for key, spec in self._models()}
+        return {length: name for name, length in lengths.items() if length is not None}
 
     def _models(self) -> list[tuple[str, ModelSpec]]:
         models = [("model_pair.target", self.target)]
         models += [] if self.draft is None else [("model_pair.draft", self.draft)]
         return models + [(f"model_pair.drafts.{name}", spec) for name, spec in self.drafts.items()]
+
+
+def _longest(spec: ModelSpec, key: str, cache: partial) -> int | None:
+    config = loading.load_config(spec, key)
+    longest = cache.func.longest_text(config, spec.name, **cache.keywords)
+    if longest is None or spec.context_length is None:
+        return longest
+    if reason := extended_length(config, spec.context_length):
+        raise UserError(f"{key}.context_length={spec.context_length} is too much for {spec.name}: {reason}; give a smaller number.")
+    return spec.context_length
 
 
 def runner(model: ModelSpec, target: ModelSpec, cache: Callable):
@@ -152,6 +174,16 @@ def entries(tokenizer) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def _own_tokenizer(spec: ModelSpec, key: str):
+    """The tokenizer that lies beside a model's weights: an adapter's may be that of its base model, and a .gguf file has one inside."""
+    there = preflight.has_tokenizer(spec.name, spec.revision, key)
+    if not there and (base := preflight.base_of(spec, key)) is not None:
+        return _own_tokenizer(base, key)
+    if not there and spec.gguf_file is not None:
+        return _load(locate(spec.name, key), spec.revision, spec.trust_remote_code, spec.gguf_file)
+    return load_tokenizer(spec.name, spec.revision, spec.trust_remote_code, key=f"{key}.name")
+
+
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False, key: str = "model_pair.tokenizer"):
     """Loads the transformers tokenizer of a directory, Hub id or asset, once. Raises UserError if it cannot be had."""
     preflight.preflight_tokenizer(name, revision, key)
@@ -159,11 +191,12 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
 
 
 @lru_cache(maxsize=8)
-def _load(place: str, revision: str | None, trust_remote_code: bool):
+def _load(place: str, revision: str | None, trust_remote_code: bool, gguf_file: str | None = None):
     from transformers import AutoTokenizer
 
+    inside = {} if gguf_file is None else {"gguf_file": gguf_file}
     with loading.explained(f"the tokenizer of {place}"), offline_where_possible(place, trust_remote_code):
-        return AutoTokenizer.from_pretrained(place, revision=revision or "main", trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(place, revision=revision or "main", trust_remote_code=trust_remote_code, **inside)
 
 
 def forget_tokenizers() -> None:

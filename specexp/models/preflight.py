@@ -10,6 +10,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from specexp.models.spec import ModelSpec
 
 SAFE = ("model.safetensors", "model.safetensors.index.json")
 PICKLE = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # of PEFT
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 Find = Callable[[str], Path | None]  # gives the place of a file name, or None
@@ -32,20 +34,47 @@ def preflight(spec: ModelSpec, key: str = "model_pair.target") -> None:
         return preflight(spec.files, key)
     _require_packages(spec, key)
     place = locate(spec.name, key)
+    if (base := base_of(spec, key)) is not None:
+        _check_adapter(place, spec, key)
+        return preflight(base, key)
     if Path(place).is_dir():
         return _check_directory(Path(place), spec, key)
-    if _complete(partial(_cached, place, spec.revision), spec.allow_pickle):
+    find = partial(_cached, place, spec.revision)
+    if find(spec.gguf_file) if spec.gguf_file else _complete(find, spec.allow_pickle):
         return None
     if offline():
         raise _unreachable(place, key)
     return _check_hub(place, spec, key)
 
 
+def base_of(spec: ModelSpec, key: str) -> ModelSpec | None:
+    """The spec of the model that an adapter changes, as the adapter's own configuration names it; None where `spec` is a whole model.
+
+    Raises UserError for an adapter that names none.
+    """
+    find = _finder(locate(spec.name, key), spec.revision)
+    if find("config.json") or (file := find(ADAPTER)) is None:
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        name, revision = content["base_model_name_or_path"], content.get("revision")
+    except (ValueError, KeyError, TypeError, AttributeError):  # no JSON, or no mapping
+        name = revision = None
+    if not isinstance(name, str) or not name or name == spec.name:
+        raise UserError(f"{_name_key(key)}={spec.name} is an adapter whose {ADAPTER} names no base model; add base_model_name_or_path.")
+    return replace(spec, name=name, revision=revision)
+
+
+def has_tokenizer(name: str, revision: str | None, key: str) -> bool:
+    """Whether a directory, or what the cache has of a Hub repository, holds a tokenizer."""
+    find = _finder(locate(name, key), revision)
+    return any(find(file) for file in TOKENIZER)
+
+
 def preflight_tokenizer(name: str, revision: str | None = None, key: str = "model_pair.tokenizer") -> None:
     """Raises UserError, within 10 s, if the tokenizer of `name` cannot be had."""
     place = locate(name, key)
-    find = partial(_in_directory, Path(place)) if Path(place).is_dir() else partial(_cached, place, revision)
-    if any(find(file) for file in TOKENIZER):
+    if has_tokenizer(name, revision, key):
         return
     if Path(place).is_dir():
         raise UserError(f"{place} holds no tokenizer: save one there, or name one with model_pair.tokenizer=DIRECTORY_OR_HUB_ID.")
@@ -59,8 +88,7 @@ def fetched(place: str, names: Sequence[str], key: str) -> Path | None:
 
     Raises UserError if the Hub has to be asked and does not answer.
     """
-    directory = Path(place)
-    find = partial(_in_directory, directory) if directory.is_dir() else partial(_cached, place, None)
+    directory, find = Path(place), _finder(place, None)
     if directory.is_dir() or any(find(name) for name in names):
         return next((found for name in names if (found := find(name))), None)
     if offline():
@@ -82,6 +110,8 @@ def locate(name: str, key: str) -> str:
         return str(path)
     if name.startswith(PREFIX):
         raise UserError(f"{_name_key(key)}={name} is missing from the installation ({path}): reinstall specexp, or give another model.")
+    if path.suffix == ".gguf" and path.is_file():
+        raise UserError(f"{_name_key(key)}={name} is a file: give {_name_key(key)}={path.parent} {key}.gguf_file={path.name}.")
     if path.is_file():
         raise UserError(f"{_name_key(key)}={name} is a file: give the directory that holds config.json and the weights.")
     try:
@@ -120,7 +150,28 @@ def _check_standin(spec: ModelSpec, key: str) -> None:
         )
 
 
+EXTRAS = {"gguf": "gguf", "peft": "peft"}  # package: the extra that brings it
+
+
+def _require(package: str, what: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        extra = EXTRAS[package]
+        raise UserError(f"{what} needs the package {package}: pip install 'specexp[{extra}]' (in a checkout: pip install -e '.[{extra}]').")
+
+
+def _check_adapter(place: str, spec: ModelSpec, key: str) -> None:
+    _require("peft", f"{_name_key(key)}={spec.name}, an adapter,")
+    if spec.gguf_file is not None:
+        raise UserError(f"{key}.gguf_file={spec.gguf_file} does not go with {spec.name}, which is an adapter; leave it out.")
+    if spec.allow_pickle or _finder(place, spec.revision)(ADAPTER_WEIGHTS) is not None:
+        return
+    if Path(place).is_dir() or offline() or not _on_hub(place, spec.revision, ADAPTER_WEIGHTS, key):
+        raise UserError(f"{_name_key(key)}={spec.name} is an adapter without {ADAPTER_WEIGHTS}; copy it again, or give another one.")
+
+
 def _require_packages(spec: ModelSpec, key: str) -> None:
+    if spec.gguf_file is not None:
+        _require("gguf", f"{key}.gguf_file={spec.gguf_file}")
     wanted = {}
     if spec.quantization != "none":
         wanted["bitsandbytes"] = f"{key}.quantization={spec.quantization}"
@@ -133,6 +184,14 @@ def _require_packages(spec: ModelSpec, key: str) -> None:
 
 def _check_directory(directory: Path, spec: ModelSpec, key: str) -> None:
     find = partial(_in_directory, directory)
+    packed = sorted(file.name for file in directory.glob("*.gguf"))
+    if spec.gguf_file is not None:
+        if find(spec.gguf_file) is None:
+            there = f"it holds {', '.join(packed)}" if packed else "it holds no .gguf file"
+            raise UserError(f"{key}.gguf_file={spec.gguf_file} is not in {spec.name}: {there}.")
+        return
+    if find("config.json") is None and packed:
+        raise UserError(f"{_name_key(key)}={spec.name} holds weights in llama.cpp's format: give {key}.gguf_file={packed[0]} too.")
     if find("config.json") is None:
         raise UserError(f"{_name_key(key)}={spec.name} holds no config.json: give a directory written by save_pretrained.")
     if _complete(find, spec.allow_pickle):
@@ -143,6 +202,15 @@ def _check_directory(directory: Path, spec: ModelSpec, key: str) -> None:
 
 
 def _check_hub(place: str, spec: ModelSpec, key: str) -> None:
+    if spec.gguf_file is not None:
+        if not _on_hub(place, spec.revision, spec.gguf_file, key):
+            raise UserError(f"{key}.gguf_file={spec.gguf_file} is not in {place} on the Hub: correct the file's name.")
+        return
+    if not _on_hub(place, spec.revision, "config.json", key) and _on_hub(place, spec.revision, ADAPTER, key):
+        from huggingface_hub import hf_hub_download
+
+        hf_hub_download(place, ADAPTER, revision=spec.revision)
+        return preflight(spec, key)
     if not _on_hub(place, spec.revision, "config.json", key):
         raise UserError(f"{_name_key(key)}={place} holds no config.json on the Hub, so it is no transformers model: choose another one.")
     if not spec.allow_pickle and not any(_on_hub(place, spec.revision, file, key) for file in SAFE):
@@ -183,6 +251,11 @@ def _has_weights(find: Find, single: str, index: str) -> bool:
         return True
     listing = find(index)
     return listing is not None and all(find(shard) for shard in set(json.loads(listing.read_text())["weight_map"].values()))
+
+
+def _finder(place: str, revision: str | None) -> Find:
+    """Looks a file's name up in a directory, or in what the cache has of a Hub repository."""
+    return partial(_in_directory, Path(place)) if Path(place).is_dir() else partial(_cached, place, revision)
 
 
 def _in_directory(directory: Path, file: str) -> Path | None:

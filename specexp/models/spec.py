@@ -50,7 +50,10 @@ class ModelSpec:
     found.
 
     quantization is that of bitsandbytes; `int4` is nf4 with double quantisation. allow_pickle: also take `pytorch_model.bin` where there
-    is no safetensors file (nothing but tensors is unpickled).
+    is no safetensors file (nothing but tensors is unpickled). gguf_file: the file of that name in `name`, in llama.cpp's format, whose
+    weights are unpacked to `dtype`. context_length: how many tokens a text may have, in place of what config.json says.
+
+    `name` may also be the adapter of a fine-tuned model (PEFT): its base model is loaded and the adapter merged into it.
 
     weights `standin`: nothing of `name` is loaded; instead a Llama of the given shape is made that computes what the small model
     `grown_from` computes (standin.py), with the small model's tokenizer. device_map, revision and whatever else concerns the files of
@@ -66,6 +69,8 @@ class ModelSpec:
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    gguf_file: str | None = None
+    context_length: int | None = None
     weights: str = "real"
     grown_from: str | None = None
     shape: LlamaShape | None = None
@@ -74,6 +79,10 @@ class ModelSpec:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("quantization", self.quantization, QUANTIZATIONS)
         _one_of("model_pair.weights", self.weights, WEIGHTS)
+        if self.gguf_file is not None and self.quantization != "none":
+            raise UserError(f"quantization={self.quantization} does not go with gguf_file={self.gguf_file}; leave one of the two out.")
+        if self.context_length is not None and self.context_length < 1:
+            raise UserError(f"context_length={self.context_length} leaves no room for a text; give 1 or more, or null for the model's own.")
 
     @property
     def is_standin(self) -> bool:

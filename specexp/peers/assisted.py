@@ -31,7 +31,7 @@ from specexp.peers import PeerLoop
 from specexp.peers.onnx_conversion import refuse_before_it_works
 from specexp.peers.request import Drafted, Emissions, Ended, Request, SharedModel, Streamed, rounds, special_ids
 from specexp.runners.caches import held_bytes
-from specexp.runners.calls import slides
+from specexp.runners.lengths import slides
 
 
 class Candidates(Protocol):

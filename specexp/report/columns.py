@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specexp.errors import UserError
-from specexp.figures.intervals import FEWEST, half_width
-from specexp.figures.speed import speedup_interval
+from specexp.figures.speed import FEWEST, half_width, speedup_interval
 from specexp.report.rows import SETTING
 
 Row = dict[str, object]

@@ -19,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from specexp.errors import UserError
-from specexp.figures.intervals import log_rate_ratio
 from specexp.figures.paired import SURPRISING, difference, log_speed_ratio, mcnemar, permutation_p
-from specexp.figures.speed import counted_time, whole_request
+from specexp.figures.record import Record, SideRecord
+from specexp.figures.speed import counted_time, log_rate_ratio, whole_request
 from specexp.report.runs import Parser
 from specexp.tracking.records import read_records
 
@@ -41,7 +41,7 @@ class Compared:
 CANNOT = "cannot be compared"
 WHOLE = "a side gives each text in one piece, so whole requests are compared, prefill included"
 ONE_BASELINE = "only one of the runs has a baseline for all examples, so throughputs are compared"
-Sides = list[tuple[str, dict, dict | None]]  # (example, side, its baseline), one per sample
+Sides = list[tuple[str, SideRecord, SideRecord | None]]  # (example, side, its baseline), one per sample
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -50,25 +50,26 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("b", type=Path, metavar="B", nargs="?", help="another; left out: A's baseline")
     options = parser.parse_args(arguments)
     if options.b is None:
-        records = [record for record in _records(options.a) if "baseline" in record]
+        records = [record for record in _records(options.a) if record.baseline is not None]
         if not records:
             raise UserError(f"{options.a} holds no baseline to compare with; name a second run.")
-        a, b, names = _sides(records, None), [(r["id"], r["baseline"], None) for r in records], ("method", "baseline")
+        a, b = ([(record.id, record.sides[name], None) for record in records] for name in ("method", "baseline"))
+        names = ("method", "baseline")
     else:
-        a, b = paired(*(_sides(_records(place), "baseline") for place in (options.a, options.b)), options.a, options.b)
+        a, b = paired(*(_sides(_records(place)) for place in (options.a, options.b)), options.a, options.b)
         names = (options.a.absolute().name, options.b.absolute().name)
     _show(compare(a, b), names, len({name for name, _, _ in a}))
 
 
-def _records(place: Path) -> list[dict]:
+def _records(place: Path) -> list[Record]:
     records = read_records(place)
     if not records:
         raise UserError(f"{place} holds no records yet; wait for its first example.")
     return records
 
 
-def _sides(records: Sequence[dict], baseline: str | None) -> Sides:
-    return [(record["id"], record["method"], record.get(baseline)) for record in records]
+def _sides(records: Sequence[Record]) -> Sides:
+    return [(record.id, record.method, record.baseline) for record in records]
 
 
 def paired(a: Sides, b: Sides, place_a: Path, place_b: Path) -> tuple[Sides, Sides]:
@@ -81,7 +82,7 @@ def paired(a: Sides, b: Sides, place_a: Path, place_b: Path) -> tuple[Sides, Sid
 
 def compare(a: Sides, b: Sides) -> list[Compared]:
     """Speed, then every score that both have."""
-    known = [dict.fromkeys(key for _, side, _ in sides for key, value in side["score"].items() if _is_number(value)) for sides in (a, b)]
+    known = [dict.fromkeys(key for _, side, _ in sides for key, value in side.score.items() if _is_number(value)) for sides in (a, b)]
     return [_speed(a, b), *(_score(key, a, b) for key in known[0] if key in known[1])]
 
 
@@ -145,8 +146,8 @@ def _values(key: str, sides: Sides) -> dict[str, list]:
     """Of each example that has the score, those of its samples."""
     found: dict[str, list] = {}
     for name, side, _ in sides:
-        if _is_number(side["score"].get(key)):
-            found.setdefault(name, []).append(side["score"][key])
+        if _is_number(side.score.get(key)):
+            found.setdefault(name, []).append(side.score[key])
     return found
 
 

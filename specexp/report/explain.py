@@ -19,9 +19,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from specexp.errors import UserError
-from specexp.figures.acceptance import timed_rounds
-from specexp.figures.bounds import bandwidth_utilisation, bound_figures
-from specexp.figures.cost import CostCurve, curve_of, depth, phases
+from specexp.figures.acceptance import depth
+from specexp.figures.cost import CostCurve, bandwidth_utilisation, bound_figures, curve_of, phases
+from specexp.figures.record import Record
 from specexp.figures.speed import speedup_interval, summarise_speed, why_no_interval
 from specexp.report.runs import Parser
 from specexp.tracking.records import read_environment, read_records, to_json
@@ -53,14 +53,14 @@ LABELS = (
 RECKONED = "Drafting and target pass are reckoned from the cost curve; what it gets wrong shows as the host's time."
 
 
-def explained(records: Sequence[dict], curve: CostCurve | None, bandwidth: float | None = None) -> dict[str, object]:
+def explained(records: Sequence[Record], curve: CostCurve | None, bandwidth: float | None = None) -> dict[str, object]:
     """Flat but for `curve`, as recorded, and `missing`, a sentence for everything that is not known; figures are None there.
 
     `ceiling` = the tokens of a round: the speedup if drafting and the host took nothing and a wide pass as long as a narrow one.
     bandwidth: bytes per second, in the place of the curve's own.
     """
-    sides, figures = [record["method"] for record in records], summarise_speed(records).figures
-    rounds, spent = [counts for side in sides for counts in timed_rounds(side)], phases(sides, curve)
+    sides, figures = [record.method for record in records], summarise_speed(records)
+    rounds, spent = [counts for side in sides for counts in side.timed_rounds], phases(sides, curve)
     bounds = bound_figures(records, curve)
     return {
         **{key: figures.get(key) for key in SPEEDUPS},
@@ -174,7 +174,7 @@ def _show(figures: Mapping, directory: Path) -> None:
 ROOT = -1
 
 
-def drawn(tree: dict, title: str) -> Tree:
+def drawn(tree: Mapping, title: str) -> Tree:
     """tree: `parents` (-1 is the context), `path` (kept nodes), `texts` of the `nodes` and of the target's `own` token after the path."""
     kept, branches = set(tree["path"]), {ROOT: Tree(Text(title), guide_style="dim")}
     for node, (text, parent) in enumerate(zip(tree["texts"]["nodes"], tree["parents"], strict=True)):
@@ -185,10 +185,10 @@ def drawn(tree: dict, title: str) -> Tree:
     return branches[ROOT]
 
 
-def find(directory: Path, example: str | None) -> tuple[str, dict]:
+def find(directory: Path, example: str | None) -> tuple[str, Mapping]:
     """(example, its tree): of the example that was asked for, or of the first that has one. Raises UserError."""
     records = read_records(directory)
-    trees = {record["id"]: record["method"]["tree"] for record in records if record["method"].get("tree")}
+    trees = {record.id: record.method.tree for record in records if record.method.tree}
     if not trees:
         raise UserError(f"{directory} holds no token tree; run a method that drafts trees (method=tree).")
     if example is not None and example not in trees:

@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 
 from specexp.errors import UserError
 from specexp.figures.cost import predicted_curve
-from specexp.figures.intervals import FEWEST, half_width
-from specexp.figures.speed import speedup_interval
+from specexp.figures.speed import FEWEST, half_width, speedup_interval
 from specexp.report.rows import PUBLISHED, SETTING
 
 Row = dict[str, object]

@@ -13,8 +13,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from specexp.figures.acceptance import KINDS, spans, token_count
-from specexp.figures.speed import content
+from specexp.figures.acceptance import KINDS, spans
+from specexp.figures.record import Record
 from specexp.report.columns import Column, Row, visible
 from specexp.report.glossary import meaning
 from specexp.report.rows import renamed
@@ -118,13 +118,13 @@ def _texts(runs: Sequence[Run], rows: Sequence[Row], samples: int) -> Iterator[d
                "samples": [_sample(record) for record in records[:samples]]}
 
 
-def _sample(record: dict) -> dict:
-    method, baseline = record["method"], record.get("baseline")
-    same = None if baseline is None else content(baseline) == content(method)
-    return {"id": record["id"], "prompt": record["prompt"], "spans": spans(method), "score": _score_text(method["score"]),
-            "same": same, "baseline": baseline["text"] if same is False else None,
-            "accepted": sum(counts[1] for counts in method["rounds"]), "tokens": token_count(method), "rounds": len(method["rounds"])}
+def _sample(record: Record) -> dict:
+    method, baseline = record.method, record.baseline
+    same = None if baseline is None else baseline.content == method.content
+    return {"id": record.id, "prompt": record.prompt, "spans": spans(method), "score": _score_text(method.score), "same": same,
+            "baseline": baseline.text if same is False else None, "accepted": method.accepted, "tokens": method.tokens,
+            "rounds": len(method.rounds)}
 
 
-def _score_text(score: dict) -> str:
+def _score_text(score: Mapping[str, object]) -> str:
     return ", ".join(f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in score.items() if value != "")

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from specexp.figures.acceptance import quotient, token_count
+from specexp.figures.acceptance import quotient
+from specexp.figures.record import Record
 
 VERSION = "2023-08-31"  # of LLMPerf's form
 SUMMARISED = (
@@ -23,20 +24,20 @@ SUMMARISED = (
 QUANTILES = (25, 50, 75, 90, 95, 99)
 
 
-def individual(record: dict) -> dict[str, object]:
+def individual(record: Record) -> dict[str, object]:
     """One completed request."""
-    side = record["method"]
-    tokens, seconds = token_count(side), side["ttft_seconds"] + side["decode_seconds"]
+    side = record.method
+    tokens, seconds = side.tokens, side.request_seconds
     return {
         "error_code": None,
         "error_msg": "",
         "inter_token_latency_s": quotient(seconds, tokens) or 0,
-        "ttft_s": side["ttft_seconds"],
+        "ttft_s": side.mean("ttft_seconds"),
         "end_to_end_latency_s": seconds,
         "request_output_throughput_token_per_s": quotient(tokens, seconds) or 0,
-        "number_total_tokens": side["prompt_tokens"] + tokens,
+        "number_total_tokens": side.prompt_tokens + tokens,
         "number_output_tokens": tokens,
-        "number_input_tokens": side["prompt_tokens"],
+        "number_input_tokens": side.prompt_tokens,
     }
 
 
@@ -45,7 +46,7 @@ def failed(code: int, message: str) -> dict[str, object]:
     return {"error_code": code, "error_msg": message} | dict.fromkeys(SUMMARISED, 0) | {"number_total_tokens": 0}
 
 
-def summary(records: Sequence[dict], failures: Sequence[Mapping[str, object]], settings: Mapping[str, object]) -> dict[str, object]:
+def summary(records: Sequence[Record], failures: Sequence[Mapping[str, object]], settings: Mapping[str, object]) -> dict[str, object]:
     """Flat. settings: model, mean_input_tokens, and so on. failures: as `failed` gives them."""
     requests, codes = [individual(record) for record in records], Counter(failure["error_code"] for failure in failures)
     seconds, started = busy_seconds(records), len(records) + len(failures)
@@ -69,10 +70,10 @@ def file_stem(settings: Mapping[str, object]) -> str:
     return re.sub(r"-{2,}", "-", re.sub(r"[^\w\d-]+", "-", name))
 
 
-def busy_seconds(records: Sequence[dict]) -> float:
+def busy_seconds(records: Sequence[Record]) -> float:
     """Time in which any request was under way: pauses between sessions of a run are not counted."""
-    sides = [record["method"] for record in records]
-    spans = sorted((side["began"], side["began"] + side["ttft_seconds"] + side["decode_seconds"]) for side in sides)
+    sides = [record.method for record in records]
+    spans = sorted((side.began, side.began + side.mean("ttft_seconds") + side.mean("decode_seconds")) for side in sides)
     total, reached = 0.0, float("-inf")
     for began, ended in spans:
         total += max(0.0, ended - max(began, reached))

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from specexp.figures.acceptance import quotient
+from specexp.figures.record import Record
 from specexp.figures.speed import summarise_speed, whole_request
 from specexp.report.rows import make_rows, settings_of
 from specexp.report.runs import Parser, Run, find_runs
@@ -100,17 +101,16 @@ def all_methods(runs: Sequence[Run]) -> dict:
 
 
 def _method(run: Run) -> dict:
-    sides, s, settings = [record["method"] for record in run.records()], run.summary, settings_of(run)
-    seconds = [side["ttft_seconds"] + side["decode_seconds"] for side in sides]
-    drafted, accepted = ([sum(counts[part] for counts in side["rounds"]) for side in sides] for part in (0, 1))
+    sides, s, settings = [record.method for record in run.records()], run.summary, settings_of(run)
+    seconds = [side.request_seconds for side in sides]
     names = {"K": "gamma", "tree_depth": "depth", "branch_factor": "branching", "threshold": "threshold"}
     return {
         "method": s.get("method"), **{ours: settings[f"method.{key}"] for ours, key in names.items() if f"method.{key}" in settings},
         "max_cache_len": s.get("max_cache_len"),
         "throughputs": [quotient(*whole_request(side)) for side in sides],
         "latencies": seconds,
-        "acceptance_rates": [quotient(*counts) for counts in zip(accepted, drafted, strict=True)],
-        "avg_path_lengths": [quotient(count, len(side["rounds"])) for count, side in zip(accepted, sides, strict=True)],
+        "acceptance_rates": [quotient(side.accepted, side.drafted) for side in sides],
+        "avg_path_lengths": [quotient(side.accepted, len(side.rounds)) for side in sides],
         "total_tokens": s.get("num_tokens"), "total_time": sum(seconds),
         "avg_throughput": s.get("output_tps_mean"), "std_throughput": s.get("output_tps_std"), "avg_latency": s.get("e2e_latency"),
         "avg_acceptance_rate": s.get("draft_acceptance_rate_mean"), "speedup": s.get("e2e_speedup"),
@@ -190,11 +190,11 @@ def lines(run: Run) -> Iterator[dict]:
         yield row(record, run.method, own, settings.get("seed"))
 
 
-def row(record: dict, method: str, settings: Mapping[str, object], seed: int | None) -> dict[str, object]:
+def row(record: Record, method: str, settings: Mapping[str, object], seed: int | None) -> dict[str, object]:
     """One line, by column. settings: of the method, by name."""
-    figures = summarise_speed([record]).figures
+    figures = summarise_speed([record])
     chosen = {key: settings.get(key) for key in SETTINGS}
-    return {"method": method, "seed": seed, "prompt_id": record["id"]} | chosen | {key: figures.get(name) for key, name in FIGURES.items()}
+    return {"method": method, "seed": seed, "prompt_id": record.id} | chosen | {key: figures.get(name) for key, name in FIGURES.items()}
 
 
 def as_csv(rows: Iterable[Mapping[str, object]]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from specexp.errors import CommandParser, UserError
+from specexp.figures.record import Record
 from specexp.tracking.records import FAILURE, read_environment, read_object, read_records
 
 OLD = {"ModelRunner": "full", "StatelessRunner": "none", "SinkRunner": "sink", "StaticRunner": "static", "CompiledRunner": "compiled"}
@@ -54,7 +55,7 @@ class Run:
         named = (self.config.get("method") or {}).get("name")
         return str(self.summary.get("method") or named or self.overrides.get("method") or "?")
 
-    def records(self) -> list[dict]:
+    def records(self) -> list[Record]:
         """All records, [] where none was written; raises UserError for a malformed line."""
         return read_records(self.directory) if (self.directory / "records.jsonl").is_file() else []
 

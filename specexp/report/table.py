@@ -209,7 +209,7 @@ def watched(records: Iterator[Record], total: int, done: int, name: str) -> Iter
     with Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=total, completed=done, note="")
         for record in records:
-            method, baseline = _added(method, record.sides["method"]), _added(baseline, record.sides.get("baseline"))
+            method, baseline = _added(method, record.method), _added(baseline, record.baseline)
             progress.update(task, advance=1, note=_note(method, baseline), refresh=True)
             yield record
 

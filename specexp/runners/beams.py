@@ -16,7 +16,6 @@ from specexp.decoding.protocols import Facts, Usage
 from specexp.errors import UserError
 from specexp.runners.caches import BeamCache, BeamSourceCache
 from specexp.runners.calls import Architecture, decoder_start
-
 from specexp.runners.runner import KnownIds, ModelRunner, StatelessRunner, fit_vocabulary
 
 

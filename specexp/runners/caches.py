@@ -124,15 +124,22 @@ class SourceCache(EncoderDecoderCache):
 def held_bytes(cache: Cache, slots: int) -> int:
     """Return the bytes of the first `slots` positions in one of transformers' own caches. A layer with a sliding window counts only what it
     holds now, and the keys and values of a source count in full."""
+    if cache is None:  # a model that has states of its own, and no cache at all
+        return 0
     if isinstance(cache, EncoderDecoderCache):
         source = [layer for layer in cache.cross_attention_cache.layers if layer.is_initialized]
         return held_bytes(cache.self_attention_cache, slots) + sum(layer.keys.nbytes + layer.values.nbytes for layer in source)
-    return sum(_layer_bytes(layer, slots) for layer in cache.layers if layer.is_initialized)
+    return sum(_layer_bytes(layer, slots) for layer in getattr(cache, "layers", ()))
 
 
 def _layer_bytes(layer: CacheLayerMixin, slots: int) -> int:
+    """Of one layer. One that shares the keys of another has none, and the state of a layer that has one is as large for any text."""
+    parts = (dict(getattr(layer, name, None) or {}) for name in ("conv_states", "recurrent_states"))
+    states = sum(state.nbytes for part in parts for state in part.values() if isinstance(state, Tensor))
+    if not isinstance(getattr(layer, "keys", None), Tensor):
+        return states
     held = layer.keys.shape[-2]
-    return (layer.keys.nbytes + layer.values.nbytes) // held * (min(slots, held) if layer.is_sliding else slots)
+    return states + (layer.keys.nbytes + layer.values.nbytes) // max(held, 1) * (min(slots, held) if layer.is_sliding else slots)
 
 
 class BeamCache(FullCache):

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -44,25 +44,41 @@ from torch import Tensor
 
 from specexp.decoding.draft import ROOT
 from specexp.runners.caches import FullCache, SourceCache
+from specexp.runners.lengths import slides
 
-# These model types are tested (tests/decoding/test_lossless_models.py) to use an additive [1, 1, rows, slots] mask and positions as given.
-_OWN_MASKS = frozenset({"llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "opt", "phi", "gptj", "t5", "mt5"})
-_SLIDING = frozenset({"sliding_attention", "chunked_attention", "linear_attention", "conv", "hybrid"})
+# Of these model types it is tested (tests/runners/test_architectures.py) that they use an additive [1, 1, rows, slots] mask and positions
+# as given, and of those with sliding windows that they use a mask for each kind of layer.
+_OWN_MASKS = frozenset({
+    "apertus", "arcee", "biogpt", "codegen", "cohere", "deepseek_v2", "deepseek_v3", "diffllama", "doge", "gemma", "glm4", "gpt2",
+    "gpt_bigcode", "gpt_neox", "gptj", "granite", "helium", "llama", "mistral", "mixtral", "mt5", "nemotron", "olmo2", "olmoe", "opt",
+    "persimmon", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2",
+    "t5", "xglm",
+})  # fmt: skip
+_WINDOWED = frozenset({
+    "cohere2", "exaone4", "gemma2", "gemma3_text", "gemma3n_text", "gpt_oss", "ministral", "mistral", "olmo3", "qwen2", "qwen3",
+    "vaultgemma",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model's forward accepts. own_masks: attention masks of ours, which trees need. positions: `position_ids`. trims_logits:
-    `logits_to_keep`."""
+    """What a model's forward accepts. own_masks: one attention mask of ours for all layers. positions: `position_ids`. trims_logits:
+    `logits_to_keep`.
+
+    window: how many tokens the layers with a sliding window see, where masks of ours can say so; None where there are no such layers, or
+    they cannot be told. by_kind: such masks are given by the layers' kinds, since other layers see the whole text.
+    """
 
     model_type: str
     own_masks: bool
     positions: bool
     trims_logits: bool
+    window: int | None = None
+    by_kind: bool = False
 
     @property
     def trees(self) -> bool:
-        return self.own_masks and self.positions
+        return self.positions and (self.own_masks or self.window is not None)
 
     @classmethod
     def of(cls, model: object) -> Architecture:
@@ -74,7 +90,21 @@ class Architecture:
             own_masks=own_masks(config) and plain,
             positions="position_ids" in parameters,
             trims_logits="logits_to_keep" in parameters,
+            window=window(config) if plain else None,
+            by_kind=bool(getattr(config, "layer_types", None)),
         )
+
+    def within_window(self) -> Architecture:
+        """Return what holds for texts that are no longer than the window: one mask of ours serves all layers."""
+        return replace(self, own_masks=self.own_masks or self.window is not None, window=None)
+
+    def tree_masks(self, mask: Tensor, positions: Tensor, columns: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return what a pass over a tree is given: `mask`, [1, 1, rows, slots], or the same with what is out of the window hidden, or both
+        by the layers' kinds. positions: of the rows. columns: of the slots."""
+        if self.window is None:
+            return mask
+        sliding = mask.masked_fill(positions[:, None] - columns >= self.window, torch.finfo(mask.dtype).min)
+        return {"full_attention": mask, "sliding_attention": sliding} if self.by_kind else sliding
 
 
 def own_masks(config: object) -> bool:
@@ -82,10 +112,11 @@ def own_masks(config: object) -> bool:
     return config.model_type in _OWN_MASKS and not slides(config)
 
 
-def slides(config: object) -> bool:
-    """Whether some layer sees only a window of the text. A full causal mask of ours would show such a layer too much."""
-    layers = set(getattr(config, "layer_types", None) or ())
-    return bool(layers & _SLIDING) or (not layers and getattr(config, "sliding_window", None) is not None)
+def window(config: object) -> int | None:
+    """Return the sliding window of a model whose layers take masks for it from us; None for all other models."""
+    kinds = set(getattr(config, "layer_types", None) or ())
+    known = config.model_type in _WINDOWED and kinds <= {"full_attention", "sliding_attention"}
+    return config.sliding_window if known and slides(config) else None
 
 
 class DecoderOnlyPass:
@@ -166,32 +197,6 @@ def decoder_start(model: torch.nn.Module) -> int:
         if (token := getattr(settings, "decoder_start_token_id", None)) is not None:
             return token
     return model.config.pad_token_id
-
-
-LENGTH_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length")
-
-
-def context_length(config) -> int | None:
-    """Return the number of positions of a model with this configuration, or None if its positions are relative (ALiBi, T5) and have no
-    end."""
-    config = config.get_text_config(decoder=True)
-    if _relative(config):
-        return None
-    lengths = (getattr(config, key, None) for key in LENGTH_KEYS)
-    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
-
-
-def looked_up_positions(config) -> int | None:
-    """Return the number of positions that a model with this configuration looks up in a table (learned ones, or GPT-J's) and beyond which
-    it fails. It is None for positions that are computed, as rotary ones are."""
-    return None if getattr(config, "rope_parameters", None) else context_length(config)
-
-
-def _relative(config) -> bool:
-    attention = getattr(config, "attn_config", None) or {}  # of MPT: a dict or a configuration object
-    alibi = attention.get("alibi") if isinstance(attention, dict) else getattr(attention, "alibi", False)
-    biased = alibi or getattr(config, "alibi", False) or hasattr(config, "relative_attention_num_buckets")
-    return bool(biased) or config.model_type == "bloom"
 
 
 _ALIGNED = 8  # attention kernels read masks in pieces of 16 bytes, so rows and views begin at multiples of 8 elements

@@ -25,6 +25,7 @@ from torch.nn.functional import pad
 from specexp.errors import UserError
 from specexp.runners.caches import FullCache
 from specexp.runners.calls import Architecture
+from specexp.runners.lengths import within_window
 from specexp.runners.llama import LAYOUT, Heads, LayerWeights, LlamaPass, Norm, layer, packed, packed_rows, packs
 from specexp.runners.runner import KnownIds, ModelRunner
 
@@ -156,15 +157,16 @@ class CompiledRunner(ModelRunner):
             raise UserError(f"{name} is a {config.model_type} model, and cache=compiled knows {known}: choose cache=full.")
         if shutil.which("g++") is None and shutil.which("clang++") is None:
             raise UserError("cache=compiled needs a C++ compiler, and none is found: install g++, or choose cache=full.")
-        return super().longest_text(config, name)
+        return within_window(super().longest_text(config, name), config)
 
     def __init__(self, model: nn.Module, vocab_size: int | None = None):
-        if not LlamaPass.runs(model):
+        if not LlamaPass.runs_within_window(model):
             kind = model.config.model_type
             raise UserError(f"cache=compiled cannot run this {kind} model (quantised, or with layers of its own): choose cache=full.")
         if model.device.type != "cpu":
             raise UserError(f"cache=compiled is made for CPUs, and this model is on {model.device}: choose cache=static or cache=full.")
         super().__init__(model, vocab_size, PartCache())
+        self.architecture = self.architecture.within_window()
         self._pass = CompiledPass(model, self.architecture, KnownIds(model, vocab_size))
 
     def ready(self, width: int) -> bool:

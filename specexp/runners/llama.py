@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from specexp.runners.caches import FullCache
-from specexp.runners.calls import Architecture, DecoderOnlyPass, slides
+from specexp.runners.calls import Architecture, DecoderOnlyPass
+from specexp.runners.lengths import slides
 
 LAYOUT = frozenset({"llama", "mistral", "qwen2"})
 SHARED = ("transformers.activations", "torch.nn.")  # the packages of modules that many architectures use
@@ -67,7 +68,13 @@ class LlamaPass(DecoderOnlyPass):
 
     @classmethod
     def runs(cls, model: nn.Module) -> bool:
-        """Whether this model's layers are what `layer` computes, without quantisation and hooks, and on one device."""
+        """Whether texts of any length can be run: this model's layers are what `layer` computes, and none has a sliding window."""
+        return not slides(model.config) and cls.runs_within_window(model)
+
+    @classmethod
+    def runs_within_window(cls, model: nn.Module) -> bool:
+        """Whether this model's layers are what `layer` computes as long as the text is no longer than a sliding window that some may have.
+        There may be neither quantisation nor hooks, and the model has to be on one device."""
         if model.config.model_type not in LAYOUT or model.config._attn_implementation != "sdpa" or not _plain(model.config):
             return False
         modules = [*model.model.modules()]
@@ -190,7 +197,7 @@ def _plain(config: object) -> bool:
     """Whether this configuration asks for nothing that `layer` does not do."""
     rope = getattr(config, "rope_parameters", None) or {}
     turns = rope.get("rope_type", "default") in FIXED_ROPE and rope.get("partial_rotary_factor", 1) in (1, None)
-    return turns and not slides(config) and config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
+    return turns and config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
 
 
 def _weights(module: nn.Module) -> LayerWeights:

@@ -19,8 +19,10 @@ from specexp.decoding.context import Context
 from specexp.decoding.draft import DeviceRollout, Draft, HostRollout, empty_draft, single_token
 from specexp.decoding.protocols import Facts, Proceeds, Usage
 from specexp.decoding.sampling import Draws, is_numpys
+from specexp.errors import UserError
 from specexp.runners.caches import FullCache
-from specexp.runners.calls import Architecture, ChainMasks, DecoderOnlyPass, EncoderDecoderPass, context_length, tree_mask
+from specexp.runners.calls import Architecture, ChainMasks, DecoderOnlyPass, EncoderDecoderPass, tree_mask
+from specexp.runners.lengths import context_length, keeps_state
 from specexp.runners.llama import LlamaPass
 from specexp.runners.memo import Memo
 from specexp.runners.states import StateMemo
@@ -86,6 +88,13 @@ class ModelRunner(_ExactRunner):
         self._single: Sequence[Tensor] = ()
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # (filled slots, width) -> positions and mask
         self._peak = 0  # the most slots that were filled at any time
+
+    @classmethod
+    def longest_text(cls, config, name: str) -> int | None:
+        if keeps_state(config):
+            kind = config.model_type
+            raise UserError(f"{name} is a {kind} model, some layers of which keep a state that cannot be taken back; choose cache=none.")
+        return super().longest_text(config, name)
 
     @property
     def kv_bytes(self) -> int:
@@ -194,7 +203,10 @@ class ModelRunner(_ExactRunner):
         depths = torch.tensor(draft.depths[held:], device=self.device)
         positions = torch.cat([self._range(slots - lead, lead), depths + (slots - 1)])
         mask = tree_mask(self.cache.length, lead, draft.parents, len(draft) - held, self.model.dtype, self.device)
-        return positions, mask
+        if self.architecture.window is None:
+            return positions, mask
+        nodes = torch.tensor(draft.depths, device=self.device) + (slots - 1)
+        return positions, self.architecture.tree_masks(mask, positions, torch.cat([self._range(0, slots), nodes]))
 
     def _chain_geometry(self, filled: int, width: int) -> tuple[Tensor, Tensor | None]:
         """Return positions [width] and mask of a pass over a chain. There is no mask for a single row, which sees everything, and none for

@@ -36,7 +36,7 @@ from specexp.decoding.protocols import Proceeds
 from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
 from specexp.runners.caches import FullCache
-from specexp.runners.calls import context_length, slides
+from specexp.runners.lengths import context_length, slides, within_window
 from specexp.runners.runner import ModelRunner
 
 
@@ -53,14 +53,14 @@ class SinkRunner(ModelRunner):
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, sinks: int = 4, max_length: int = 256, block: int = 32):
         self.schedule = EvictionSchedule(sinks, max_length, block)
         _check_positions(model.config, "the model", max_length)
-        super().__init__(model, vocab_size, SinkCache(self.schedule, KeyRotation.of(model)))
+        super().__init__(model, vocab_size, SinkCache(self.schedule, KeyRotation.of(model, max_length)))
         self.tokens_evicted = 0
 
     @classmethod
     def longest_text(cls, config, name: str, sinks: int = 4, max_length: int = 256, block: int = 32) -> None:
         """Return None, because no text is too long: positions never reach max_length. Raises UserError as the constructor does."""
         EvictionSchedule(sinks, max_length, block)
-        check_keys_move(config, name)
+        check_keys_move(config, name, max_length)
         _check_positions(config, name, max_length)
 
     def start(self, prompt: Sequence[int], max_new_tokens: int = 0) -> list[int]:
@@ -194,17 +194,17 @@ LEARNED = frozenset({"gpt2", "gpt_neo", "opt"})  # these learn a vector for ever
 STEADY = ("default", "linear", "llama3", "yarn")  # rotary types whose frequencies do not depend on the text's length
 
 
-def check_keys_move(config, name: str) -> None:
-    """Raise UserError for a model whose cached keys cannot be moved to other positions. The configuration is enough to tell, so no weights
-    are loaded."""
+def check_keys_move(config, name: str, max_length: int) -> None:
+    """Raise UserError for a model whose cached keys cannot be moved to other positions, or some layers of which see less than max_length
+    tokens. The configuration is enough to tell, so no weights are loaded."""
     kind = config.model_type
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if kind in LEARNED:
         reason = "which learns a vector for every position, so that kept tokens cannot move up when others are evicted"
     elif kind not in HALVES | NEIGHBOURS | UNROTATED:
         reason = f"and cache=sink knows {', '.join(sorted(HALVES | NEIGHBOURS | UNROTATED))}"
-    elif slides(config):
-        reason = "some layers of which forget by a sliding window of their own"
+    elif slides(config) and max_length > (within_window(None, config) or 0):
+        reason = f"some layers of which see a window of {config.sliding_window} tokens, fewer than cache.max_length={max_length}"
     elif rope not in STEADY:
         reason = f"whose rotary positions of type {rope} change with the length of the text"
     else:
@@ -222,11 +222,11 @@ class KeyRotation:
     _known: dict = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, model: torch.nn.Module) -> KeyRotation | None:
-        """Return the rotation that the model's own layers apply to keys, or None if they do not rotate them. Raises UserError if the keys
-        cannot be moved."""
+    def of(cls, model: torch.nn.Module, max_length: int = 0) -> KeyRotation | None:
+        """Return the rotation that the model's own layers apply to keys, or None if they do not rotate them. max_length: slots of the
+        cache. Raises UserError if the keys cannot be moved."""
         config = model.config
-        check_keys_move(config, getattr(config, "name_or_path", "") or "the model")
+        check_keys_move(config, getattr(config, "name_or_path", "") or "the model", max_length)
         if config.model_type in UNROTATED:
             return None
         if config.model_type in NEIGHBOURS:

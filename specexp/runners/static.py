@@ -33,10 +33,13 @@ from specexp.decoding.protocols import Proceeds
 from specexp.decoding.sampling import Draws
 from specexp.errors import UserError
 from specexp.runners.caches import FullCache
-from specexp.runners.calls import Architecture, looked_up_positions, own_masks
+from specexp.runners.calls import Architecture
 from specexp.runners.capture import Program, capture_for
+from specexp.runners.lengths import looked_up_positions, rotations, slides, within_window
 from specexp.runners.runner import ModelRunner, fit_vocabulary
 
+# Model types of which nothing in a pass depends on numbers that only the host can read, as the choice of experts does.
+CAPTURED = frozenset({"llama", "gpt2", "gpt_neox", "qwen2", "qwen3", "mistral", "opt", "phi", "gptj", "gemma2", "gemma3_text"})
 WIDTHS = (*range(1, 9), 12, 16, 24, 32, 48, 64)  # the numbers of rows that a program may have; wider passes run eagerly
 
 
@@ -65,24 +68,21 @@ class StaticRunner(ModelRunner):
     def longest_text(cls, config: object, name: str, block: int = 256, capture: str = "auto") -> int | None:
         if block < 1:
             raise UserError(f"cache.block={block} does not fit; give 1 or more.")
-        turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-        if config.is_encoder_decoder or not own_masks(config) or turns in ("dynamic", "longrope"):  # these two are looked up on the host
+        by_length = {each.get("rope_type") for each in rotations(config)} & {"dynamic", "longrope"}  # these are looked up on the host
+        if config.model_type not in CAPTURED or by_length:
             raise UserError(f"{name} is a {config.model_type} model, which a static cache would make wrong; choose cache=full.")
-        return super().longest_text(config, name)
+        return within_window(super().longest_text(config, name), config)
 
     @staticmethod
     def fits(model: torch.nn.Module) -> bool:
-        """Whether the passes of this model can be captured: its attention has to accept a mask of ours, and nothing in a pass may wait for
-        the host. So the model may not be spread over several devices, and not be quantised, since some such products look for outliers
-        first."""
-        masked = not model.config.is_encoder_decoder and Architecture.of(model).trees
-        moved = len({parameter.device for parameter in model.parameters()}) > 1 or any(hasattr(m, "_hf_hook") for m in model.modules())
-        return masked and not moved and getattr(model.config, "quantization_config", None) is None
+        """Whether the passes of this model can be captured for texts of any length."""
+        return not slides(model.config) and _can_be_captured(model)
 
     def __init__(self, model: torch.nn.Module, vocab_size: int | None = None, block: int = 256, capture: str = "auto"):
         super().__init__(model, vocab_size, StaticCache(block, spare=max(WIDTHS)))
-        if not self.fits(model):
+        if not _can_be_captured(model):
             raise UserError(f"{self.describe()} cannot run with a static cache; choose cache=full.")
+        self.architecture = self.architecture.within_window()
         self.block = block
         self.capture = capture_for(capture, model.device)
         self._positions_end = looked_up_positions(model.config)
@@ -214,6 +214,14 @@ class StaticRunner(ModelRunner):
         finally:
             self.cache.slots = None
         return fit_vocabulary(logits, self.vocab_size)
+
+
+def _can_be_captured(model: torch.nn.Module) -> bool:
+    """Whether this model's attention accepts a mask of ours, and nothing in a pass waits for the host. So the model may not be spread over
+    several devices, and not be quantised, since some such products look for outliers first."""
+    masked = model.config.model_type in CAPTURED and Architecture.of(model).trees
+    moved = len({parameter.device for parameter in model.parameters()}) > 1 or any(hasattr(m, "_hf_hook") for m in model.modules())
+    return masked and not moved and getattr(model.config, "quantization_config", None) is None
 
 
 class StaticCache(FullCache):

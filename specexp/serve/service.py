@@ -58,7 +58,7 @@ class Service:
         """How the text of this one request was made: counts, and the ratios of these counts."""
         side = answer.side()
         found = acceptance_figures([side])
-        return {"method": self.method, "target_forwards": side["target_forwards"]} | {key: found[key] for key in FIGURES}
+        return {"method": self.method, "target_forwards": side.target_forwards} | {key: found[key] for key in FIGURES}
 
     def _check_drawing(self, asked: Generate) -> None:
         if not self.decoder.follows_sampling and (given := asked.drawing):

@@ -228,12 +228,12 @@ class Metrics:
         found = acceptance_figures([side])
         self.requests.labels("cancelled" if job.answer.finish == CANCELLED else "completed").inc()
         self._add("prompt_tokens", len(job.request.prompt))
-        self._add("generation_tokens", len(side["token_ids"]))
+        self._add("generation_tokens", side.tokens)
         self._add("spec_steps", found["num_spec_steps"])
         self._add("draft_tokens", found["num_draft_tokens"])
         self._add("accepted_tokens", found["num_accepted_draft_tokens"])
-        self._add("busy_seconds", side["ttft_seconds"] + side["decode_seconds"])
-        self._ttft.observe(job.waited_seconds + side["ttft_seconds"])
+        self._add("busy_seconds", side.request_seconds)
+        self._ttft.observe(job.waited_seconds + side.mean("ttft_seconds"))
         self._waited.observe(job.waited_seconds)
 
     def exposition(self) -> bytes:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from specexp.figures.record import Record
+
 
 class Tracker(Protocol):
     """Mirrors a run that is on disk, and is never the only copy. It is called before the first example and after everything is on disk;
@@ -16,7 +18,7 @@ class Tracker(Protocol):
     def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
         """Takes the resolved configuration, where the run is on disk, and the sweep it belongs to."""
 
-    def finish(self, summary: dict, records: list[dict]) -> None:
+    def finish(self, summary: dict, records: list[Record]) -> None:
         """Takes the flat summary and all records, those of earlier sessions included."""
 
 
@@ -26,5 +28,5 @@ class NullTracker:
     def start(self, config: dict, run_directory: Path, group: str | None = None) -> None:
         pass
 
-    def finish(self, summary: dict, records: list[dict]) -> None:
+    def finish(self, summary: dict, records: list[Record]) -> None:
         pass

@@ -2,7 +2,7 @@
 
 A kill loses at most the record that is being written, and a file that is replaced as a whole is there in the old or in the new form. Two
 runs never write into one directory at a time (on one machine; on a file system without locks there is only a warning), and records of
-different configurations never mix. What a record means is not known here. POSIX only.
+different configurations never mix. The form of a record is known here (figures/record.py), and what it means is not. POSIX only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from specexp.errors import UserError
+from specexp.figures.record import Record
 from specexp.tracking.environment import MISSING, differing_keys
 
 if TYPE_CHECKING:
@@ -46,21 +47,22 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def parse_lines(path: Path) -> tuple[list[dict], int]:
-    """The objects in a JSON-lines file and the bytes they take. A broken last line without its newline, which a write cut short leaves, is
-    left out.
-
-    Any other line that is not an object raises a UserError with file and line.
+def _parse_records(file: Path) -> tuple[list[Record], int]:
+    """The records in the file and the bytes they take, a broken last line without its newline, which a write cut short leaves, left out.
+    Raises UserError for any other line that is no record, with the file and the place in it.
     """
     records, good = [], 0
-    data = path.read_bytes()
+    data = file.read_bytes()
     for number, line in enumerate(data.splitlines(keepends=True), 1):
-        record = _parse(line)
-        if record is None and good + len(line) == len(data) and not line.endswith(b"\n"):
+        content = _parse(line)
+        if content is None and good + len(line) == len(data) and not line.endswith(b"\n"):
             break
-        if record is None and line.strip():
-            raise UserError(f"{path}, line {number} is not a JSON object: {line[:40]!r}; mend or delete that line.")
-        records += [record] if record is not None else []
+        if content is None and line.strip():
+            raise UserError(f"{file}, line {number} is not a JSON object: {line[:40]!r}; mend or delete that line.")
+        try:
+            records += [] if content is None else [Record.from_json(content)]
+        except ValueError as error:
+            raise UserError(f"{file}, record {len(records) + 1} {error}: mend or delete that line.") from error
         good += len(line)
     return records, good
 
@@ -99,12 +101,12 @@ def remove_drafts(directory: Path) -> None:
         draft.unlink()
 
 
-def read_records(path: Path | str) -> list[dict]:
+def read_records(path: Path | str) -> list[Record]:
     """The records of a run, finished, killed or still going, read without a lock and without repairs; `path` is the run directory."""
     file = Path(path) / "records.jsonl"
     if not file.is_file():
         raise UserError(f"{path} holds no records.jsonl; name the directory of a run.")
-    return parse_lines(file)[0]
+    return _parse_records(file)[0]
 
 
 def write_failure(path: Path | str, error: str, trace: str | None = None) -> None:
@@ -131,7 +133,7 @@ class RunDirectory:
     def __init__(self, path: Path | str, config: str, exclude: Collection[str] = ()):
         self.path = Path(path)
         self._config, self._exclude = config, exclude
-        self._existing: list[dict] = []
+        self._existing: list[Record] = []
         self._stream: BinaryIO | None = None
         self._lock: BaseFileLock | None = None
 
@@ -161,13 +163,13 @@ class RunDirectory:
             self._lock.release()
         self._stream = self._lock = None
 
-    def existing(self) -> list[dict]:
+    def existing(self) -> list[Record]:
         """The records that were there when the directory was entered, in file order."""
         return list(self._existing)
 
-    def append(self, record: dict) -> None:
+    def append(self, record: Record) -> None:
         """Adds one record; when this returns, a kill of the process cannot lose it."""
-        left = memoryview(f"{to_json(record)}\n".encode())
+        left = memoryview(f"{to_json(record.to_json())}\n".encode())
         try:
             while left:
                 left = left[self._stream.write(left):]
@@ -197,11 +199,11 @@ class RunDirectory:
             if text := "".join(to_json(line) + "\n" for line in lines):
                 write_whole(self.path / name, text)
 
-    def _resume(self) -> list[dict]:
+    def _resume(self) -> list[Record]:
         """The records already there, if they are of this configuration; afterwards the file ends in a complete line."""
         file, config = self.path / "records.jsonl", self.path / "config.yaml"
         remove_drafts(self.path)
-        records, good = parse_lines(file) if file.exists() else ([], 0)
+        records, good = _parse_records(file) if file.exists() else ([], 0)
         if records:
             self._refuse_other(config)
         else:
@@ -219,8 +221,8 @@ class RunDirectory:
             raise UserError(f"{config} is not readable YAML any more; choose another directory with hydra.run.dir=DIR.") from error
         if any(key == "method._target_" and old == MISSING for key, old, _ in differences):
             raise UserError(
-                f"{self.path} was written by an older version, whose configurations had another form; `specexp report {self.path}` reads it, "
-                "and a new run needs another hydra.run.dir=DIR."
+                f"{self.path} was written by an older version, whose configurations had another form; `specexp report {self.path}` reads "
+                "it, and a new run needs another hydra.run.dir=DIR."
             )
         if named := "; ".join(f"{key} was {old!r}, now {new!r}" for key, old, new in differences[:SHOWN]):
             raise UserError(

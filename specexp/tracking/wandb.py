@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Self
 
 from specexp.errors import UserError
 from specexp.figures.acceptance import spans
+from specexp.figures.record import Record, SideRecord
 from specexp.figures.speed import example_figures
 from specexp.tracking.records import read_object, to_json, write_whole
 
@@ -53,7 +54,7 @@ class WandbTracker:
         self._config, self._run_directory = config, Path(run_directory)
         self._group = self.group or group
 
-    def finish(self, summary: dict, records: list[dict]) -> None:
+    def finish(self, summary: dict, records: Sequence) -> None:
         """Logs the configuration, one history row per example, a table of samples and the summary. One line on the terminal says where the
         run is, or why there is none.
         """
@@ -68,7 +69,7 @@ class WandbTracker:
         if caught.error:
             logger.warning("W&B failed (%s); the run is on disk in %s.", _told(caught.error), self._run_directory)
 
-    def _rows(self, records: list[dict]) -> list:
+    def _rows(self, records: Sequence[Record]) -> list:
         """What is logged of the records, made before W&B is started."""
         return [_row(record) for record in records]
 
@@ -158,20 +159,21 @@ def _has_key(wandb, alone: bool) -> bool:
         return False
 
 
-def _row(record: dict) -> tuple[dict, tuple, dict]:
+def _row(record: Record) -> tuple[dict, tuple, dict]:
     """What one record gives: its history row, under example/ so that the summary's names stay those of the whole run; its row of the table
     of samples; and its rounds.
     """
     figures = {key: value for key, value in example_figures(record).items() if value is not None}
-    method, baseline = record["method"], record.get("baseline", {})
-    sample = (record["id"], record["sample"], record["prompt"], baseline.get("text"), method["text"],
-              to_json(baseline.get("score", {})), to_json(method["score"]), figures.get("speedup"), coloured(method))
-    rounds = {"drafted": [counts[0] for counts in method["rounds"]], "accepted": [counts[1] for counts in method["rounds"]],
-              "entropy": [nats for nats in method.get("entropies") or () if nats is not None]}
+    method, baseline = record.method, record.baseline
+    text, score = (None, {}) if baseline is None else (baseline.text, baseline.score)
+    sample = (record.id, record.sample, record.prompt, text, method.text, to_json(score), to_json(method.score), figures.get("speedup"),
+              coloured(method))
+    rounds = {"drafted": [counts[0] for counts in method.rounds], "accepted": [counts[1] for counts in method.rounds],
+              "entropy": [nats for nats in method.entropies or () if nats is not None]}
     return {f"example/{key}": value for key, value in figures.items()}, sample, rounds
 
 
-def coloured(side: dict) -> str:
+def coloured(side: SideRecord) -> str:
     """The side's text as HTML, escaped, in which the background of each token shows where the token came from."""
     styled = ((f"background:{COLOURS[span.style]}", escape(span.origin), escape(span.text)) for span in spans(side))
     pieces = (f'<span style="{style}" title="{origin}">{text}</span>' for style, origin, text in styled)

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 
 from specexp.decoding.sampling import GREEDY
 from specexp.experiment.generation import generate
-from specexp.figures.intervals import rate_ratio_interval
+from specexp.figures.speed import rate_ratio_interval
 from specexp.models.pair import stop_ids
 from specexp.runners.runner import ModelRunner
 from specexp.text.stopping import Stopping

@@ -129,15 +129,15 @@ def test_every_choice_of_the_configuration_can_be_chosen(session, view):
     texts = set()
     for name in sorted({"full", "static", *options("cache")} - {"compiled", "sink"}):
         assert obey(session, f"/cache {name}") == f"cache: {name}"
-        texts.add(session.decode(PROMPT, view, NEVER)[0].side["text"])
+        texts.add(session.decode(PROMPT, view, NEVER)[0].side.text)
     assert len(texts) == 1
 
 
 @pytest.mark.slow
 def test_a_compiled_cache_can_be_chosen(session, view):
-    whole = session.decode(PROMPT, view, NEVER)[0].side["text"]
+    whole = session.decode(PROMPT, view, NEVER)[0].side.text
     obey(session, "/cache compiled")
-    assert session.decode(PROMPT, view, NEVER)[0].side["text"] == whole
+    assert session.decode(PROMPT, view, NEVER)[0].side.text == whole
 
 
 def test_no_command_is_untested():
@@ -191,16 +191,16 @@ def test_every_side_gives_the_text_of_the_experiment(session, view):
     engine = session.sides[0].engine
     offline = generate(side(session, "target").decoder, engine.ids(PROMPT), 12, Stopping(engine.tokenizer, engine.stop_ids), GREEDY, (0,)).token_ids
     assert [run.name for run in runs] == ["target", "speculative", "csd"]
-    assert all(run.side["token_ids"] == offline for run in runs)
-    assert all(run.side["text"] in told(view) for run in runs)
+    assert all(run.side.token_ids == offline for run in runs)
+    assert all(run.side.text in told(view) for run in runs)
     assert figures(runs[1:2])["speedup"] > 0 and figures(runs[:1])["speedup"] == 1 and figures(runs[1:2])["equal_texts"] == 1
 
 
 def test_sampling_repeats_by_its_seed(session, view):
     obey(session, "/processor multinomial 1.5")
-    texts = [session.decode(PROMPT, view, NEVER)[1].side["text"] for _ in range(2)]
+    texts = [session.decode(PROMPT, view, NEVER)[1].side.text for _ in range(2)]
     obey(session, "/seed 1")
-    assert texts[0] == texts[1] != session.decode(PROMPT, view, NEVER)[1].side["text"]
+    assert texts[0] == texts[1] != session.decode(PROMPT, view, NEVER)[1].side.text
 
 
 def test_debug_shows_what_was_refused_and_what_the_target_added(session, view):

@@ -112,6 +112,13 @@ def test_key_of_another_choice_names_who_has_it(refused):
     assert "method.table is a key of method=katz, method=staged only" in told and "method.table=choice(VALUE)" in told
 
 
+def test_a_part_that_the_chosen_method_lacks_names_who_has_it(refused):
+    told = refused("method=confidence", "policy@method.policy=egag")
+    assert "policy@method.policy is no choice here, since what was chosen has no such part; choose one of" in told and "method=speculative" in told
+    assert "no such part; choose one of method=csd, method=max_gram." in refused("match@method.match=latest")
+    assert "no such part; leave it out." in refused("match@method.nothing=latest")
+
+
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [

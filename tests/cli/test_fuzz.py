@@ -5,7 +5,9 @@ the same ones every time.
 """
 
 import copy
+import functools
 import json
+import operator
 import re
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from running import composed
+from sides import record, side
 
 from specexp.assets import asset_path
 from specexp.cli.check import check, shown
@@ -180,6 +183,28 @@ def test_a_run_directory_with_anything_in_it_is_gone_on_with_or_refused(tmp_path
                 use()
             except UserError as error:
                 assert "\n" not in str(error) and str(tmp_path) in str(error)
+
+    check()
+
+
+def test_a_record_with_anything_in_a_place_of_it_is_read_or_refused(tmp_path):
+    whole = record("a", side(5, rounds=[[3, 1], [2, 2]]), side(5), baseline_captured=side(5)).to_json()
+    places = [(key,) for key in whole] + [("method", key) for key in whole["method"]] + [("method", "repeats", 0, key) for key in whole["method"]["repeats"][0]]
+
+    @thorough(100)
+    @given(st.sampled_from(places), JSON, st.booleans())
+    def check(place, value, missing):
+        content = json.loads(json.dumps(whole))
+        node = functools.reduce(operator.getitem, place[:-1], content)
+        node[place[-1]] = value
+        if missing:
+            del node[place[-1]]
+        (tmp_path / "records.jsonl").write_text(json.dumps(content) + "\n")
+        try:
+            [found] = read_records(tmp_path)
+            assert isinstance(found.method.tokens, int) and found.method.request_seconds is not None and found.method.timed_rounds is not None
+        except UserError as error:
+            assert re.fullmatch(r"\S+ record 1 (lacks \w+|has \w+ of a wrong kind)( in '\w+')?: mend or delete that line\.", str(error))
 
     check()
 

@@ -9,6 +9,7 @@ import itertools
 import random
 
 import pytest
+import sides
 import torch
 import transformers as t
 from letters import Letters
@@ -273,34 +274,28 @@ def test_memory_and_passes_of_all_beams_are_told():
     model = build("llama")
     runner = ModelRunner(model)
     decoder = BeamDecoder(beam_runner(runner), PowerRule(4))
-    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record().to_json()
-    alone = generate(Decoder(runner, NoDraft(), RejectionVerifier()), [5, 9, 33], 10, never, GREEDY, (0,)).record().to_json()
-    assert told["target_forwards"] == 10 and told["draft_forwards"] == 0
-    assert told["kv_bytes_target"] == 4 * alone["kv_bytes_target"] > 0 == told["kv_bytes_draft"]
-    assert told["first_tokens"] == 10 and told["decode_seconds"] == 0 and told["rounds"] == [] and told["origins"] == ["target"] * 10
+    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record()
+    alone = generate(Decoder(runner, NoDraft(), RejectionVerifier()), [5, 9, 33], 10, never, GREEDY, (0,)).record()
+    assert told.target_forwards == 10 and told.draft_forwards == 0
+    assert told.kv_bytes_target == 4 * alone.kv_bytes_target > 0 == told.kv_bytes_draft
+    assert told.repeats[0].first_tokens == 10 and told.mean("decode_seconds") == 0 and told.rounds == [] and told.origins == ["target"] * 10
     assert DecoderSide(decoder, GREEDY).facts() == {"lossless": False, "cache_exact": True}
 
 
 def test_encoder_decoder_models_count_the_source_once():
     model = t5(0)
     decoder = BeamDecoder(beam_runner(ModelRunner(model)), PowerRule(4))
-    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record().to_json()
+    told = generate(decoder, [5, 9, 33], 10, never, GREEDY, (0,)).record()
     per_slot = 2 * 2 * 32 * 4  # keys and values, layers, heads x width, bytes
-    assert told["kv_bytes_target"] == (4 * 10 + 3) * per_slot
+    assert told.kv_bytes_target == (4 * 10 + 3) * per_slot
 
 
 def test_whole_requests_are_compared_when_a_side_gives_its_text_in_one_piece():
     def side(tokens, first, ttft, decode):
-        counts = {"rounds": [], "origins": [], "target_forwards": tokens, "draft_forwards": 0, "nll_sum": 1.0, "nll_count": tokens}
-        memory = {"kv_bytes_target": 1, "kv_bytes_draft": 0, "peak_memory_bytes": None, "target_seconds": 0.0, "draft_seconds": 0.0}
-        times = {"ttft_seconds": ttft, "decode_seconds": decode, "first_tokens": first}
-        return {"token_ids": [0] * tokens} | counts | memory | times
+        return sides.side(tokens, [], ttft, decode, first_tokens=first, target_forwards=tokens, target_seconds=0.0, draft_seconds=0.0)
 
-    records = [
-        {"id": "a", "method": side(10, 10, 2.0, 0.0), "baseline": side(11, 1, 0.1, 1.0)},
-        {"id": "b", "method": side(1, 1, 0.2, 0.0), "baseline": side(11, 1, 0.1, 1.0)},
-    ]
-    figures = summarise_speed([record | {"id": f"{record['id']}{i}"} for i in range(3) for record in records]).figures
+    pairs = [(side(10, 10, 2.0, 0.0), side(11, 1, 0.1, 1.0)), (side(1, 1, 0.2, 0.0), side(11, 1, 0.1, 1.0))]
+    figures = summarise_speed([sides.record(f"{index}{i}", *pair) for i in range(3) for index, pair in enumerate(pairs)])
     assert figures["speedup"] == figures["e2e_speedup"] == pytest.approx((11 / 2.2) / (22 / 2.2))
     assert figures["speedup_low"] <= figures["speedup"] <= figures["speedup_high"]
     assert figures["tpot"] is None and figures["ttft"] == pytest.approx(1.1) and figures["predicted_speedup"] is None

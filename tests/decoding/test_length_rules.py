@@ -272,9 +272,9 @@ def test_entropies_are_recorded_beside_the_rounds():
     records = {}
     for name, policy in (("egag", EGAG(2, 4)), ("fixed", FixedLength(3))):
         decoder = Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), policy), RejectionVerifier())
-        records[name] = generate(decoder, [5, 17, 33], 40, lambda ids, since: None, sampling, (0,)).record().to_json()
-    assert records["fixed"]["entropies"] is None
-    entropies, rounds = records["egag"]["entropies"], records["egag"]["rounds"]
+        records[name] = generate(decoder, [5, 17, 33], 40, lambda ids, since: None, sampling, (0,)).record()
+    assert records["fixed"].entropies is None
+    entropies, rounds = records["egag"].entropies, records["egag"].rounds
     assert len(entropies) == len(rounds)
     assert all((entropy is not None and 0 < entropy < log(96)) for entropy, counts in zip(entropies, rounds, strict=True) if counts[0] > 1)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from decodes import PROMPT, decode, text
 from tiers import tiered
-from tiny_models import CONFIGS, TREES, VOCAB, build
+from tiny_models import CONFIGS, TREES, VOCAB, WINDOWED, build
 
 from specexp.decoding.length_rules import FixedLength
 from specexp.decoding.protocols import Cut
@@ -35,7 +35,7 @@ def test_methods_give_the_oracles_and_transformers_text(kind):
             assert text(decode(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(gamma)))) == expected
     assert text(decode(StatelessRunner(model), ModelDrafter(StatelessRunner(near), FixedLength(3)))) == expected
     assert text(decode(ModelRunner(model), PromptLookupDrafter(FixedLength(5)))) == expected
-    if kind in TREES:
+    if kind in TREES + WINDOWED:
         for branching in ([1, 1, 1], [3, 2, 1], [2, 2, 2, 1]):
             assert text(decode(ModelRunner(model), DrawnTreeDrafter(ModelRunner(near), FixedShape(branching)))) == expected
 

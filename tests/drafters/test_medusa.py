@@ -26,13 +26,13 @@ from specexp.drafters.medusa import MedusaDrafter, assumed_accuracies, medusa_tr
 from specexp.drafters.model import NoDraft
 from specexp.errors import UserError
 from specexp.medusa import __main__ as command
-from specexp.training import medusa as making
 from specexp.models.heads import HeadsFile, MedusaHeads, fitted, save
 from specexp.models.loading import load_model
 from specexp.models.pair import load_tokenizer, stop_ids
 from specexp.models.spec import ModelSpec
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.sink import SinkRunner
+from specexp.training import medusa as making
 from specexp.training.heads import NONE, Plan, States, Trainer, accuracies, labelled
 from specexp.training.texts import Text, beginnings, continued, generated
 

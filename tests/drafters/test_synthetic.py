@@ -77,7 +77,7 @@ def test_one_seed_one_pattern():
 
 def generated(model, drafter, tokens=60):
     decoder = Decoder(ModelRunner(model), drafter, RejectionVerifier())
-    return generate(decoder, PROMPT, tokens, lambda ids, since: None, GREEDY, (0, "x", 0)).record().to_json()
+    return generate(decoder, PROMPT, tokens, lambda ids, since: None, GREEDY, (0, "x", 0)).record()
 
 
 def test_a_planted_draft_makes_the_passes_of_the_real_one():
@@ -88,21 +88,21 @@ def test_a_planted_draft_makes_the_passes_of_the_real_one():
         seen, forward = [], drafter.runner._pass.cached
         drafter.runner._pass.cached = lambda tokens, *rest, seen=seen, forward=forward: seen.append(tokens.shape[0]) or forward(tokens, *rest)
         record = generated(model, drafter)
-        widths[name] = (seen, record["draft_forwards"], record["draft_forwards_by_model"], record["kv_bytes_draft"], record["rounds"])
+        widths[name] = (seen, record.draft_forwards, record.draft_forwards_by_model, record.kv_bytes_draft, record.rounds)
     assert widths["real"] == widths["planted"] and widths["real"][1] > 0
 
 
 def test_a_refused_draft_is_rewound_as_ever():
     model, draft = build("llama"), build("llama", 1)
     record = generated(model, planted(model, 0.5, draft=draft))
-    assert record["draft_forwards"] == sum(drafted for drafted, _ in record["rounds"])
+    assert record.draft_forwards == sum(drafted for drafted, _ in record.rounds)
 
 
 def test_a_synthetic_draft_counts_no_pass_and_the_oracle_works_before_the_clock():
     model = build("llama")
     drafter = synthetic(model, 0.8)
     record = generated(model, drafter)
-    assert record["draft_forwards"] == 0 and record["kv_bytes_draft"] == 0 and record["target_forwards"] == len(record["rounds"]) + 1
+    assert record.draft_forwards == 0 and record.kv_bytes_draft == 0 and record.target_forwards == len(record.rounds) + 1
     before = drafter.foresight.oracle.forwards
     generated(model, drafter)
     assert drafter.foresight.oracle.forwards == before == 60  # of the same prompt nothing is decoded twice
@@ -144,8 +144,8 @@ def test_runs_by_name(method, overrides, tmp_path):
     run(composed(f"method={method}", "method.alpha=0.7", "max_new_tokens=24", "dataset.limit=1", "warmup=0", *overrides), tmp_path)
     summary, records = json.loads((tmp_path / "summary.json").read_text()), read_records(tmp_path)
     assert summary["method"] == method and summary["lossless"] is True and summary["equal_texts"] == 1.0
-    assert all(f"draft:{method}" in record["method"]["origins"] for record in records)
-    assert all((record["method"]["draft_forwards"] > 0) is (method == "planted") for record in records)
+    assert all(f"draft:{method}" in record.method.origins for record in records)
+    assert all((record.method.draft_forwards > 0) is (method == "planted") for record in records)
 
 
 @pytest.mark.parametrize(("overrides", "words"), [(("method.alpha=1.5",), "alpha=1.5 is no probability"), (("sampling=nucleus",), "sampling=greedy")])

@@ -7,7 +7,7 @@ from running import run
 
 from specexp.cli import messages
 from specexp.errors import UserError
-from specexp.tracking.records import parse_lines
+from specexp.tracking.records import read_records
 
 
 def composed(*overrides):
@@ -21,13 +21,13 @@ def composed(*overrides):
 def test_a_run(overrides, tmp_path):
     """Under any sampling rule: it draws nothing. The draft of the pair is neither asked for nor loaded."""
     speedup = run(composed(*overrides, "model_pair.draft.name=nowhere"), tmp_path)
-    records, _ = parse_lines(tmp_path / "records.jsonl")
+    records = read_records(tmp_path)
     assert len(records) == 4 and speedup > 0
     for record in records:
-        side = record["method"]
-        assert side["lossless"] is False and side["ttft_seconds"] > 0 == side["decode_seconds"]
-        assert side["nll_sum"] > 0 and side["finish"] in ("eos", "stop", "length") and side["draft_forwards"] == 0
-        assert side["kv_bytes_target"] > record["baseline"]["kv_bytes_target"]
+        side = record.method
+        assert side.lossless is False and side.mean("ttft_seconds") > 0 == side.mean("decode_seconds")
+        assert side.nll_sum > 0 and side.finish in ("eos", "stop", "length") and side.draft_forwards == 0
+        assert side.kv_bytes_target > record.baseline.kv_bytes_target
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_runs_on_the_shipped_pairs(pair, method, sampling, tmp_path):
     assert len(records) == 2 and summary["lossless"] is (method not in LOSSY)
     if sampling == "greedy" and summary["lossless"]:
         assert summary["equal_texts"] == 1.0
-    assert all(record["method"]["token_ids"] and math.isfinite(record["method"]["nll_sum"]) for record in records)
+    assert all(record.method.token_ids and math.isfinite(record.method.nll_sum) for record in records)
 
 
 @pytest.mark.slow
@@ -78,13 +78,13 @@ def test_runs_with_a_streaming_cache(pair, method, sampling, tmp_path):
     overrides = (*PAIRS[pair], *chosen, f"sampling={sampling}", "cache=sink", "cache.max_length=68", "max_new_tokens=80", "ignore_eos=true", "dataset.limit=1", "warmup=0")
     summary, records = finished(tmp_path, *overrides)
     assert summary["cache_exact"] is False and summary["lossless"] is (method not in LOSSY)
-    assert all(record[side]["tokens_evicted"] >= 32 for record in records for side in ("method", "baseline"))
+    assert all(record.sides[side].tokens_evicted >= 32 for record in records for side in ("method", "baseline"))
     if sampling == "greedy" and summary["lossless"]:
         assert summary["equal_texts"] == 1.0 and summary["tokens_evicted"] == summary["baseline_tokens_evicted"]
 
 
 def test_beam_search_is_refused_with_a_streaming_cache(tmp_path):
-    with pytest.raises(UserError, match="SinkCache holds one text.*choose cache=full or cache=none"):
+    with pytest.raises(UserError, match="cache=sink holds one text.*choose cache=full or cache=none"):
         finished(tmp_path, "method=beam", "cache=sink")
 
 
@@ -99,8 +99,8 @@ def test_every_experiment_runs(name, tmp_path):
 def test_staged_stands_beside_both_models_alone(tmp_path):
     summary, records = finished(tmp_path, "experiment=staged")
     assert summary["method"] == "staged" and summary["equal_texts"] == 1.0 and summary["speedup_vs_draft"] > 0
-    own = records[0]["baseline_draft"]
-    assert own["draft_forwards"] == 0 and own["target_forwards"] == len(own["token_ids"]) and own["kv_bytes_target"] > 0
+    own = records[0].sides["baseline_draft"]
+    assert own.draft_forwards == 0 and own.target_forwards == len(own.token_ids) and own.kv_bytes_target > 0
 
 
 @pytest.mark.parametrize("method", PEERS)
@@ -136,8 +136,8 @@ def test_a_cascade_takes_several_drafts_by_name(llamas, tmp_path):
     matrix = "method.k_matrix=[[2,3,4],[0,2,2],[0,0,3]]"
     summary, records = finished(tmp_path, "method=csd", "model_pair=llama13b_7b", *chosen, *names, matrix, "dtype=float32")
     assert summary["equal_texts"] == 1.0 and summary["swi_model_parameters"] > 0
-    assert all(set(record["method"]["draft_forwards_by_model"]) == {"big", "small"} for record in records)
-    assert {origin for record in records for origin in record["method"]["origins"]} & {"draft:big", "draft:small", "draft:max_gram"}
+    assert all(set(record.method.draft_forwards_by_model) == {"big", "small"} for record in records)
+    assert {origin for record in records for origin in record.method.origins} & {"draft:big", "draft:small", "draft:max_gram"}
 
 
 @pytest.mark.parametrize(("override", "words"), [("method.leniency=0.5", "leniency=0.5"), ("method.k_matrix=[5,10]", "k_matrix=[5, 10]"), ("method.k_matrix=[[3]]", "2 x 2"), ("method.min_match=0", "min_match=0")])
@@ -153,4 +153,4 @@ def test_the_cascade_of_a_named_pair_instantiates_with_small_models_of_its_struc
     places = [f"model_pair.{name}.name={place}" for name, place in llamas.items()]
     summary, records = finished(tmp_path, "method=csd", "model_pair=llama13b_7b", *places, "dtype=float32", *overrides)
     assert summary["model_pair"] == "llama13b_7b" and (overrides[1:] or summary["equal_texts"] == 1.0)
-    assert any(record["method"]["draft_forwards_by_model"] == {"draft": record["method"]["draft_forwards"]} for record in records)
+    assert any(record.method.draft_forwards_by_model == {"draft": record.method.draft_forwards} for record in records)

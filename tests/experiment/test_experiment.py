@@ -67,36 +67,35 @@ def experiment(sampling=Sampling(0.0), verifier=RejectionVerifier, max_new_token
 
 
 def recorded(run, done=frozenset()):
-    """As they stand on disk."""
-    return [record.to_json() for record in run.records(EXAMPLES, run.reader.prompts(EXAMPLES), set(done))]
+    return list(run.records(EXAMPLES, run.reader.prompts(EXAMPLES), set(done)))
 
 
 def test_both_sides_go_first_and_a_resumed_run_keeps_the_order():
     records = recorded(experiment())
-    orders = [tuple(r["order"]) for r in records]
+    orders = [tuple(r.order) for r in records]
     assert sorted(orders) == [("baseline", "method")] * 4 + [("method", "baseline")] * 4
     assert all(first != second for first, second in zip(orders[::2], orders[1::2], strict=True))
-    assert [r["id"] for r in records] == [e.id for e in EXAMPLES]
+    assert [r.id for r in records] == [e.id for e in EXAMPLES]
     resumed = recorded(experiment(), done={(str(i), 0) for i in range(5)})
-    assert [(r["id"], tuple(r["order"]), r["method"]["token_ids"]) for r in resumed] == [
-        (r["id"], tuple(r["order"]), r["method"]["token_ids"]) for r in records[5:]
+    assert [(r.id, tuple(r.order), r.method.token_ids) for r in resumed] == [
+        (r.id, tuple(r.order), r.method.token_ids) for r in records[5:]
     ]
 
 
 def test_counts_agree_with_the_tokens():
     for record in recorded(experiment()):
-        base, side = record["baseline"], record["method"]
-        assert base["token_ids"] == side["token_ids"] and side["finish"] == "length"
-        assert side["score"] == {"words": 9} and side["text"] == base["text"]
-        assert base["rounds"] == [[0, 0]] * 8 and base["target_forwards"] == 9 and base["draft_forwards"] == 0
-        assert 1 + sum(accepted + 1 for _, accepted in side["rounds"]) == 9
-        assert side["target_forwards"] == 1 + len(side["rounds"])
-        assert side["draft_forwards"] == sum(drafted for drafted, _ in side["rounds"])
-        assert side["origins"].count("draft") == sum(accepted for _, accepted in side["rounds"])
-        assert side["nll_sum"] == base["nll_sum"] > 0 and side["nll_count"] == 9
-        assert side["lossless"] and side["cache_exact"] and side["repeats_agree"]
-        assert side["kv_bytes_target"] >= base["kv_bytes_target"] > 0 == base["kv_bytes_draft"]
-        assert 0 < side["target_seconds"] + side["draft_seconds"] < side["decode_seconds"]
+        base, side = record.baseline, record.method
+        assert base.token_ids == side.token_ids and side.finish == "length"
+        assert side.score == {"words": 9} and side.text == base.text
+        assert base.rounds == [[0, 0]] * 8 and base.target_forwards == 9 and base.draft_forwards == 0
+        assert 1 + sum(accepted + 1 for _, accepted in side.rounds) == 9
+        assert side.target_forwards == 1 + len(side.rounds)
+        assert side.draft_forwards == sum(drafted for drafted, _ in side.rounds)
+        assert side.origins.count("draft") == sum(accepted for _, accepted in side.rounds)
+        assert side.nll_sum == base.nll_sum > 0 and side.nll_count == 9
+        assert side.lossless and side.cache_exact and side.repeats_agree
+        assert side.kv_bytes_target >= base.kv_bytes_target > 0 == base.kv_bytes_draft
+        assert 0 < side.mean("target_seconds") + side.mean("draft_seconds") < side.mean("decode_seconds")
 
 
 def test_likelihood_is_transformers_loss_on_the_continuation():
@@ -110,9 +109,9 @@ def test_likelihood_is_transformers_loss_on_the_continuation():
 def test_samples_differ_and_repeats_do_not_change_them():
     sampling = Sampling(1.0)
     once = recorded(experiment(sampling, samples=3))
-    assert len(once) == 24 and len({tuple(r["method"]["token_ids"]) for r in once if r["id"] == "1"}) > 1
+    assert len(once) == 24 and len({tuple(r.method.token_ids) for r in once if r.id == "1"}) > 1
     repeated = recorded(experiment(sampling, samples=3, repeats=2))
-    assert [r["method"]["token_ids"] for r in repeated] == [r["method"]["token_ids"] for r in once]
+    assert [r.method.token_ids for r in repeated] == [r.method.token_ids for r in once]
 
 
 @dataclass
@@ -166,7 +165,7 @@ def test_repeats_that_become_other_texts_keep_their_own_tokens_and_seconds():
     [record] = run.records([Prompt("a", "1 2")], {"a": "1 2"}, set())
     side = record.method
     assert not side.repeats_agree and [repeat.tokens for repeat in side.repeats] == [4, 8]
-    found = summarise_speed([record.to_json()]).figures
+    found = summarise_speed([record])
     assert found["tpot"] == pytest.approx((0.2 + 0.4) / (3 + 7)) and found["unequal_repeats"] == 1
     assert Record.from_json(record.to_json()) == replace(record, sides={"method": replace(side, score=side.score)})
 
@@ -178,7 +177,7 @@ def test_a_first_emission_that_is_a_round_is_counted_apart():
     side = made.record()
     assert side.first_rounds == 1 and len(side.rounds) == 5 and made.repeat().rounds == 4 and made.repeat().drafted == 8
     record = Record("a", 0, "1 2", ["method"], {"method": replace(side, text="x")})
-    found = summarise_speed([record.to_json()]).figures
+    found = summarise_speed([record])
     assert found["tokens_per_emission"] == 3 and found["itl"] == pytest.approx(0.1) and found["mean_acceptance_length"] == 3
 
 
@@ -198,7 +197,7 @@ def test_prompts_that_do_not_fit_are_refused_before_anything_is_decoded():
 
 def test_quality_is_told_for_every_side_and_losses_are_marked():
     run = experiment()
-    assert quality_figures(run.reader.dataset, [Record.from_json(record) for record in recorded(run)]) == {"words": 9.0, "baseline_words": 9.0}
+    assert quality_figures(run.reader.dataset, recorded(run)) == {"words": 9.0, "baseline_words": 9.0}
     assert run.sides["method"].facts() == {"lossless": True, "cache_exact": True}
     assert experiment(verifier=SkipSampleAdjustment).sides["method"].facts()["lossless"] is False
 

@@ -24,6 +24,7 @@ from tiers import tiered
 import specexp
 from specexp.cli.check import check as check_configuration
 from specexp.errors import UserError
+from specexp.figures.record import Record
 from specexp.models import loading
 from specexp.tracking.records import RunDirectory, read_records
 
@@ -37,10 +38,15 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
+def whole(config, tmp_path_factory):
     directory = tmp_path_factory.mktemp("undisturbed")
     run(config, directory)
-    return timeless(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole):
+    return timeless(whole)
 
 
 def sampled(config, temperature):
@@ -144,38 +150,49 @@ def test_a_sandbox_that_stops_working_loses_nothing(config, tmp_path, monkeypatc
 
 
 # ---------------------------------------------------------------- files that are not what they were
+def line(name):
+    """A record as few bytes as an older run may have written."""
+    side = {"token_ids": [5], "text": "é\n", "finish": "eos", "rounds": [], "origins": ["target"], "ttft_seconds": 0.5, "decode_seconds": 0.5}
+    return json.dumps({"id": name, "sample": 0, "prompt": "é\n", "order": [], "method": side}).encode() + b"\n"
+
+
 def test_a_file_cut_at_any_byte_is_mended(tmp_path):
-    lines = [json.dumps({"id": str(i), "text": "é\n"}).encode() + b"\n" for i in range(3)]
+    lines = [line(str(i)) for i in range(3)]
+    records = [Record.from_json(json.loads(each)) for each in lines]
     for cut in range(len(b"".join(lines)) + 1):
         directory = tmp_path / str(cut)
         directory.mkdir()
         (directory / "records.jsonl").write_bytes(b"".join(lines)[:cut])
         (directory / "config.yaml").write_text("a: 1\n")
         with RunDirectory(directory, "a: 1\n") as mended:
-            for i in range(len(mended.existing()), 3):
-                mended.append({"id": str(i), "text": "é\n"})
-        assert (directory / "records.jsonl").read_bytes() == b"".join(lines)
+            kept = len(mended.existing())
+            for record in records[kept:]:
+                mended.append(record)
+        assert kept == sum(cut >= len(b"".join(lines[: i + 1])) - 1 for i in range(3))  # a newline may be missing
+        assert (directory / "records.jsonl").read_bytes().startswith(b"".join(lines[:kept])) and read_records(directory) == records
 
 
 def test_the_zeros_that_a_power_cut_leaves_are_mended(tmp_path):
-    (tmp_path / "records.jsonl").write_bytes(b'{"id": "0"}\n' + bytes(512))
+    (tmp_path / "records.jsonl").write_bytes(line("0") + bytes(512))
     (tmp_path / "config.yaml").write_text("a: 1\n")
     with RunDirectory(tmp_path, "a: 1\n") as mended:
-        assert mended.existing() == [{"id": "0"}]
-    assert (tmp_path / "records.jsonl").read_bytes() == b'{"id": "0"}\n'
+        assert [record.id for record in mended.existing()] == ["0"]
+    assert (tmp_path / "records.jsonl").read_bytes() == line("0")
 
 
 @pytest.mark.parametrize(("edit", "sentence"), [
     (lambda lines: ["{}", *lines], "record 1 lacks id: mend or delete that line"),
+    (lambda lines: [lines[0], lines[1].replace('"ttft_seconds"', '"ttft"')], "record 2 lacks ttft_seconds in 'baseline': mend"),
+    (lambda lines: [lines[0].replace('"sample": 0', '"sample": "0"')], "record 1 has sample of a wrong kind: mend"),
     (lambda lines: [lines[0], lines[0]], "record 2 is the second of MicroEval/.*: delete one of the two"),
     (lambda lines: [lines[0], "x", lines[1]], "line 2 is not a JSON object"),
     (lambda lines: [lines[0].replace('"prompt": "', '"prompt": "x')], "whose prompt the data set no longer has"),
 ])
-def test_records_that_somebody_changed_are_refused(config, tmp_path, undisturbed, edit, sentence):
+def test_records_that_somebody_changed_are_refused(config, tmp_path, whole, edit, sentence):
     checked = copy.deepcopy(config)
     check_configuration(checked)
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(checked, resolve=True))
-    (tmp_path / "records.jsonl").write_text("\n".join(edit([json.dumps(record) for record in undisturbed])) + "\n")
+    (tmp_path / "records.jsonl").write_text("\n".join(edit((whole / "records.jsonl").read_text().splitlines())) + "\n")
     refused(config, tmp_path, sentence)
 
 

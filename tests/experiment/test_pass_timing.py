@@ -65,8 +65,8 @@ def test_what_follows_is_as_if_nothing_had_been_measured(kind):
     counts = ("token_ids", "rounds", "target_forwards", "draft_forwards", "kv_bytes_target", "kv_bytes_draft", "tokens_evicted")
     untouched, measured = sides(kind, **settings), sides(kind, **settings)
     assert measured_curve(measured, [long], 40, GREEDY) is not None
-    texts = [generate(decoders["method"], long, 40, never, GREEDY, ("same",)).record().to_json() for decoders in (untouched, measured)]
-    assert [{key: text[key] for key in counts} for text in texts[:1]] == [{key: text[key] for key in counts} for text in texts[1:]]
+    texts = [generate(decoders["method"], long, 40, never, GREEDY, ("same",)).record() for decoders in (untouched, measured)]
+    assert [[getattr(text, key) for key in counts] for text in texts[:1]] == [[getattr(text, key) for key in counts] for text in texts[1:]]
 
 
 def test_no_pass_reaches_beyond_the_text_or_the_next_eviction():
@@ -173,8 +173,8 @@ def test_every_kind_of_run_is_explained_and_profiled(chosen, tmp_path, capsys):
     capsys.readouterr()
     main([str(tmp_path), "--json"])
     told = json.loads(capsys.readouterr().out)
-    sides = [record["method"] for record in read_records(tmp_path)]
-    assert told["rounds"] == sum(len(side["rounds"]) - side["first_rounds"] for side in sides)  # the first emission is not timed as a round
+    sides = [record.method for record in read_records(tmp_path)]
+    assert told["rounds"] == sum(len(side.timed_rounds) for side in sides)  # the first emission is not timed as a round
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from specexp.figures.intervals import half_width, log_rate_ratio, rate_ratio_interval, t_quantile
+from specexp.figures.speed import half_width, log_rate_ratio, rate_ratio_interval, t_quantile
 
 
 def clusters(rng, count, speedup=1.0, lengths=0.6, own=0.3, noise=0.05):

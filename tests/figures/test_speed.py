@@ -8,12 +8,12 @@ import pytest
 from sides import record, side
 
 from specexp.figures.cost import expected_per_round, phases
-from specexp.figures.intervals import half_width
-from specexp.figures.speed import example_figures, speedup_interval, summarise_speed, why_no_interval
+from specexp.figures.record import Repeat
+from specexp.figures.speed import example_figures, half_width, speedup_interval, summarise_speed, why_no_interval
 
 
 def figures(*records):
-    summary = summarise_speed(records).figures
+    summary = summarise_speed(records)
     json.dumps(summary, allow_nan=False)  # summary.json takes it as it is
     return summary
 
@@ -92,12 +92,6 @@ def test_alpha_recovers_the_rate_that_made_the_rounds():
     assert 1 + sum(found[f"joint_acceptance_rate_{k}"] for k in range(1, 7)) == pytest.approx(found["mean_acceptance_length"])
 
 
-def test_histograms_count_steps():
-    summary = summarise_speed([record("a", side(13, rounds=[[4, 4], [4, 2], [0, 0], [2, 2]]))])
-    assert summary.acceptance_histogram == [0, 0, 2, 0, 1]
-    assert summary.acceptance_histogram_by_draft_length == {2: [0, 0, 1], 4: [0, 0, 1, 0, 1]}
-
-
 def test_tokens_by_origin_and_stage():
     found = figures(record("a", side(5, rounds=[[3, 3]], origins=["target", "draft:csd", "draft:maxgram", "draft:csd", "bonus"])))
     assert (found["tokens_target"], found["tokens_draft"], found["tokens_bonus"], found["tokens_resample"]) == (1, 3, 1, 0)
@@ -106,8 +100,8 @@ def test_tokens_by_origin_and_stage():
 
 def test_memory_forwards_perplexity_and_equality():
     found = figures(
-        record("a", side(11, rounds=[[4, 4], [4, 4]], draft_forwards=9, kv_bytes_target=70), side(11, nll_sum=22.0)),
-        record("b", side(11, rounds=[[4, 4], [4, 4]], draft_forwards=8, kv_bytes_target=90, ids=[0] * 11), side(11, nll_sum=11.0)),
+        record("a", side(11, rounds=[[4, 4], [4, 4]], draft_forwards_by_model={"draft": 9}, kv_bytes_target=70), side(11, nll_sum=22.0)),
+        record("b", side(11, rounds=[[4, 4], [4, 4]], draft_forwards_by_model={"big": 3, "small": 5}, kv_bytes_target=90, ids=[0] * 11), side(11, nll_sum=11.0)),
     )
     assert (found["target_forwards"], found["draft_forwards"], found["baseline_target_forwards"]) == (6, 17, 22)
     assert (found["kv_bytes_target"], found["baseline_kv_bytes_target"]) == (90, 100)
@@ -211,6 +205,14 @@ def test_further_baselines_keep_their_names():
     assert found["baseline_captured_tpot"] == pytest.approx(0.06)
 
 
+def test_a_baseline_that_drafts_has_its_acceptance():
+    drafting, plain = side(13, rounds=[[4, 4], [4, 2], [4, 0]]), side(11, decode=1.0)
+    found = figures(record("a", side(13, rounds=[[2, 1]]), plain, baseline_assisted=drafting))
+    assert found["baseline_assisted_draft_acceptance_rate"] == pytest.approx(6 / 12)
+    assert found["baseline_assisted_mean_acceptance_length"] == pytest.approx(3.0)
+    assert "baseline_draft_acceptance_rate" not in found and not any("joint_acceptance" in key for key in found if key.startswith("baseline"))
+
+
 def test_the_row_of_one_example():
     row = example_figures(record("a", side(11, rounds=[[4, 4], [4, 4]], decode=0.5), side(11)))
     assert (row["speedup"], row["mean_acceptance_length"], row["num_tokens"]) == (pytest.approx(2.0), 5.0, 11)
@@ -248,8 +250,8 @@ def test_figures_of_too_little_are_refused():
 
 def repeated(*times, **others):
     """A side whose text was made several times: (tokens, decode seconds) of each repeat."""
-    repeats = [{"tokens": tokens, "first_tokens": 1, "rounds": tokens - 1, "drafted": 0, "ttft_seconds": 0.1, "decode_seconds": decode, "target_seconds": None, "draft_seconds": None} for tokens, decode in times]
-    return side(times[0][0], decode=sum(decode for _, decode in times) / len(times), repeats=repeats, repeats_agree=len({tokens for tokens, _ in times}) == 1, **others)
+    repeats = tuple(Repeat(tokens, 1, tokens - 1, 0, 0.1, decode) for tokens, decode in times)
+    return side(times[0][0], repeats=repeats, repeats_agree=len({tokens for tokens, _ in times}) == 1, **others)
 
 
 def test_repeats_that_are_other_texts_count_with_their_own_tokens():
@@ -273,3 +275,23 @@ def test_a_round_that_made_the_first_emission_is_not_divided_by():
     assert found["verify_ratio_v"] == pytest.approx(0.05 / 0.1) and found["cost_ratio_c"] == pytest.approx(0.01 / 0.1)
     assert found["overhead_ms_per_round"] == pytest.approx(30.0) and phases([own], None).round == pytest.approx(0.1)
     assert found["num_spec_steps"] == 3
+
+
+@pytest.mark.parametrize(("rounds", "tokens", "drafted"), [
+    ([[4, 4], [2, 2], [2, 2]], 3.0, 2),                    # the first emission's draft was longer
+    ([[0, 0], [2, 2], [2, 0]], 1 + 0.5 + 0.5, 2),          # or there was none
+    ([[2, 0], [2, 2], [2, 2]], 1 + 2 / 3 + 2 / 3, 2),      # its acceptance is in the rates
+    ([[12, 3, 3, 8, 0], [6, 1, 3, 2, 1], [6, 1, 3, 2, 1]], 2.0, 6),
+])  # fmt: skip
+def test_a_prediction_is_of_the_rounds_that_were_timed(rounds, tokens, drafted):
+    """What a round emits, drafts and takes are means over the same rounds: those behind the first emission."""
+    own = side(9, rounds=rounds, decode=0.2, first_tokens=3, first_rounds=1, target_seconds=0.1, draft_seconds=0.02 * drafted)
+    found = figures(record("a", own, side(9, decode=0.8)))
+    assert found["verify_ratio_v"] == pytest.approx(0.5) and found["cost_ratio_c"] == pytest.approx(0.1)
+    assert found["predicted_speedup"] == pytest.approx(tokens / (0.5 + drafted * 0.1))
+
+
+def test_without_a_timed_round_of_the_recorded_text_there_is_no_prediction():
+    times = (Repeat(5, 5, 0, 0, 0.1, 0.0, 0.0, 0.0), Repeat(8, 5, 1, 2, 0.1, 0.1, 0.05, 0.02))
+    found = figures(record("a", side(5, rounds=[[4, 4]], first_rounds=1, repeats=times), side(5)))
+    assert found["verify_ratio_v"] is not None and found["predicted_speedup"] is None

@@ -38,7 +38,7 @@ from specexp.models import loading, preflight
 from specexp.models.loading import ModelSpec, load_config, load_model
 from specexp.models.pair import ModelPair, check_same_tokenizer, forget_tokenizers, load_tokenizer, stop_ids
 from specexp.models.spec import LlamaShape
-from specexp.runners.calls import context_length
+from specexp.runners.lengths import context_length
 
 WORDS = ["a", "b", "c", "<end>"]
 
@@ -244,6 +244,13 @@ def test_quantisation_names_what_is_missing(directory, monkeypatch):
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda package: package)
     with pytest.raises(UserError, match="model_pair.target.quantization=int8 needs CUDA, and the device is cpu"):
         load_model(spec)
+
+
+def test_a_device_that_quantisation_needs_is_told_before_its_packages(directory, monkeypatch):
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda package: None)
+    pair = ModelPair("p", ModelSpec(str(directory), quantization="int8", device="cpu"))
+    with pytest.raises(UserError, match="quantization=int8 needs CUDA, and the device is cpu: set .*quantization=none, and dtype=bfloat16"):
+        pair.check()
 
 
 def test_quantisation_settings():

@@ -193,12 +193,12 @@ def test_a_named_pair_runs_as_a_stand_in_and_says_so(overrides, tmp_path, capsys
     summary = json.loads((tmp_path / "grown" / "summary.json").read_text())
     ours, theirs = read_records(tmp_path / "grown"), read_records(tmp_path / "tiny")
     assert summary["weights"] == "standin" and summary["model_pair"] == "llama7b_160m"
-    assert {record["weights"] for record in ours} == {"standin"} and {record["weights"] for record in theirs} == {"real"}
+    assert {record.weights for record in ours} == {"standin"} and {record.weights for record in theirs} == {"real"}
     environment = json.loads((tmp_path / "grown" / "environment.json").read_text())
     assert environment["weights"] == "standin" and environment["shapes"]["target"] == {"architecture": "llama", "tied": False} | MODEST["target"]
     assert "STAND-INS" in capsys.readouterr().out
     if "sampling=nucleus" not in overrides:
-        assert [record["method"]["token_ids"] for record in ours] == [record["method"]["token_ids"] for record in theirs]
+        assert [record.method.token_ids for record in ours] == [record.method.token_ids for record in theirs]
         assert summary["equal_texts"] == 1.0
 
 

@@ -24,6 +24,7 @@ from specexp.experiment.experiment import Experiment, no_answer
 from specexp.experiment.places import Served
 from specexp.experiment.sides import Failure, ServedSide, ServedTexts
 from specexp.experiment.supply import read_inputs
+from specexp.figures.record import Record, Repeat, SideRecord
 from specexp.figures.speed import summarise_speed
 from specexp.peers.endpoint import Endpoint, Refused
 from specexp.report import llmperf
@@ -57,16 +58,16 @@ def test_a_served_run_scores_as_the_direct_one(place, tmp_path, limit, tokens, m
     data = (f"dataset.limit={limit}", f"max_new_tokens={tokens}")
     run(composed(*data), tmp_path / "direct")
     direct = json.loads((tmp_path / "direct/summary.json").read_text())
-    texts = {record["id"]: record["method"]["text"] for record in read_records(tmp_path / "direct")}
+    texts = {record.id: record.method.text for record in read_records(tmp_path / "direct")}
     summary, records = remote(tmp_path / "served", place, *data, *(f"baseline.url={place.url}" if part == "baseline" else part for part in more))
-    assert {record["id"]: record["method"]["text"] for record in records} == texts
+    assert {record.id: record.method.text for record in records} == texts
     assert summary["pass_at_1"] == direct["pass_at_1"] and summary["num_tokens"] == direct["num_tokens"]
     assert summary["model_pair"] == "tiny" and summary["lossless"] is None and summary["served_method"] == "speculative"
     assert summary["served_acceptance_rate"] == pytest.approx(direct["draft_acceptance_rate"])
     if more:
         assert summary["equal_texts"] == 1.0 and summary["speedup"] > 0 and summary["baseline_tpot"] > 0
         report([str(tmp_path / "served"), "--out", str(tmp_path / "out"), "--s2"])
-        assert records[0]["method"]["text"].split()[0] in (tmp_path / "out" / "sweep.html").read_text()
+        assert records[0].method.text.split()[0] in (tmp_path / "out" / "sweep.html").read_text()
         assert json.loads((tmp_path / "out" / "spec_decode_all.json").read_text())["results"]
     else:
         assert "speedup" not in summary and direct["pass_at_1"] > 0
@@ -106,7 +107,7 @@ def test_times_and_counts_are_the_fields():
     reply = completed(streaming({"choices": [{"delta": {"role": "assistant", "content": ""}}]}, text("a"), text("b"), text("c"), text("", "stop"), USAGE, "[DONE]", pause=0.05))
     assert (reply.text, reply.finish, reply.chunks, reply.completion_tokens) == ("abc", "stop", 3, 9)
     assert 0.09 < reply.ttft_seconds < 0.2 and 0.14 < reply.decode_seconds < 0.3  # the second event to the fifth
-    figures = summarise_speed([{"id": "x", "method": reply.record().to_json()}]).figures
+    figures = summarise_speed([Record("x", 0, "p", (), {"method": reply.record()})])
     assert figures["tpot"] == reply.decode_seconds / 8 and figures["itl"] == reply.decode_seconds / 2
     assert figures["e2e_latency"] == pytest.approx(reply.times[-1]) and figures["num_tokens"] == 9 and figures["tokens_per_emission"] == 4
     assert figures["mean_gamma"] is None and figures["num_spec_steps"] == 0 and figures["draft_acceptance_rate"] is None
@@ -227,7 +228,7 @@ def test_a_refused_request_stops_the_run_or_is_counted(place, tmp_path, monkeypa
     monkeypatch.setattr(Endpoint, "complete", failing)
     with pytest.raises(UserError, match=r"answered to prompts/2 with 500 \(broken\); method.on_error=count"):
         remote(tmp_path / "a", place, *data)
-    assert [record["id"] for record in read_records(tmp_path / "a")] == ["prompts/1"]
+    assert [record.id for record in read_records(tmp_path / "a")] == ["prompts/1"]
     summary, _ = remote(tmp_path / "b", place, *data, "method.on_error=count", "warmup=2")  # also of the warm-up
     assert summary["num_examples"] == 2 and summary["num_errors"] == 1
     assert any("1 of the requests were refused for good" in text for text in warnings(summary))
@@ -301,9 +302,10 @@ def test_a_load_run_leaves_llmperfs_files(place, tmp_path):
     assert summary["results_mean_output_throughput_token_per_s"] > 0 and summary["name"] == "tiny_60_8_summary"
 
 
-def record(index, **changes):
-    shape = {"token_ids": None, "num_tokens": 10 + index, "prompt_tokens": 50 * index, "ttft_seconds": 0.1 * index, "decode_seconds": 1.0, "began": 100.0 + index}
-    return {"id": str(index), "method": shape | changes}
+def record(index, decode_seconds=1.0):
+    repeat = Repeat(10 + index, 1, 0, 0, 0.1 * index, decode_seconds)
+    side = SideRecord((repeat,), "", "stop", num_tokens=10 + index, prompt_tokens=50 * index, began=100.0 + index)
+    return Record(str(index), 0, "p", (), {"method": side})
 
 
 def test_llmperfs_quantiles_are_those_of_pandas():

@@ -230,7 +230,7 @@ def test_the_engine_is_method_and_baseline_of_a_run(kept, tmp_path):
     assert summary["equal_texts"] == 1.0 and summary["lossless"] and summary["equal_texts_vs_ort_generate"] == 1.0
     assert environment["peers"]["method"]["gamma"] == 4 and environment["versions"]["onnxruntime-genai"]
     for record in read_records(tmp_path):
-        side, alone = record["method"], record["baseline_ort_generate"]
-        assert side["first_tokens"] == 1 + side["rounds"][0][1] and side["draft_seconds"] > 0 and side["target_seconds"] > 0
-        assert alone["target_forwards"] == 24 and alone["rounds"] == [[0, 0]] * 23 and alone["kv_bytes_target"] > 0
-        assert side["token_ids"] == record["baseline_ort_prompt_lookup"]["token_ids"]
+        side, alone = record.method, record.sides["baseline_ort_generate"]
+        assert side.repeats[0].first_tokens == 1 + side.rounds[0][1] and side.mean("draft_seconds") > 0 and side.mean("target_seconds") > 0
+        assert alone.target_forwards == 24 and alone.rounds == [[0, 0]] * 23 and alone.kv_bytes_target > 0
+        assert side.token_ids == record.sides["baseline_ort_prompt_lookup"].token_ids

@@ -23,7 +23,7 @@ from specexp.peers.early_exit import EarlyExit, ExitKnobs
 from specexp.peers.generate import OwnCache, PromptLookup, TransformersGenerate
 from specexp.peers.onnx_conversion import is_old
 from specexp.peers.request import SharedModel, shared_model
-from specexp.runners.calls import slides
+from specexp.runners.lengths import slides
 from specexp.runners.runner import ModelRunner
 from specexp.runners.sink import SinkRunner
 from specexp.tracking.records import read_records
@@ -385,14 +385,14 @@ def finished(tmp_path_factory):
 def test_peers_are_further_baselines_of_a_run(finished):
     summary = json.loads((finished / "summary.json").read_text())
     for record in read_records(finished):
-        ours, assisted = record["method"], record["baseline_assisted"]
+        ours, assisted = record.method, record.sides["baseline_assisted"]
         for name in ("generate", "assisted", "prompt_lookup"):
-            side = record[f"baseline_{name}"]
-            assert side["token_ids"] == ours["token_ids"] and side["lossless"] and set(side) == set(ours)
-            assert side["decode_seconds"] > 0 and side["target_seconds"] is None and side["kv_bytes_target"] > 0
-        assert assisted["first_tokens"] == 1 + assisted["rounds"][0][1] and assisted["draft_seconds"] > 0
-        assert assisted["draft_forwards_by_model"] == {"draft": sum(drafted for drafted, _ in assisted["rounds"])}
-        assert record["baseline_generate"]["kv_bytes_target"] == record["baseline"]["kv_bytes_target"]
+            side = record.sides[f"baseline_{name}"]
+            assert side.token_ids == ours.token_ids and side.lossless
+            assert side.mean("decode_seconds") > 0 and side.mean("target_seconds") is None and side.kv_bytes_target > 0
+        assert assisted.repeats[0].first_tokens == 1 + assisted.rounds[0][1] and assisted.mean("draft_seconds") > 0
+        assert assisted.draft_forwards_by_model == {"draft": sum(drafted for drafted, _ in assisted.rounds)}
+        assert record.sides["baseline_generate"].kv_bytes_target == record.baseline.kv_bytes_target
     assert summary["equal_texts_vs_assisted"] == 1.0 and summary["speedup_vs_generate"] > 0
 
 
@@ -408,7 +408,7 @@ def test_a_run_tells_what_its_peers_were(finished):
 def test_peers_are_methods_of_a_run(method, sampling, tmp_path):
     run(composed(f"method={method}", f"sampling={sampling}", "max_new_tokens=12", "ignore_eos=true"), tmp_path)
     summary, records = json.loads((tmp_path / "summary.json").read_text()), read_records(tmp_path)
-    assert len(records) == 2 and all(len(record["method"]["token_ids"]) == 12 for record in records)
+    assert len(records) == 2 and all(len(record.method.token_ids) == 12 for record in records)
     assert summary["lossless"] and summary["speedup"] > 0 and (sampling != "greedy" or summary["equal_texts"] == 1.0)
 
 

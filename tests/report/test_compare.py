@@ -4,6 +4,7 @@ import json
 
 import pytest
 from report_runs import records, write_run
+from sides import alone, changed
 
 from specexp.report.__main__ import main
 from specexp.report.compare import compare
@@ -18,23 +19,18 @@ def told(capsys, *arguments):
 
 def in_one_piece(made):
     """As beam search leaves it: every token comes at the end."""
-    return [{**record, "method": record["method"] | {"rounds": [], "first_tokens": 7, "ttft_seconds": 0.5, "decode_seconds": 0.0}} for record in made]
+    return [changed(record, "method", rounds=[], first_tokens=7, ttft_seconds=0.5, decode_seconds=0.0) for record in made]
 
 
-def changed(made, **values):
-    """The same with the method's and the baseline's values replaced."""
-    return [{**record, **{name: record[name] | values for name in ("method", "baseline") if name in record}} for record in made]
-
-
-def sides(made, baseline="baseline"):
-    return [(record["id"], record["method"], record.get(baseline)) for record in made]
+def sides(made):
+    return [(record.id, record.method, record.baseline) for record in made]
 
 
 def test_a_run_that_gives_its_text_in_one_piece_is_compared_by_whole_requests(tmp_path, capsys):
     write_run(tmp_path / "beam", method="beam", made=in_one_piece(records(4, 6)))
     write_run(tmp_path / "b", made=records(4, 6))
-    alone = told(capsys, "compare", tmp_path / "beam")
-    assert "so whole requests are compared, prefill included" in alone and "14.00 tok/s" in alone and "11.48 tok/s" in alone  # 7 / 0.5 and 7 / 0.61
+    own = told(capsys, "compare", tmp_path / "beam")
+    assert "so whole requests are compared, prefill included" in own and "14.00 tok/s" in own and "11.48 tok/s" in own  # 7 / 0.5 and 7 / 0.61
     pair = told(capsys, "compare", tmp_path / "beam", tmp_path / "b")
     assert "so whole requests are compared" in pair and "speedup" in pair and "1.22x" in pair
 
@@ -46,14 +42,14 @@ def test_a_run_that_gives_its_text_in_one_piece_is_compared_by_whole_requests(tm
 ])  # fmt: skip
 def test_what_was_not_timed_is_not_compared_and_says_so(tmp_path, capsys, values, sentence):
     for name in "ab":
-        write_run(tmp_path / name, made=changed(records(4, 6), **values))
+        write_run(tmp_path / name, made=[changed(record, "method", "baseline", **values) for record in records(4, 6)])
     for arguments in ((tmp_path / "a",), (tmp_path / "a", tmp_path / "b")):
         text = told(capsys, "compare", *arguments)
         assert sentence in text and "0.0000" not in text
 
 
 def test_one_of_two_runs_without_a_baseline_is_compared_by_throughput_and_said(tmp_path, capsys):
-    write_run(tmp_path / "a", made=[{k: v for k, v in record.items() if k != "baseline"} for record in records(4, 6)])
+    write_run(tmp_path / "a", made=list(map(alone, records(4, 6))))
     write_run(tmp_path / "b", made=records(4, 6))
     text = told(capsys, "compare", tmp_path / "a", tmp_path / "b")
     assert "throughput" in text and "1.000 times" in text and "only one of the runs has a baseline" in text
@@ -75,7 +71,8 @@ def test_no_remark_speaks_of_more_than_all_the_points_there_are():
 
 def test_scores_that_only_some_examples_have_are_compared_on_those(tmp_path):
     def scored(values):
-        return [{**record, "method": record["method"] | {"score": {} if value is None else {"rouge1": value}}} for record, value in zip(records(4, len(values)), values, strict=True)]
+        scores = [{} if value is None else {"rouge1": value} for value in values]
+        return [changed(record, "method", score=score) for record, score in zip(records(4, len(values)), scores, strict=True)]
 
     a, b = scored([0.5, None, 0.25, float("nan"), 1.0]), scored([0.25, 0.5, 0.25, 0.5, None])
     [_, row] = compare(sides(a), sides(b))
@@ -96,7 +93,7 @@ def test_without_any_record_that_is_said(tmp_path):
 
 def test_a_baseline_that_some_records_lack_is_compared_where_it_is(tmp_path, capsys):
     made = records(4, 6)
-    del made[5]["baseline"]
+    made[5] = alone(made[5])
     write_run(tmp_path / "a", made=records(4, 6))
-    (tmp_path / "a" / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in made))
+    (tmp_path / "a" / "records.jsonl").write_text("".join(json.dumps(record.to_json()) + "\n" for record in made))
     assert "5 examples" in told(capsys, "compare", tmp_path / "a")

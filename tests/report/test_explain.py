@@ -9,8 +9,7 @@ from sides import record, side
 
 from specexp.decoding.theory import best_length
 from specexp.errors import UserError
-from specexp.figures.bounds import bandwidth_utilisation, bound_figures
-from specexp.figures.cost import CostCurve, curve_of, phases
+from specexp.figures.cost import CostCurve, bandwidth_utilisation, bound_figures, curve_of, phases
 from specexp.report.explain import main
 
 FLAT = CostCurve(40, 5, (1, 2, 3, 5, 9, 17), (0.010,) * 6, {"draft": 0.001}, 1_000_000, 50_000)
@@ -109,7 +108,7 @@ def test_a_drafter_of_several_models_costs_what_the_records_say():
 
 @pytest.mark.parametrize("method", [plain(), side(9, [], first_tokens=9), spoken([[4, 2]], target=None, draft=None)])
 def test_there_are_no_bounds_without_drafts_rounds_or_a_curve(method):
-    curve = None if method["target_seconds"] is None and method["rounds"] else FLAT
+    curve = None if method.repeats[0].target_seconds is None and method.rounds else FLAT
     assert set(bound_figures([record("a", method, plain())], curve).values()) == {None}
 
 
@@ -120,9 +119,9 @@ def test_bandwidth_is_used_by_weights_and_cache():
 
 @pytest.fixture
 def directory(tmp_path):
-    """A run directory with records alone, as an older run left it."""
+    """A run directory with records alone, without what an older run did not write beside them."""
     made = [record(name, spoken([[4, 4], [4, 1], [4, 0]]), plain()) for name in "ab"]
-    (tmp_path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in made))
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(line.to_json()) + "\n" for line in made))
     return tmp_path
 
 
@@ -157,7 +156,7 @@ def test_an_older_run_is_told_what_it_lacks(directory, capsys):
 
 
 def test_a_method_in_one_piece_is_told_so(tmp_path, capsys):
-    (tmp_path / "records.jsonl").write_text(json.dumps(record("a", side(9, [], first_tokens=9, decode=0.0), plain())) + "\n")
+    (tmp_path / "records.jsonl").write_text(json.dumps(record("a", side(9, [], first_tokens=9, decode=0.0), plain()).to_json()) + "\n")
     main([str(tmp_path)])
     assert "does not decode in rounds" in capsys.readouterr().out
 

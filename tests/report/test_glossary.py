@@ -31,7 +31,7 @@ def made_by_hand():
     cascade = side(5, rounds=[[3, 3]], origins=["target", "draft:csd", "draft", "bonus", "resample"], entropies=[0.5])
     tree = side(9, rounds=[[12, 3, 3, 8, 0], [4, 1]], kv_bytes_draft=3)
     made = [record(str(i), method, side(9), baseline_captured=side(9)) for i, method in enumerate((cascade, tree))]
-    return made, summarise_speed(made).figures
+    return made, summarise_speed(made)
 
 
 @pytest.fixture(scope="module")

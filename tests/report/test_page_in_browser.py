@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from report_runs import records, write_run
@@ -43,7 +44,7 @@ def html(tmp_path):
     for gamma in (2, 4, 8):
         write_run(tmp_path / "sweep" / f"g{gamma}", gamma, made=records(gamma, text=None))
     runs = find_runs([tmp_path / "sweep"])
-    evil = [{**record, "prompt": "</pre><script>window.evil = 1</script>"} for record in records(4)]
+    evil = [replace(record, prompt="</pre><script>window.evil = 1</script>") for record in records(4)]
     write_run(tmp_path / "sweep" / "evil", 6, made=evil)
     runs = find_runs([tmp_path / "sweep"])
     file = tmp_path / "sweep.html"

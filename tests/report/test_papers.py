@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from papers import CONTENT, FILES, PAPERS
 from report_runs import records, write_run
+from sides import changed
 
 import specexp
 from hydra_plugins.specexp_jobs.sweeper import rows
@@ -53,7 +54,7 @@ def test_words_and_tokens_fit_a_model_of_2048_positions(name):
 def test_the_ablations_csv_has_its_columns_and_a_line_per_prompt(tmp_path):
     own = {"name": "egag", "gamma_min": 1, "gamma_max": 6, "ema": 0.9}
     made = records(4)
-    made[0]["method"]["entropies"] = [0.5, 1.5]
+    made[0] = changed(made[0], "method", entropies=[0.5, 1.5])
     write_run(tmp_path / "run", method="egag", made=made, overrides={"seed": 3}, settings={"method": own, "seed": 3})
     lines = list(csv.DictReader(text(find_runs([tmp_path])).splitlines()))
     wanted = "method,gamma,gamma_min,gamma_max,ema,order,top_k_filler,seed,prompt_id,tokens,throughput,speedup,acceptance_rate,mean_gamma,mean_h"

@@ -8,11 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import yaml
 from report_runs import records, side, write_failed, write_overrides, write_run
+from sides import alone, changed
 
 from specexp.cli.messages import conf_directory
 from specexp.errors import UserError
@@ -264,9 +267,12 @@ def test_trees_and_cache_lengths_have_figures(tmp_path):
 
 @pytest.mark.parametrize("file", sorted((Path(conf_directory()) / "cache").glob("*.yaml")), ids=lambda file: file.stem)
 def test_a_cache_is_called_by_its_option(tmp_path, file):
-    write_run(tmp_path / "run", settings={"cache": yaml.safe_load(file.read_text())})
-    [run] = find_runs([tmp_path / "run"])
-    assert settings_of(run)["cache"] == file.stem
+    runner = resolve_name(yaml.safe_load(file.read_text())["_target_"])
+    write_run(tmp_path / "run")
+    for written in (runner.kind, runner.__name__):  # the second: as older runs wrote it
+        (tmp_path / "run" / "environment.json").write_text(json.dumps({"cache": written}))
+        [run] = find_runs([tmp_path / "run"])
+        assert settings_of(run)["cache"] == file.stem
 
 
 def test_curves_of_two_data_sets_stay_apart(tmp_path):
@@ -290,7 +296,7 @@ def test_predicted_curve_passes_through_what_was_predicted_at_each_length():
 
 def test_the_page_is_one_file_and_escapes_what_models_write(tmp_path):
     evil = "</pre><script>alert(1)</script>"
-    write_run(tmp_path / "a", made=[{**record, "prompt": evil} for record in records(4, text=evil)])
+    write_run(tmp_path / "a", made=[replace(record, prompt=evil) for record in records(4, text=evil)])
     runs = find_runs([tmp_path])
     html = page(runs, make_rows(runs), [], {})
     assert evil not in html and "&lt;script&gt;alert(1)" in html
@@ -307,8 +313,8 @@ def test_texts_are_coloured_by_where_each_token_came_from():
 
 
 def test_records_of_older_runs_are_shown_without_colours():
-    old = {key: value for key, value in side([[4, 2]], 1.0).items() if key != "ends"}
-    assert [(span.style, span.text) for span in spans(old)] == [("", old["text"])]
+    old = replace(side([[4, 2]], 1.0), ends=None)
+    assert [(span.style, span.text) for span in spans(old)] == [("", old.text)]
 
 
 def test_comparing_two_runs(tmp_path, capsys):
@@ -323,11 +329,10 @@ def test_comparing_two_runs(tmp_path, capsys):
 def test_comparing_a_run_with_its_baseline(tmp_path, capsys):
     write_run(tmp_path / "a")
     assert "throughput" in told(capsys, "compare", tmp_path / "a")
-    write_run(tmp_path / "b", made=[{**record, "id": "other"} for record in records(4)])
+    write_run(tmp_path / "b", made=[replace(record, id="other") for record in records(4)])
     with pytest.raises(SystemExit, match="no example in common"):
         main(["compare", str(tmp_path / "a"), str(tmp_path / "b")])
-    alone = [{key: value for key, value in record.items() if key != "baseline"} for record in records(4)]
-    (tmp_path / "b" / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in alone))
+    (tmp_path / "b" / "records.jsonl").write_text("".join(json.dumps(alone(record).to_json()) + "\n" for record in records(4)))
     with pytest.raises(SystemExit, match="holds no baseline to compare with"):
         main(["compare", str(tmp_path / "b")])
 
@@ -382,8 +387,8 @@ def test_a_directory_that_cannot_be_made(sweep, tmp_path):
 
 def test_runs_of_few_prompts_have_no_interval_and_a_note_says_why(tmp_path, capsys):
     write_run(tmp_path / "a", made=records(4, 4), overrides={"method.gamma": 4})
-    alone = told(capsys, tmp_path)
-    assert " to " not in alone and "±" not in alone and alone.count("The speedup has no 95 % interval: that takes 5 prompts, and there are 4.") == 1
+    first = told(capsys, tmp_path)
+    assert " to " not in first and "±" not in first and first.count("The speedup has no 95 % interval: that takes 5 prompts, and there are 4.") == 1
     write_run(tmp_path / "b", 6, made=records(6, 4))
     assert told(capsys, tmp_path).count("no 95 % interval") == 1
     write_run(tmp_path / "c", 8, made=records(8, 6))
@@ -398,10 +403,9 @@ def test_runs_of_few_prompts_have_no_interval_and_a_note_says_why(tmp_path, caps
 ])  # fmt: skip
 def test_no_table_and_no_figure_shows_what_is_no_number(tmp_path, capsys, values):
     """Zero seconds, one token, no token, a text in one piece; on both sides, on one, and without a baseline."""
-    for name, changed in (("both", ("method", "baseline")), ("one", ("method",)), ("base", ("baseline",))):
-        write_run(tmp_path / name, made=[{**record, **{side: record[side] | values for side in changed}} for record in records(4, 6)])
-    alone = [{key: value for key, value in record.items() if key != "baseline"} for record in records(4, 6)]
-    write_run(tmp_path / "alone", made=[{**record, "method": record["method"] | values} for record in alone])
+    for name, names in (("both", ("method", "baseline")), ("one", ("method",)), ("base", ("baseline",))):
+        write_run(tmp_path / name, made=[changed(record, *names, **values) for record in records(4, 6)])
+    write_run(tmp_path / "alone", made=[changed(alone(record), "method", **values) for record in records(4, 6)])
     text = told(capsys, tmp_path, "--out", tmp_path / "out", "--s2")
     for name in ("both", "one", "base", "alone"):
         text += told(capsys, "explain", tmp_path / name) + told(capsys, "explain", tmp_path / name, "--json") + told(capsys, "ablation", tmp_path / name)

@@ -25,7 +25,7 @@ from specexp.experiment.generation import continuation_nll, opening
 from specexp.models import loading
 from specexp.models.pair import ModelPair
 from specexp.models.spec import ModelSpec
-from specexp.runners.calls import context_length
+from specexp.runners.lengths import context_length
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.text.stopping import Stopping
 

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 from drafts import random_draft, walk
-from tiny_models import CONFIGS, TREES, VOCAB, build, build_encoder_decoder
+from tiny_models import CONFIGS, TREES, VOCAB, WINDOWED, build, build_encoder_decoder
 
 from specexp.decoding.context import Context
 from specexp.decoding.decoder import Decoder
@@ -150,7 +150,7 @@ def test_one_pass_per_question_and_only_new_tokens_are_fed():
     assert fed == [24, 5, 1]
 
 
-@pytest.mark.parametrize("kind", sorted(set(CONFIGS) - set(TREES)))
+@pytest.mark.parametrize("kind", sorted({*CONFIGS} - {*TREES, *WINDOWED}))
 def test_trees_are_refused_where_they_would_be_wrong(kind):
     runner = ModelRunner(build(kind))
     with pytest.raises(ValueError, match=f"a {CONFIGS[kind]().model_type} model .* cannot score token trees"):

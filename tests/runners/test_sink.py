@@ -248,13 +248,13 @@ def test_memory_does_not_grow_and_evictions_are_counted():
     model, sizes = build("llama"), set()
     for tokens in (200, 400, 800):
         decoder = Decoder(SinkRunner(model, None, 4, 68, 32), NoDraft(), RejectionVerifier())
-        record = generate(decoder, [3, 4, 5], tokens, lambda ids, since: None, GREEDY, (0,)).record().to_json()
-        sizes.add(record["kv_bytes_target"])
+        record = generate(decoder, [3, 4, 5], tokens, lambda ids, since: None, GREEDY, (0,)).record()
+        sizes.add(record.kv_bytes_target)
         rounds = len({EvictionSchedule(4, 68, 32).evicted(t) for t in range(tokens + 2)} - {0})
-        assert (record["compression_count"], record["tokens_evicted"]) == (rounds, 32 * rounds)
+        assert (record.compression_count, record.tokens_evicted) == (rounds, 32 * rounds)
     assert len(sizes) == 1
-    full = generate(Decoder(ModelRunner(model), NoDraft(), RejectionVerifier()), [3, 4, 5], 200, lambda ids, since: None, GREEDY, (0,)).record().to_json()
-    assert full["compression_count"] == full["tokens_evicted"] == 0 and full["kv_bytes_target"] > 2 * sizes.pop()
+    full = generate(Decoder(ModelRunner(model), NoDraft(), RejectionVerifier()), [3, 4, 5], 200, lambda ids, since: None, GREEDY, (0,)).record()
+    assert full.compression_count == full.tokens_evicted == 0 and full.kv_bytes_target > 2 * sizes.pop()
 
 
 def test_half_precision_keys_stay_near_over_many_evictions():
@@ -273,7 +273,7 @@ def test_half_precision_keys_stay_near_over_many_evictions():
         ("gpt2", "learns a vector for every position"),
         ("opt", "learns a vector for every position"),
         ("gpt_neo", "learns a vector for every position"),
-        ("mistral_sliding", "sliding window"),
+        ("mistral_sliding", "see a window of 16 tokens, fewer than cache.max_length=256"),
     ],
 )
 def test_models_whose_keys_cannot_move_are_refused(kind, words):

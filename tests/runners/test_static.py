@@ -108,7 +108,7 @@ def test_a_static_cache_that_grows_says_so_and_keeps_what_it_holds():
     assert torch.equal(keys[:, :, :4], states) and torch.equal(values[:, :, 4:], states[:, :, :1])
 
 
-@pytest.mark.parametrize("kind", ["gpt_neo", "bloom", "mistral_sliding"])
+@pytest.mark.parametrize("kind", ["gpt_neo", "bloom"])
 def test_refuses_what_it_would_make_wrong(kind):
     model = build(kind)
     with pytest.raises(UserError, match="static cache"):

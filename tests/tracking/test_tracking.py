@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+from sides import record, side
 
 from specexp.errors import UserError
 from specexp.tracking.environment import describe_environment
@@ -18,29 +19,38 @@ from specexp.tracking.records import RunDirectory, read_records, write_whole
 CONFIG = "method:\n  name: speculative\n  gamma: 4\nseed: 1\ntracker:\n  mode: auto\n"
 
 
+def made(name, **values):
+    return record(name, side(2, **values))
+
+
+def line(name):
+    return json.dumps(made(name).to_json()).encode()
+
+
 def filled(path, count=3, config=CONFIG):
     with RunDirectory(path, config) as run:
         for i in range(count):
-            run.append({"id": str(i), "text": "é\u2028\nx"})
+            run.append(made(str(i), text="é\u2028\nx"))
     return path / "records.jsonl"
 
 
 def test_records_are_on_disk_one_line_each_as_they_are_made(tmp_path):
     with RunDirectory(tmp_path / "new" / "run", CONFIG) as run:
-        run.append({"id": "a", "text": "two\nlines\u2028", "nll": float("nan"), "list": [float("inf"), 1.5]})
+        run.append(made("a", text="two\nlines\u2028", nll_sum=float("nan"), entropies=[float("inf"), 1.5]))
         lines = (tmp_path / "new" / "run" / "records.jsonl").read_text().splitlines()
-        assert json.loads(lines[0]) == {"id": "a", "text": "two\nlines\u2028", "nll": None, "list": [None, 1.5]}
-        run.append({"id": "b"})
-    assert [r["id"] for r in read_records(tmp_path / "new" / "run")] == ["a", "b"]
+        whole = made("a", text="two\nlines\u2028", nll_sum=None, entropies=[None, 1.5])
+        assert len(lines) == 1 and json.loads(lines[0]) == json.loads(json.dumps(whole.to_json()))
+        run.append(made("b"))
+    assert [r.id for r in read_records(tmp_path / "new" / "run")] == ["a", "b"]
     assert (tmp_path / "new" / "run" / "config.yaml").read_text() == CONFIG
 
 
 def test_the_same_configuration_goes_on_where_it_stopped(tmp_path):
     filled(tmp_path)
     with RunDirectory(tmp_path, CONFIG) as run:
-        assert [r["id"] for r in run.existing()] == ["0", "1", "2"]
-        run.append({"id": "3"})
-    assert [r["id"] for r in read_records(tmp_path)] == ["0", "1", "2", "3"]
+        assert [r.id for r in run.existing()] == ["0", "1", "2"]
+        run.append(made("3"))
+    assert [r.id for r in read_records(tmp_path)] == ["0", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("rest", [b'{"id": "9", "text": "cut of', b"{", b"\xc3", b'{"id": "9"'])
@@ -52,23 +62,23 @@ def test_a_line_cut_short_by_a_kill_is_dropped_and_the_file_mended(tmp_path, res
     assert file.read_bytes() == whole + rest  # reading alone repairs nothing
     with RunDirectory(tmp_path, CONFIG) as run:
         assert len(run.existing()) == 3
-        run.append({"id": "3"})
-    assert file.read_bytes() == whole + b'{"id": "3"}\n'
+        run.append(made("3"))
+    assert file.read_bytes() == whole + line("3") + b"\n"
 
 
 def test_a_whole_last_line_without_its_newline_is_kept(tmp_path):
     file = filled(tmp_path)
-    file.write_bytes(file.read_bytes() + b'{"id": "3"}')
+    file.write_bytes(file.read_bytes() + line("3"))
     with RunDirectory(tmp_path, CONFIG) as run:
-        run.append({"id": "4"})
-    assert [r["id"] for r in read_records(tmp_path)] == ["0", "1", "2", "3", "4"]
+        run.append(made("4"))
+    assert [r.id for r in read_records(tmp_path)] == ["0", "1", "2", "3", "4"]
 
 
-@pytest.mark.parametrize("line", [b"not json", b"[1, 2]", b'{"id": "1", "te', b"\xff\xfe"])
-def test_a_malformed_line_in_the_middle_is_refused_by_file_and_line(tmp_path, line):
+@pytest.mark.parametrize("broken", [b"not json", b"[1, 2]", b'{"id": "1", "te', b"\xff\xfe"])
+def test_a_malformed_line_in_the_middle_is_refused_by_file_and_line(tmp_path, broken):
     file = filled(tmp_path)
     lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(lines[0] + line + b"\n" + lines[2])
+    file.write_bytes(lines[0] + broken + b"\n" + lines[2])
     for read in (lambda: read_records(tmp_path), lambda: RunDirectory(tmp_path, CONFIG).__enter__()):
         with pytest.raises(UserError, match=r"records\.jsonl, line 2 "):
             read()
@@ -117,7 +127,7 @@ def test_two_runs_never_share_a_directory(tmp_path):
     with RunDirectory(tmp_path, CONFIG) as run:
         with pytest.raises(UserError, match=f"in use by process {os.getpid()}"), RunDirectory(tmp_path, CONFIG):
             pass
-        run.append({"id": "a"})
+        run.append(made("a"))
     with RunDirectory(tmp_path, CONFIG) as run:
         assert len(run.existing()) == 1
 
@@ -125,10 +135,12 @@ def test_two_runs_never_share_a_directory(tmp_path):
 def test_a_killed_run_leaves_its_records_and_frees_the_directory(tmp_path):
     writer = textwrap.dedent("""
         import sys, time
+        from specexp.figures.record import Record, Repeat, SideRecord
         from specexp.tracking.records import RunDirectory
+        side = SideRecord((Repeat(2, 1, 1, 0, 0.1, 0.1),), "a", "eos", [5, 6])
         with RunDirectory(sys.argv[1], "seed: 1\\n") as run:
             for i in range(5):
-                run.append({"id": str(i)})
+                run.append(Record(str(i), 0, "p", ["method"], {"method": side}))
             print("written", flush=True)
             time.sleep(60)
     """)
@@ -155,7 +167,7 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     with RunDirectory(tmp_path, CONFIG) as run:
         run._stream.close()
         with open("/dev/full", "ab", buffering=0) as run._stream, pytest.raises(UserError, match="No space left"):
-            run.append({"id": "a"})
+            run.append(made("a"))
 
 
 def test_a_file_that_cannot_be_replaced_is_one_sentence(tmp_path):

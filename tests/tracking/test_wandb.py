@@ -8,9 +8,11 @@ import subprocess
 import sys
 import textwrap
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sides
 from report_runs import write_run
 
 from specexp.errors import UserError
@@ -24,17 +26,11 @@ wandb = pytest.importorskip("wandb")
 
 
 def side(text, decode, rounds):
-    return {
-        "token_ids": list(range(9)), "text": text, "score": {"passed": True}, "finish": "eos", "ttft_seconds": 0.1,
-        "decode_seconds": decode, "first_tokens": 1, "rounds": rounds, "origins": ["target"] * 9, "nll_sum": 1.0, "nll_count": 9,
-        "target_forwards": 3, "draft_forwards": 8, "target_seconds": None, "draft_seconds": None, "kv_bytes_target": 1, "kv_bytes_draft": 1,
-        "peak_memory_bytes": None,
-    }
+    return sides.side(9, rounds, decode=decode, text=text, score={"passed": True}, finish="eos", nll_sum=1.0, nll_count=9)
 
 
 RECORDS = [
-    {"id": f"p/{i}", "sample": 0, "prompt": f"prompt {i}", "order": ["baseline", "method"],
-     "baseline": side("slow", 0.8, [[0, 0]] * 8), "method": side("fast", 0.8 / (i + 1), [[3, 3], [3, 3]])}
+    replace(sides.record(f"p/{i}", side("fast", 0.8 / (i + 1), [[3, 3], [3, 3]]), side("slow", 0.8, [[0, 0]] * 8)), prompt=f"prompt {i}")
     for i in range(3)
 ]
 SUMMARY = {"speedup": 1.5, "speedup_low": None, "lossless": True}
@@ -90,11 +86,11 @@ def test_the_table_of_samples_lies_with_the_run(tmp_path):
     for staged in artifact["manifest"]["contents"]:
         assert Path(staged["local_path"]).is_relative_to(tmp_path / "home" / "wandb") and Path(staged["local_path"]).exists()
     pages = [Path(staged["local_path"]).read_text() for staged in artifact["manifest"]["contents"] if staged["path"].endswith(".html")]
-    assert sorted(pages) == sorted({coloured(record["method"]) for record in RECORDS})
+    assert sorted(pages) == sorted({coloured(record.method) for record in RECORDS})
 
 
 def test_texts_are_coloured_and_escaped():
-    method = {"text": "<b>&", "ends": [1, 2, 4], "origins": ["target", "draft", "resample"]}
+    method = sides.side(3, text="<b>&", ends=[1, 2, 4], origins=["target", "draft", "resample"])
     html = coloured(method)
     assert "&lt;</span>" in html and "<b>" not in html and html.count("background:") == 3 and 'title="resample">&gt;&amp;</span>' in html
 
@@ -299,7 +295,7 @@ def test_an_unknown_mode_is_refused_at_once():
 
 
 def test_no_baseline_and_no_records_are_fine(tmp_path, caplog):
-    bare = [{key: value for key, value in record.items() if key != "baseline"} for record in RECORDS]
+    bare = list(map(sides.alone, RECORDS))
     assert len(track(tmp_path, bare, mode="offline")) == 1
     assert len(track(tmp_path, [], mode="offline")) == 2
     assert "failed" not in caplog.text
