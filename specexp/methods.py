@@ -493,6 +493,9 @@ def endpoint(
     api_key_env: str = "OPENAI_API_KEY",
     timeout_seconds: float = 600.0,
     retries: int = 6,
+    max_tokens_field: str = "max_tokens",
+    body: Mapping[str, object] | None = None,
+    omit: Sequence[str] = (),
 ) -> Endpoint:
     """A server that speaks OpenAI's API decodes and is timed from outside; no model is loaded here."""
-    return Endpoint(url, model, api, concurrency, on_error, api_key_env, timeout_seconds, retries)
+    return Endpoint(url, model, api, concurrency, on_error, api_key_env, timeout_seconds, retries, max_tokens_field, body, omit)

@@ -14,8 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from specexp.cli.jobs import attempted, composed, configured, launch, overrides
-from specexp.datasets.files import decoded
-from specexp.errors import CommandParser, UserError, ending, installed
+from specexp.errors import CommandParser, UserError, decoded, ending, installed
 
 MANUAL = """\
 Decode what you type with the target alone and with methods beside it: text coloured by origin, acceptance, tokens/s, speedup.

@@ -27,9 +27,8 @@ from rich.text import Text
 
 from specexp.chat.commands import COMMANDS, Quit, methods, nodes, obey
 from specexp.chat.session import Run, Session, figures
-from specexp.datasets.files import whole
 from specexp.decoding.decoder import Round
-from specexp.errors import UserError
+from specexp.errors import UserError, whole
 from specexp.live.engine import CANCELLED, Piece
 
 PROMPT = "> "

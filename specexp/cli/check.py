@@ -1,8 +1,7 @@
 """May this configuration run? Whatever is wrong with it as such is refused before anything is built or loaded from it.
 
 Checked are the values at its top, that every key is a parameter of the class or function that its node names, and that every value is
-of the type which that parameter asks for. What a value means is judged by the class itself. Models that no side of the run uses are
-taken out, so that they are neither asked for nor loaded.
+of the type which that parameter asks for. What a value means is judged by the class itself.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from specexp.cli.credentials import refuse_credentials
 from specexp.cli.messages import meant
+from specexp.cli.pairs import fit_pair, name_pair, without_draft
 from specexp.errors import UserError
 from specexp.experiment.supply import LABEL, MODELS, SUPPLIED, asked, decodes_here, follows_sampling
 from specexp.scoring.sandbox import check_level
@@ -44,13 +44,11 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     _check_values(config)
     if config.quick:
         config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)
-    if decodes_here(config):
-        _fit_standins(config)
-        _drop_unused_drafts(config)
-    else:
-        _drop_pair(config)
+    fit_pair(config)
     if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
-        raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id).")
+        instead = without_draft() if any(key.startswith("model_pair.draft") for key in missing) else ""
+        raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id){instead}.")
+    name_pair(config)
     check_signatures(config)
     check_replaced(config, overrides)
     refuse_credentials(config)
@@ -83,6 +81,7 @@ def _check_values(config: DictConfig) -> None:
             raise UserError(f"{key}={shown(config[key])} does not fit; give true or false.")
     if (config.threads or 0) > (cores := os.cpu_count() or 1):
         raise UserError(f"threads={config.threads} is more than the {cores} cores of this machine; give {cores} or fewer, or null.")
+    _check_template(config)
     check_level(config.sandbox)
     if config.samples > 1 and config.sampling.temperature == 0:
         raise UserError(f"samples={config.samples} at temperature 0 are all the same text; choose sampling=nucleus or another.")
@@ -92,30 +91,17 @@ def _check_values(config: DictConfig) -> None:
         raise UserError(f"samples={config.samples} are all the same text, as method={config.method.name} draws nothing; set samples=1.")
 
 
-def _drop_pair(config: DictConfig) -> None:
-    """A server brings its models, and its baseline is another server."""
-    config.model_pair = config.dtype = config.device = None
-    config.baselines, config.captured, config.captured_cache = {}, None, None
+def _check_template(config: DictConfig) -> None:
+    for key, fits, words in (("chat_template", isinstance(config.chat_template, str), "plain, a Jinja file"),
+                             ("chat_template_args", OmegaConf.is_dict(config.chat_template_args), "the arguments by name, {NAME: VALUE}")):
+        if config[key] is not None and not fits:
+            raise UserError(f"{key}={shown(config[key])} does not fit; give {words}, or null.")
 
 
-def _fit_standins(config: DictConfig) -> None:
-    """Stand-ins write the tiny pair's ids, which its tables fit, in states of another width than its heads read."""
-    if config.model_pair.weights == "standin":
-        config.model_pair.tables, config.model_pair.medusa = "tiny", None
-
-
-def _drop_unused_drafts(config: DictConfig) -> None:
-    """Draft models that no side asks for are neither required nor loaded; a cascade without several drafts has the one."""
-    wanted = frozenset().union(*(asked(node) for node in (config.method, *config.baselines.values())))
-    if "drafts" not in wanted:
-        config.model_pair.drafts = {}
-    if "draft" not in wanted and not ("drafts" in wanted and not config.model_pair.drafts):
-        config.model_pair.draft = None
-    if wanted & {"draft", "drafts"} and not config.model_pair.drafts and config.model_pair.draft is None:
-        raise UserError("model_pair.draft=null leaves the method without the draft model that it asks for; give model_pair.draft.name=DIR.")
-
-
-WORDS = {int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null"}
+WORDS = {
+    int: "a whole number", float: "a number", str: "a text (a number as text: \"KEY='1'\")", bool: "true or false", NoneType: "null",
+    object: "a value",
+}  # fmt: skip
 ELEMENTS = {int: "whole numbers", float: "numbers", str: "texts (a number as text: \"KEY=['1']\")"}
 
 
@@ -213,7 +199,7 @@ def _fits(value: object, hint: object) -> bool:
         return OmegaConf.is_list(value) and _all_fit(value, range(len(value)), get_args(hint)[0])
     if get_origin(hint) is Mapping:
         return OmegaConf.is_dict(value) and ("_target_" in value or _all_fit(value, value, get_args(hint)[1]))
-    if hint is inspect.Parameter.empty:
+    if hint in (inspect.Parameter.empty, object):
         return True
     if hint is None or hint is NoneType:
         return value is None

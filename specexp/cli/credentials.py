@@ -20,8 +20,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specexp.datasets.files import whole
-from specexp.errors import Ended, UserError
+from specexp.errors import Ended, UserError, whole
 
 NAMED_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSPHRASE)S?(_?\d+)?$", re.IGNORECASE)
 SECRET_KEY = re.compile(
@@ -144,8 +143,8 @@ def _end_for(config: DictConfig) -> None:
 
 
 def _refuse(key: str, text: str) -> None:
-    for name, secret in os.environ.items():
-        secret = secret.strip()  # a line end that came with it is no part of it
+    for name, value in os.environ.items():
+        secret = value.strip()  # a line end behind a key is no part of it
         if NAMED_SECRET.search(name) and len(secret) >= SHORTEST and (secret in text or secret in key):
             place = key if key and secret not in key else "the command line"
             raise UserError(

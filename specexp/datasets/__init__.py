@@ -5,21 +5,25 @@ What every data set is made of and offers: examples, scores and metrics. This mo
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from specexp.datasets.files import whole
-from specexp.errors import UserError
+from specexp.errors import UserError, whole
 
 Score = dict[str, bool | float | str]
+Message = Mapping[str, str]  # role, content
 
 
 @dataclass(frozen=True)
 class Example:
-    """One task of a data set. `id` is unique in its data set, because records are found again by it."""
+    """One task of a data set. `id` is unique in its data set, because records are found again by it. messages: the conversation that is
+    asked in chat; empty where the prompt is asked as it stands.
+    """
+
     id: str
     prompt: str
+    messages: tuple[Message, ...] = field(default=(), kw_only=True)
 
 
 

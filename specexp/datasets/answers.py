@@ -2,8 +2,8 @@
 
 GSM8K (Cobbe et al. 2021, arXiv:2110.14168) asks for a number at the end of a reasoning, MMLU (Hendrycks et al. 2020, arXiv:2009.03300) for
 a letter. A text is right if the answer read from it is right; `accuracy` is the share of right texts. Summaries are scored by ROUGE: XSum
-(Narayan et al. 2018, arXiv 1808.08745) and any documents with a reference summary; the data set `microsum` is that class on the project's
-own file. This module does not know how a text was made.
+(Narayan et al. 2018, arXiv 1808.08745) and any documents with a reference summary; the data set `microsum` is `LineSummaries` on the
+project's own file. This module does not know how a text was made.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from pathlib import Path
 
 from specexp.assets import asset_path
 from specexp.datasets import Example, Score, check_settings, subset
-from specexp.datasets.files import Source, check_row, hub_rows, id_of, read_jsonl, read_parquet, text_at, whole
-from specexp.errors import UserError
+from specexp.datasets.files import Source, check_row, hub_rows, id_of, read_jsonl, read_parquet, text_at
+from specexp.datasets.form import RAW, Form
+from specexp.errors import UserError, whole
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 LETTERS = "ABCDEFGHIJ"
+CALLED = re.compile(rf"\b[Aa]nswer(?: is|:)+[\s*(\"'`]*([{LETTERS}])\b(?!['’])")  # "The answer is (B)", "**Answer:** B"
 
 
 @dataclass(frozen=True)
@@ -30,22 +32,25 @@ class Question(Example):
 
 
 class Answers(ABC):
-    """What GSM8K and MMLU have in common. template: the prompt, with its places in braces. path, hub_id and the like: as in `Source`."""
+    """What GSM8K and MMLU have in common. template: the prompt, with its places in braces. path, hub_id and the like: as in `Source`;
+    prompt_format, system_prompt: as in `Form`.
+    """
 
     places: tuple[str, ...] = ()
 
     def __init__(self, name: str, template: str, hub_id: str, limit: int | None = None, subset_seed: int | None = None,
                  max_new_tokens: int = 200, stop_strings: tuple[str, ...] = (), path: str | None = None, revision: str = "main",
-                 split: str = "test", subset: str | None = None):
+                 split: str = "test", subset: str | None = None, prompt_format: str = RAW, system_prompt: str | None = None):
         self.stop_strings = check_settings(limit, subset_seed, max_new_tokens, stop_strings)
         for place in self.places:
             if f"{{{place}}}" not in template:
                 raise UserError(f"dataset.template={template!r} has no place for {place}: put {{{place}}} into it.")
         self.limit, self.subset_seed, self.max_new_tokens = limit, subset_seed, max_new_tokens
         self.name, self.template, self.source = name, template, Source(path, hub_id, revision, split, subset)
+        self.form = Form(prompt_format, system_prompt)
 
     def examples(self) -> list[Question]:
-        return subset(list(self._questions()), self.limit, self.subset_seed)
+        return self.form.asked(subset(list(self._questions()), self.limit, self.subset_seed))
 
     def _questions(self) -> Iterator[Question]:
         for number, row in enumerate(self.source.rows()):
@@ -92,8 +97,8 @@ class Gsm8k(Answers):
 
 
 class Mmlu(Answers):
-    """Rows with `question`, `choices` and `answer` (the number of the right choice, from 0). The answer of a text is the first letter that
-    stands alone.
+    """Rows with `question`, `choices` and `answer` (the number of the right choice, from 0). The answer of a text is the letter that it
+    last calls its answer, and where it calls none so, the first letter that stands alone.
     """
 
     places = ("question", "choices")
@@ -107,8 +112,9 @@ class Mmlu(Answers):
         return {"question": text_at(row, "question", where), "choices": lines, "subject": subject}, LETTERS[answer]
 
     def given(self, text: str) -> str | None:
+        called = CALLED.findall(text)
         found = re.search(rf"\b([{LETTERS}])\b(?!['’])", text)
-        return found[1] if found else None
+        return called[-1] if called else found[1] if found else None
 
 
 def number_in(text: str) -> str | None:
@@ -134,14 +140,19 @@ class Summarisation:
     `revision` on the Hub.
 
     document_key, summary_key: the columns' names. template: the prompt, with {document} in it. stemmer: words are compared by their stems,
-    as in published figures.
+    as in published figures. stop_strings: None for `raw_stops` in raw prompts, and for none in chat. prompt_format, system_prompt: as in
+    `Form`.
     """
 
+    raw_stops: tuple[str, ...] = ()
+
     def __init__(self, limit: int | None = None, subset_seed: int | None = None, max_new_tokens: int = 64,
-                 stop_strings: tuple[str, ...] = (), path: str | None = None, hub_id: str = "EdinburghNLP/xsum",
+                 stop_strings: tuple[str, ...] | None = None, path: str | None = None, hub_id: str = "EdinburghNLP/xsum",
                  revision: str = "refs/convert/parquet", split: str = "test", template: str = TEMPLATE, stemmer: bool = True,
-                 name: str = "xsum", subset: str | None = None, document_key: str = "document", summary_key: str = "summary"):
-        self.stop_strings = check_settings(limit, subset_seed, max_new_tokens, stop_strings)
+                 name: str = "xsum", subset: str | None = None, document_key: str = "document", summary_key: str = "summary",
+                 prompt_format: str = RAW, system_prompt: str | None = None):
+        self.form = Form(prompt_format, system_prompt)
+        self.stop_strings = check_settings(limit, subset_seed, max_new_tokens, self.form.stop_strings(stop_strings, self.raw_stops))
         if "{document}" not in template:
             raise UserError(f"dataset.template={template!r} has no place for the article: put {{document}} into it.")
         self.limit, self.subset_seed, self.max_new_tokens = limit, subset_seed, max_new_tokens
@@ -155,7 +166,7 @@ class Summarisation:
             Article(self._id(row, number), self.template.replace("{document}", row[document]), row[summary])
             for number, row in enumerate(self._rows())
         ]
-        return subset(articles, self.limit, self.subset_seed)
+        return self.form.asked(subset(articles, self.limit, self.subset_seed))
 
     def _id(self, row: dict, number: int) -> str:
         return id_of(row["id"], "id", f"{self.path or self.hub_id} row {number + 1}") if "id" in row else f"{self.name}/{number}"
@@ -183,3 +194,9 @@ class Summarisation:
         from specexp.scoring.texts import Rouge  # this import takes seconds, so it waits for the first score
 
         return Rouge(self.stemmer)
+
+
+class LineSummaries(Summarisation):
+    """Documents whose summaries are one line: the text after a raw prompt ends with that line."""
+
+    raw_stops = ("\n",)

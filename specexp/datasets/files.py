@@ -7,7 +7,6 @@ there is no network. That the Hub has what is wanted, or goes on answering, is n
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import json
 import socket
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from specexp.assets import asset_path
-from specexp.errors import UserError
+from specexp.errors import UserError, decoded, whole
 
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".jsonl")
 IDS = {"id", "task_id"}  # keys whose values may be numbers
@@ -45,43 +44,6 @@ def read_text(path: Path, option: str = "dataset.path") -> str:
     return text
 
 
-# Marks at the beginning of a file, the longer ones first, as UTF-32's begins like UTF-16's.
-MARKS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"))
-
-
-def decoded(data: bytes, what: str, otherwise: str = "") -> str:
-    """The text that a file's bytes are in UTF-8, without a byte order mark and with \\n at the end of every line. what: names the file.
-    otherwise: what can be done besides saving it anew.
-
-    Raises UserError for bytes of another encoding.
-    """
-    if encoding := next((name for mark, name in MARKS if data.startswith(mark)), "UTF-16" if b"\0" in data else None):
-        way_out = f"save it as UTF-8 (iconv -f {encoding} -t UTF-8 FILE > NEW_FILE){otherwise}"
-        raise UserError(f"{what} cannot be read (it is {encoding}, not UTF-8): {way_out}.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        reason = f"line {line} has the byte 0x{data[error.start]:02x}, which is not UTF-8"
-        way_out = f"save it as UTF-8 (iconv -f LATIN1 -t UTF-8 FILE > NEW_FILE, say){otherwise}"
-        raise UserError(f"{what} cannot be read ({reason}): {way_out}.") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def whole(text: str, what: str) -> str:
-    """`text` itself. what: names it, as a sentence begins.
-
-    Raises UserError where it has half a character: one of the two code units by which JSON writes an emoji ("\\ud83d"), or a byte of a
-    command line that was no UTF-8.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        where = f"{text[error.start]!a} at place {error.start}"
-        raise UserError(f"{what} has half a character ({where}): write the whole character, or leave it out.") from error
-    return text
-
-
 def read_lines(path: Path, option: str = "dataset.path") -> list[tuple[int, str]]:
     """Each line that is not blank, as (line number from 1, text)."""
     return [(number, line) for number, line in enumerate(read_text(path, option).split("\n"), 1) if line.strip()]
@@ -89,7 +51,12 @@ def read_lines(path: Path, option: str = "dataset.path") -> list[tuple[int, str]
 
 def read_jsonl(path: Path, required: tuple[str, ...], option: str = "dataset.path") -> list[dict]:
     """The rows of a file with one JSON object a line, each with texts under all the required keys."""
-    return [check_row(_parse(path, number, line), required, f"{path} line {number}") for number, line in read_lines(path, option)]
+    return [check_row(row, required, where) for where, row in jsonl_rows(path, option)]
+
+
+def jsonl_rows(path: Path, option: str = "dataset.path") -> Iterator[tuple[str, object]]:
+    """(where it stands, what stands there) of each line that is not blank."""
+    return ((f"{path} line {number}", _parse(path, number, line)) for number, line in read_lines(path, option))
 
 
 def _parse(path: Path, number: int, line: str) -> object:

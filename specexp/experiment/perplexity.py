@@ -22,6 +22,7 @@ from specexp.errors import UserError
 from specexp.experiment.guard import guard
 from specexp.models import loading
 from specexp.report.papers import show
+from specexp.text.prompting import text_ids
 from specexp.tracking.records import to_json, write_whole
 
 COLUMNS = ("cache", "perplexity", "mean_nll", "accuracy", "tokens", "kv_bytes", "cache_exact")
@@ -46,7 +47,7 @@ def run(config: DictConfig, directory: Path, build: Callable) -> None:
 def _ids(pair, document: str, max_tokens: int) -> list[int]:
     if loading.load_config(pair.target).is_encoder_decoder:
         raise UserError(f"{pair.target.name} reads a source besides the text it writes; choose a decoder-only model with model=NAME.")
-    ids = pair.load_tokenizer()(document, verbose=False)["input_ids"][:max_tokens]
+    ids = text_ids(pair.load_tokenizer(), document, verbose=False)[:max_tokens]
     if len(ids) < 2:
         raise UserError("the text has fewer than two tokens, so there is nothing to predict; choose another with text.path=FILE.")
     return ids

@@ -6,30 +6,40 @@ Of a server's models nothing is known that only weights can tell.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch.nn import Module
 
+from specexp.datasets import Example
+from specexp.datasets.form import CHAT
 from specexp.datasets.prompts import LoadPrompts
+from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, no_answer
 from specexp.experiment.guard import guarded
 from specexp.experiment.pass_timing import measured_curve
 from specexp.experiment.sides import DecoderSide, OwnTexts, ServedSide, ServedTexts
-from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, methods_of, supplied
+from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, methods_of, prompter_of, supplied
 from specexp.figures.acceptance import quotient
 from specexp.figures.cost import CostCurve, swi_figures
 from specexp.figures.record import Record
+from specexp.figures.served import served_figures
 from specexp.models.loading import memory_watched, set_threads
 from specexp.models.pair import stop_ids
 from specexp.peers import PeerLoop
 from specexp.report import llmperf
 from specexp.runners.static import StaticRunner
+from specexp.text.prompting import Prompter
 from specexp.text.stopping import Stopping
 from specexp.tracking.records import to_json, write_whole
+
+logger = logging.getLogger(__name__)
 
 
 class OwnModels:
@@ -41,10 +51,11 @@ class OwnModels:
         inputs.pair.check()
         inputs.pair.release_others()
         set_threads(config.threads)
-        tokenizer = inputs.pair.load_tokenizer()
-        pair, stop = inputs.pair, Stopping(tokenizer, (), ())
+        prompter = prompter_of(config, inputs.pair.load_tokenizer())
+        self.template_unused = _check_format(config, inputs.examples, prompter)
+        pair, stop = inputs.pair, Stopping(prompter.tokenizer, (), ())
         longest, limits = pair.longest_text(inputs.cache), {"switches": pair.switches(), "rows": pair.embedded_ids()}
-        self.reader = OwnTexts(inputs.dataset, tokenizer, stop, config.max_new_tokens, longest, **limits)
+        self.reader = OwnTexts(inputs.dataset, prompter, stop, config.max_new_tokens, longest, **limits)
 
     def guarded(self, way_out: str):
         """Surrounds everything that needs memory, so that running out of it is reported in a sentence."""
@@ -83,6 +94,7 @@ class OwnModels:
             "attention": model.config._attn_implementation,
             "cache": self.inputs.cache.func.kind,
             "weights": config.model_pair.weights,
+            "weights_digest": _digest(model),
             "shapes": _shapes(config),
             "baselines": self._baselines(),
             "peers": self._peers(),
@@ -93,7 +105,7 @@ class OwnModels:
         """What summary.json holds about the models, and what their passes cost."""
         costs = swi_figures([record.method for record in records], self._costs())
         claims = DecoderSide(self.decoders["method"], self.inputs.sampling).facts()
-        return {"model_pair": self.config.model_pair.name} | claims | costs
+        return {"model_pair": self.config.model_pair.name, "template_unused": self.template_unused} | claims | costs
 
     def finish(self, experiment: Experiment, records: Sequence[Record], prompt: list[int], directory: Path) -> None:
         """Writes what a run leaves beside its records: a profile, where one is wanted."""
@@ -119,6 +131,44 @@ class OwnModels:
         return {name: {key: value for key, value in node.items() if key not in ("_target_", LABEL)} for name, node in peers.items()}
 
 
+def _check_format(config: DictConfig, examples: Sequence[Example], prompter: Prompter) -> bool:
+    """Whether the tokenizer has a chat template that raw prompts leave unused. Raises UserError where prompts cannot be asked in chat, or
+    need no template and one was given; what a data file has rendered before is said in the log.
+    """
+    if examples[0].messages:
+        if not prompter.has_template:
+            raise UserError(
+                f"the tokenizer of {config.model_pair.target.name} has no chat template, which dataset.prompt_format=chat needs: give "
+                "chat_template=plain or chat_template=FILE, or dataset.prompt_format=raw."
+            )
+        if odd := next((example for example in examples if prompter.is_rendered(example.messages[-1]["content"])), None):
+            raise UserError(f"{odd.id} was put into a chat template before, and would be twice: set dataset.prompt_format=raw.")
+        system = next((message["content"] for message in examples[0].messages if message["role"] == "system"), "")
+        if system.strip() not in prompter.rendered(examples[0].messages):
+            logger.warning("the chat template does not write the system prompt, so the model does not see it.")
+        return False
+    if config.chat_template is not None or config.chat_template_args is not None:
+        given = "chat_template" if config.chat_template is not None else "chat_template_args"
+        raise UserError(f"{given}={config[given]} goes with dataset.prompt_format=chat only: raw prompts are in no template; leave it out.")
+    if doubled := sum(prompter.doubles(example.prompt) for example in examples):
+        spelt = prompter.tokenizer.decode(prompter.leading)
+        logger.warning("%d prompts begin with %s, which the tokenizer writes before every text; it is given once.", doubled, spelt)
+    if unused := prompter.has_template and not all(prompter.is_rendered(example.prompt) for example in examples):
+        logger.warning("the prompts are raw, though the tokenizer has a chat template; dataset.prompt_format=chat asks as in a chat.")
+    return unused
+
+
+NUMBERS = 16  # of each parameter, for the digest
+
+
+def _digest(model: Module) -> str:
+    """Tells weights from others under the same name: a hash of a few numbers of every parameter, which takes no time to speak of."""
+    found = sha256()
+    for name, parameter in model.named_parameters():
+        numbers = parameter.detach().reshape(-1)[:: max(1, parameter.numel() // NUMBERS)] if parameter.is_contiguous() else parameter[:1]
+        found.update(name.encode() + numbers.to("cpu", torch.float32).numpy().tobytes())
+    return found.hexdigest()[:12]
+
 
 def _joins_captured(decoders: dict) -> bool:
     """Whether the captured baseline is added: on CUDA, a loop without captured graphs is too slow to stand for autoregressive decoding."""
@@ -143,6 +193,11 @@ class Served:
         self.config, self.inputs = config, inputs
         self.reader = ServedTexts(inputs.dataset)
         self.endpoints = {"method": inputs.methods["method"]()}
+        if inputs.examples[0].messages and self._own.api != "chat":
+            raise UserError(
+                f"dataset.prompt_format={CHAT} sends messages, which method.api={self._own.api} does not take: set method.api=chat, where "
+                "the server applies its model's template."
+            )
         if config.baseline.url is not None:
             self.endpoints["baseline"] = replace(self.endpoints["method"], **OmegaConf.to_container(config.baseline))
 
@@ -173,7 +228,8 @@ class Served:
 
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
         """The model that was served; what only weights can tell is null."""
-        return {"model_pair": self._own.served, "lossless": None, "cache_exact": None} | speculation_figures(records)
+        named = {"model_pair": self._own.served, "lossless": None, "cache_exact": None}
+        return named | speculation_figures(records) | served_figures(records)
 
     def finish(self, experiment: Experiment, records: Sequence[Record], prompt: str, directory: Path) -> None:
         """Writes the files of a load test. Raises UserError where every request failed."""
@@ -212,8 +268,8 @@ def error_figures(experiment: Experiment) -> dict[str, int]:
 
 def speculation_figures(records: Sequence[Record]) -> dict[str, float | int | None]:
     """Acceptance as our own server reported it for each request; nothing from servers that do not report it."""
-    told = [record.method.speculation for record in records]
-    if None in told:
+    told = [record.method.speculation or {} for record in records]
+    if not all("method" in one for one in told):
         return {}
     steps, drafted, accepted = (sum(one[f"num_{key}"] for one in told) for key in ("spec_steps", "draft_tokens", "accepted_draft_tokens"))
     return {

@@ -17,19 +17,21 @@ from typing import Protocol
 
 from torch.nn import Module
 
-from specexp.datasets.files import whole
+from specexp.datasets import Example, Message
+from specexp.datasets.form import transcript
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.protocols import Runner, Stop
 from specexp.decoding.sampling import Sampling
-from specexp.errors import UserError
+from specexp.errors import UserError, whole
 from specexp.experiment.generation import Generation, continuation_nll, generate, opening
 from specexp.experiment.guard import guard
 from specexp.peers import PeerLoop
 from specexp.peers.endpoint import Endpoint, Refused, Reply
 from specexp.scoring.texts import cut_at
+from specexp.text.prompting import Prompter
 from specexp.text.stopping import Stopping
 
-Prompt = Sequence[int] | str  # ids for our own models, a text for a server's
+Prompt = Sequence[int] | str | Sequence[Message]  # ids for our own models, a text or a conversation for a server's
 WARMUP_TOKENS = 32  # after which a warm-up ends
 
 
@@ -143,12 +145,13 @@ class OwnTexts:
     """Reads the texts of models in this process. models: by role ("target", a draft's name), those whose numbers are checked. runners: with
     their roles, those whose caches are checked. There are none of both before weights are loaded.
 
-    stop: where a text ends. context_length: how many tokens prompt and text may have together, or None. switches: lengths that no text may
-    cross while it is written, each with the model that is to blame. rows: how many ids each model's embedding has, by the model's name.
+    prompter: makes the prompts' ids. stop: where a text ends. context_length: how many tokens prompt and text may have together, or None.
+    switches: lengths that no text may cross while it is written, each with the model that is to blame. rows: how many ids each model's
+    embedding has, by the model's name.
     """
 
     dataset: object
-    tokenizer: object
+    prompter: Prompter
     stop: Stopping
     max_new_tokens: int
     context_length: int | None = None
@@ -159,12 +162,16 @@ class OwnTexts:
     _likelihoods: dict[tuple, tuple[float, int]] = field(default_factory=dict, repr=False)
 
     @property
+    def tokenizer(self):
+        return self.prompter.tokenizer
+
+    @property
     def target(self) -> Module:
         return self.models["target"]
 
-    def prompts(self, examples: Sequence) -> dict[str, list[int]]:
+    def prompts(self, examples: Sequence[Example]) -> dict[str, list[int]]:
         """Token ids by example, checked against the context before anything is decoded."""
-        encoded = {each.id: self.tokenizer(whole(each.prompt, f"the prompt of {each.id}"))["input_ids"] for each in examples}
+        encoded = {example.id: self._ids(example) for example in examples}
         for name, ids in encoded.items():
             if not ids:
                 raise UserError(f"the prompt of {name} is empty; give at least one token.")
@@ -181,6 +188,14 @@ class OwnTexts:
                 )
             check_ids(ids, self.rows, name)
         return encoded
+
+    def _ids(self, example: Example) -> list[int]:
+        _check_whole(example)
+        return self.prompter.chat_ids(example.messages) if example.messages else self.prompter.ids(example.prompt)
+
+    def seen(self, example: Example) -> str:
+        """The prompt as text, as the model sees it: with what a chat template puts around it."""
+        return self.prompter.rendered(example.messages) if example.messages else example.prompt
 
     def check(self, prompt: Sequence[int]) -> None:
         """Raises UserError for a model whose likelihood of the prompt's last token is not a number, and for one that is wrong with its
@@ -218,6 +233,12 @@ def crossing(switches: Iterable[int], prompt: int, more: int) -> int | None:
     return next((length for length in switches if prompt <= length < prompt + more), None)
 
 
+def _check_whole(example: Example) -> None:
+    """UserError for half a character, which no tokenizer takes and no request can hold."""
+    for text in (example.prompt, *(message["content"] for message in example.messages)):
+        whole(text, f"the prompt of {example.id}")
+
+
 def check_ids(ids: Sequence[int], rows: Mapping[str, int], name: str) -> None:
     """Raises UserError for a text with an id that a model's embedding does not have. rows: by the model's name. name: of the text."""
     for model, count in rows.items():
@@ -230,17 +251,24 @@ def check_ids(ids: Sequence[int], rows: Mapping[str, int], name: str) -> None:
 
 @dataclass
 class ServedTexts:
-    """Reads the texts of models that a server runs: it gets the prompts as texts, and a text that went past a stop string is cut."""
+    """Reads the texts of models that a server runs: it gets the prompts as texts or as messages, and a text that went past a stop string
+    is cut.
+    """
 
     dataset: object
     stop: Stop = lambda ids, since: None
 
-    def prompts(self, examples: Sequence) -> dict[str, str]:
-        """Texts by example; the server decides whether they fit."""
+    def prompts(self, examples: Sequence[Example]) -> dict[str, str | Sequence[Message]]:
+        """Texts, or conversations, by example; the server decides whether they fit."""
         for example in examples:
+            _check_whole(example)
             if not example.prompt:
                 raise UserError(f"the prompt of {example.id} is empty; give at least one token.")
-        return {example.id: whole(example.prompt, f"the prompt of {example.id}") for example in examples}
+        return {example.id: example.messages or example.prompt for example in examples}
+
+    def seen(self, example: Example) -> str:
+        """The prompt as text. How a server renders a conversation is not known."""
+        return transcript(example.messages) if example.messages else example.prompt
 
     def check(self, prompt: str) -> None:
         """Does nothing, since a server's models cannot be inspected."""

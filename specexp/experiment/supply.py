@@ -22,6 +22,7 @@ from specexp.errors import UserError
 from specexp.experiment.experiment import QUICK_EXAMPLES
 from specexp.models.pair import ModelPair, draft_runners, runner
 from specexp.peers import PeerLoop
+from specexp.text.prompting import Prompter, with_template
 
 MODELS = frozenset({"target", "draft", "drafts", "captured", "oracle"})  # runners that a method can ask for
 SUPPLIED = MODELS | {"pair"}
@@ -54,6 +55,12 @@ def arguments_of(node: DictConfig) -> DictConfig:
     """The node without its label, as a call that still lacks what is supplied."""
     call = OmegaConf.to_container(node, resolve=True)
     return OmegaConf.create({key: value for key, value in call.items() if key != LABEL} | {"_partial_": True})
+
+
+def prompter_of(config: DictConfig, tokenizer) -> Prompter:
+    """What makes ids of prompts, with the chat template that the configuration chooses. Raises UserError for one that does not fit."""
+    arguments = config.chat_template_args and OmegaConf.to_container(config.chat_template_args, resolve=True)
+    return Prompter(with_template(tokenizer, config.chat_template), arguments)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ def acceptance_figures(sides: Sequence[SideRecord]) -> dict[str, float | int | N
     `draft_acceptance_rate` = accepted / drafted. `alpha` = accepted / (accepted + rejections), the maximum likelihood of a rate that is
     the same at every position, where a step whose path could have gone on holds one rejection.
     """
+    if any(told_totals(side) for side in sides):
+        return totals_figures(sides)
     by_request = [steps_of(side.rounds) for side in sides]
     steps = [step for request in by_request for step in request]
     accepted, drafted = sum(s.accepted for s in steps), sum(s.drafted for s in steps)
@@ -79,6 +81,63 @@ def acceptance_figures(sides: Sequence[SideRecord]) -> dict[str, float | int | N
         **{f"conditional_acceptance_rate_{k}": rate for k, rate in enumerate(conditional_rates(steps), 1)},
         **{f"joint_acceptance_rate_{k}": rate for k, rate in enumerate(joint_rates(steps), 1)},
     }
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counts of one text whose steps are not known one by one; None where a count is not known either. histogram: [a] = the steps that
+    accepted exactly a draft tokens."""
+    steps: int | None
+    drafted: int | None
+    accepted: int | None
+    histogram: Sequence[int] | None
+
+
+def told_totals(side: SideRecord) -> Totals | None:
+    """What a server reports of its own speculation in totals; None of a side whose rounds are known, and of one that reports nothing."""
+    told = side.speculation
+    if side.rounds or not told:
+        return None
+    counts = (told.get(f"num_{key}") for key in ("spec_steps", "draft_tokens", "accepted_draft_tokens"))
+    return Totals(*counts, told.get("acceptance_histogram"))
+
+
+def totals_of(side: SideRecord) -> Totals | None:
+    """Those that are told, or else counted from the rounds; None where neither is known."""
+    if side.token_ids is None and not side.rounds:
+        return told_totals(side)
+    steps = steps_of(side.rounds)
+    counts = Counter(step.accepted for step in steps)
+    return Totals(len(steps), side.drafted, side.accepted, [counts[a] for a in range(max(counts, default=-1) + 1)])
+
+
+def totals_figures(sides: Sequence[SideRecord]) -> dict[str, float | int | None]:
+    """`acceptance_figures` of texts of which some are known in totals alone: what takes each step's own counts is None or left out. A count
+    that one of the texts lacks is None too."""
+    known = [totals for side in sides if (totals := totals_of(side))]
+    steps, drafted, accepted = (_sum([getattr(each, key) for each in known]) for key in ("steps", "drafted", "accepted"))
+    macro = [1 + each.accepted / each.steps for each in known if each.steps and each.accepted is not None]
+    histograms = [each.histogram for each in known]
+    return {
+        "num_spec_steps": steps,
+        "num_draft_tokens": drafted,
+        "num_accepted_draft_tokens": accepted,
+        "mean_acceptance_length": 1 + accepted / steps if steps and accepted is not None else None,
+        "mean_acceptance_length_macro": quotient(sum(macro), len(macro)) if steps else None,
+        "draft_acceptance_rate": quotient(accepted, drafted),
+        "alpha": None,
+        **({} if None in histograms or not steps else _joint_rates_of(histograms, steps)),
+    }
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    return None if None in counts else sum(counts)
+
+
+def _joint_rates_of(histograms: Sequence[Sequence[int]], steps: int) -> dict[str, float]:
+    longest = max((a for each in histograms for a, count in enumerate(each) if count), default=0)
+    reached = {k: sum(sum(each[k:]) for each in histograms) for k in range(1, longest + 1)}
+    return {f"joint_acceptance_rate_{k}": count / steps for k, count in reached.items()}
 
 
 def tree_figures(sides: Sequence[SideRecord]) -> dict[str, float | int | None]:

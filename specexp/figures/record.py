@@ -55,7 +55,8 @@ class SideRecord:
     round of a chain, [drafted, accepted, depth, leaves, refused] of a tree; first_rounds: how many of them (0 or 1) made the first
     emission, which no decode seconds paid for. origins: of each token. entropies: of each round, in nats, where a policy looked. tree: the
     first draft that was no chain. ends: characters of `text` up to and with each token. nll_sum, nll_count: nats under the target, and of
-    how many tokens. chunks: texts that a server sent. None: not known on this side.
+    how many tokens. chunks: texts that a server sent; reasoning: what it sent besides the answer; speculation: what it reports of its own.
+    None: not known on this side.
     """
 
     repeats: tuple[Repeat, ...]
@@ -87,6 +88,7 @@ class SideRecord:
     began: float | None = None
     attempts: int | None = None
     speculation: Mapping[str, object] | None = None
+    reasoning: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -95,8 +97,8 @@ class SideRecord:
 
     @property
     def content(self) -> Sequence[int] | str:
-        """What two sides are compared by: ids, or the text where a server gives none."""
-        return self.text if self.token_ids is None else self.token_ids
+        """What two sides are compared by: ids, or the text where a server gives none, with the reasoning before it."""
+        return (self.reasoning or "") + self.text if self.token_ids is None else self.token_ids
 
     @property
     def timed_rounds(self) -> Sequence[Sequence[int]]:

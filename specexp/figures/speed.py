@@ -4,8 +4,9 @@ Knows records and nothing of models, texts or scores. Every figure is a number o
 drafted, one token only, no baseline, not measured on this device), and no figure is NaN or infinite.
 
 Decoding runs from the first emission to the last, so the tokens of the first emission (`first_tokens`) are not counted in decode
-throughput; tokens are counted by ids. A side that gives each text in one piece (beam search knows no token before the end) has no such
-time: its first token comes with its last, and speedups by or over it compare whole requests. Totals come before ratios: an average of
+throughput; tokens are counted by ids. A text that comes in one piece (beam search knows no token before the end, a proxy may hold a served
+one up) has no such time: its first token comes with its last. Speedups by or over a side that gives most of its texts so compare whole
+requests. Totals come before ratios: an average of
 per-prompt rates is given only under its own name, with its sample standard deviation (`NAME_mean`, `NAME_std`), as published tables do.
 
 The last part says how sure a figure is: the 95 % interval of a ratio of rates over prompts, and of a mean, both by Student's t. An interval
@@ -23,7 +24,7 @@ from statistics import mean, stdev
 import numpy as np
 from scipy.special import stdtrit
 
-from specexp.figures.acceptance import acceptance_figures, length_figures, origin_figures, quotient, tree_figures
+from specexp.figures.acceptance import acceptance_figures, length_figures, origin_figures, quotient, told_totals, tree_figures
 from specexp.figures.cost import cost_figures
 from specexp.figures.record import Record, SideRecord
 
@@ -112,8 +113,9 @@ def example_figures(record: Record) -> Figures:
 
 
 def decoding(side: SideRecord) -> tuple[float, float]:
-    """Tokens and the seconds they took, summed over repeats, the prefill left out."""
-    return sum(repeat.decoded_tokens for repeat in side.repeats), sum(repeat.decode_seconds for repeat in side.repeats)
+    """Tokens and the seconds they took, summed over repeats, the prefill left out. Seconds in which no token came are none of decoding."""
+    timed = [repeat for repeat in side.repeats if repeat.decoded_tokens]
+    return sum(repeat.decoded_tokens for repeat in timed), sum(repeat.decode_seconds for repeat in timed)
 
 
 def whole_request(side: SideRecord) -> tuple[float, float]:
@@ -152,7 +154,12 @@ def speedup_figures(ids: Sequence[str], method: Sequence[SideRecord], baseline: 
     all of them where a side gives its texts in one piece.
     """
     spent = counted_time(method, baseline)
-    clusters = _by_prompt(ids, [spent(side) for side in method], [spent(side) for side in baseline])
+    pairs = [
+        (name, spent(m), spent(b))
+        for name, m, b in zip(ids, method, baseline, strict=True)
+        if spent is whole_request or not (in_one_piece(m) or in_one_piece(b))
+    ]
+    clusters = _by_prompt(pairs)
     low, high = rate_ratio_interval(clusters) or (None, None)
     ratios = [ratio for row in clusters.tolist() if (ratio := _rate_ratio(*row))]
     return {
@@ -182,20 +189,24 @@ def why_no_interval(figures: Mapping[str, object]) -> str | None:
 
 def counted_time(*groups: Sequence[SideRecord]) -> Callable[[SideRecord], tuple[float, float]]:
     """The function that gives a side's tokens and the seconds they took, for comparing these groups of sides: decoding alone, or the whole
-    request where one of the groups gives its texts in one piece."""
-    return whole_request if any(map(_in_one_piece, groups)) else decoding
+    request where one of the groups gives more than half of its texts in one piece."""
+    return whole_request if any(map(_in_pieces, groups)) else decoding
 
 
-def _in_one_piece(sides: Sequence[SideRecord]) -> bool:
-    """Texts of several tokens, and never one after the first emission."""
-    firsts = [side.repeats[0] for side in sides]
-    return any(first.first_tokens > 1 for first in firsts) and not any(first.decoded_tokens for first in firsts)
+def _in_pieces(sides: Sequence[SideRecord]) -> bool:
+    return 2 * sum(map(in_one_piece, sides)) > sum(side.tokens > 1 for side in sides)
 
 
-def _by_prompt(ids: Sequence[str], method: Sequence[tuple], baseline: Sequence[tuple]) -> np.ndarray:
-    """[prompts, 4]: the method's tokens and seconds, then the baseline's, summed over the samples of a prompt."""
+def in_one_piece(side: SideRecord) -> bool:
+    """A text of several tokens, of which none came after the first emission."""
+    return side.repeats[0].first_tokens > 1 and not side.repeats[0].decoded_tokens
+
+
+def _by_prompt(pairs: Sequence[tuple[str, tuple, tuple]]) -> np.ndarray:
+    """[prompts, 4]: the method's tokens and seconds, then the baseline's, summed over the samples of a prompt. pairs: (prompt, (tokens,
+    seconds) of the method, those of the baseline)."""
     rows: dict[str, np.ndarray] = {}
-    for name, m, b in zip(ids, method, baseline, strict=True):
+    for name, m, b in pairs:
         row = np.array([*m, *b], dtype=float)
         rows[name] = rows.get(name, np.zeros(4)) + row
     return np.array(list(rows.values())).reshape(-1, 4)
@@ -215,7 +226,7 @@ def spread_figures(sides: Sequence[SideRecord]) -> dict[str, float | None]:
         "output_tps": [quotient(*whole_request(side)) for side in sides],
         "output_tps_per_user": [quotient(*decoding(side)) for side in sides],
         "perplexity": [perplexity([side]) for side in sides],
-        "draft_acceptance_rate": [quotient(side.accepted, side.drafted) for side in sides],
+        "draft_acceptance_rate": [quotient(each.accepted, each.drafted) for each in (told_totals(side) or side for side in sides)],
     }.items():
         known = [value for value in values if value is not None]
         figures[f"{name}_mean"] = mean(known) if known else None

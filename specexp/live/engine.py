@@ -8,14 +8,11 @@ text at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 
 from omegaconf import DictConfig
 
-from specexp.datasets.files import decoded, whole
 from specexp.decoding.decoder import Decoder, Round
 from specexp.decoding.protocols import Cut, Stop
 from specexp.decoding.sampling import GREEDY, Sampling
@@ -23,17 +20,15 @@ from specexp.errors import UserError
 from specexp.experiment.generation import Generation, generate, opening
 from specexp.experiment.guard import guard, guarded
 from specexp.experiment.sides import check_ids, crossing
-from specexp.experiment.supply import Supply, arguments_of, supplied
+from specexp.experiment.supply import Supply, arguments_of, prompter_of, supplied
 from specexp.figures.record import SideRecord
 from specexp.models.pair import ModelPair
+from specexp.text.prompting import Message, Prompter, text_ids
 from specexp.text.stopping import Stopping
 from specexp.text.stream import Detokenizer
 
 CANCELLED = "cancelled"
 SAMPLE = "def add(a, b):\n    return a + b\n"  # a text that the models are checked with
-PLAIN = "plain"
-PLAIN_TEMPLATE = "{{ messages | map(attribute='content') | select | join('\n\n') }}"
-Message = dict[str, str]  # role, content
 
 
 @dataclass(frozen=True)
@@ -75,51 +70,37 @@ Hear = Callable[[Round, list[Piece]], None]
 
 
 class Engine:
-    """tokenizer: with transformers' interface. stop_ids: those that end a text. longest_text: how many tokens prompt and text may have
-    together, or None for no limit. switches, rows: as of `OwnTexts`."""
+    """prompter: makes the ids of prompts, with the tokenizer of the texts. stop_ids: those that end a text. longest_text: how many tokens
+    prompt and text may have together, or None for no limit. switches, rows: as of `OwnTexts`."""
 
     def __init__(
         self,
-        tokenizer,
+        prompter: Prompter,
         stop_ids: Collection[int],
         longest_text: int | None = None,
         switches: Mapping[int, str] = MappingProxyType({}),
         rows: Mapping[str, int] = MappingProxyType({}),
     ):
-        self.tokenizer, self.stop_ids, self.longest_text = tokenizer, tuple(stop_ids), longest_text
-        self.switches, self.rows = switches, rows
+        self.tokenizer, self.stop_ids, self.longest_text = prompter.tokenizer, tuple(stop_ids), longest_text
+        self.switches, self.rows, self._prompter = switches, rows, prompter
 
     def ids(self, text: str) -> list[int]:
         """The ids of a prompt. UserError for a prompt without any token."""
-        return self._some(self.tokenizer(whole(text, "the prompt"))["input_ids"])
-
-    def _some(self, ids: Sequence[int]) -> list[int]:
-        if not len(ids):
-            raise UserError("the prompt is empty; give at least one token.")
-        return list(ids)
+        return _some(self._prompter.ids(text))
 
     def known_ids(self, ids: Sequence[int]) -> list[int]:
         """The same ids, of a prompt that was given as ids. UserError for one that the tokenizer does not have."""
         if odd := [token for token in ids if not 0 <= token < len(self.tokenizer)]:
             raise UserError(f"the prompt has the id {odd[0]}, and this model's end at {len(self.tokenizer) - 1}; send its own ids.")
-        return self._some(ids)
+        return _some(ids)
 
     @property
     def has_template(self) -> bool:
-        return bool(self.tokenizer.chat_template)
+        return self._prompter.has_template
 
     def render(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation by the tokenizer's chat template. UserError if it has no template or refuses these messages."""
-        from jinja2 import TemplateError
-
-        if not self.has_template:
-            raise UserError("the tokenizer has no chat template; choose chat_template=plain or chat_template=FILE.")
-        try:
-            text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-        except TemplateError as error:
-            raise UserError(f"the chat template does not take these messages ({error}); change their roles or order.") from error
-        ids = self.tokenizer(whole(text, "the conversation"), add_special_tokens=False)["input_ids"]  # a template writes those itself
-        return self._some(ids)
+        """The ids of a conversation by the chat template. UserError if there is none, or if it refuses these messages or writes nothing."""
+        return _some(self._prompter.chat_ids(messages))
 
     def check(self, request: Request) -> None:
         """UserError for a request that does not fit the models."""
@@ -151,6 +132,12 @@ class Engine:
         return Answer(generation, stopping.text(before, generation.token_ids))
 
 
+def _some(ids: list[int]) -> list[int]:
+    if not ids:
+        raise UserError("the prompt is empty; give at least one token.")
+    return ids
+
+
 def cancellable(stop: Stop, cancelled: Callable[[], bool]) -> Stop:
     """A stop that also ends the text at its latest token once it is cancelled."""
 
@@ -158,18 +145,6 @@ def cancellable(stop: Stop, cancelled: Callable[[], bool]) -> Stop:
         return Cut(len(ids), CANCELLED) if cancelled() else stop(ids, since)
 
     return end
-
-
-def with_template(tokenizer, template: str | None):
-    """The tokenizer with the chat template asked for: its own (None), the messages' bare texts ("plain"), or that of a Jinja file."""
-    if template is None:
-        return tokenizer
-    file = Path(template)
-    if template != PLAIN and not file.is_file():
-        raise UserError(f"chat_template={template} is no file; give a Jinja file, plain for the messages' bare texts, or null.")
-    changed = deepcopy(tokenizer)
-    changed.chat_template = PLAIN_TEMPLATE if template == PLAIN else decoded(file.read_bytes(), f"chat_template={template}")
-    return changed
 
 
 def open_pair(config: DictConfig, build: Callable) -> Engine:
@@ -180,16 +155,16 @@ def open_pair(config: DictConfig, build: Callable) -> Engine:
     pair = _pair(config, build)
     pair.check()
     pair.release_others()
-    tokenizer = with_template(pair.load_tokenizer(), config.chat_template)
+    prompter = prompter_of(config, pair.load_tokenizer())
     limits = pair.longest_text(build(config.cache)), pair.switches(), pair.embedded_ids()
-    return Engine(tokenizer, stop_ids(load_model(pair.target), tokenizer), *limits)
+    return Engine(prompter, stop_ids(load_model(pair.target), prompter.tokenizer), *limits)
 
 
 def open_decoder(config: DictConfig, build: Callable) -> Decoder:
     """The decoder of a checked configuration's method, which takes any sampling rule that the method works with."""
     pair = _pair(config, build)
     decoder = supplied(build(arguments_of(config.method)), Supply(pair, build(config.cache), build(config.captured_cache)))
-    guard(guarded([decoder]), list(pair.load_tokenizer()(SAMPLE)["input_ids"]) or [0])
+    guard(guarded([decoder]), text_ids(pair.load_tokenizer(), SAMPLE) or [0])
     return decoder
 
 

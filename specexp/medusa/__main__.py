@@ -1,9 +1,12 @@
 """`specexp medusa`: trains Medusa heads for a decoder-only model, which stays as it is.
 
 It learns from text files, .jsonl files or directories of them; without any, from the project's own training corpus, of which the
-evaluation tasks are no part. A share of the texts is what the model itself writes behind their beginnings. The directory --out then
-holds the heads, with their accuracy by head and rank on texts that they did not learn from; specexp method=medusa method.heads=DIR uses
-them. curve.jsonl there is the history of the training. The same command goes on from the checkpoint in the directory.
+evaluation tasks are no part. A share of the texts is what the model itself writes behind their beginnings. All of them begin as prompts
+do in decoding: with --prompt-format chat through the chat template, for heads that are used with dataset.prompt_format=chat.
+
+The directory --out then holds the heads, with their accuracy by head and rank on texts that they did not learn from; specexp
+method=medusa method.heads=DIR uses them. curve.jsonl there is the history of the training. The same command goes on from the checkpoint
+in the directory.
 With --measure HEADS nothing is trained: these heads are measured (published ones come without accuracies) and written with their
 accuracies.
 """
@@ -33,7 +36,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--layers", type=int, default=1, help="residual blocks of each head")
     add("--documents", type=int, default=4000, help="how many texts at most")
     add("--length", type=int, default=512, help="longer files are read in parts of so many ids")
-    add("--written", type=float, default=0.5, help="share of the texts that the target itself writes behind their beginnings")
+    add("--written", type=float, help="share of the texts that the target itself writes behind their beginnings (default 0.5; in chat 1)")
+    add("--prompt-format", default="raw", choices=("raw", "chat"), help="chat: each text is what a user says, and the target answers")
+    add("--chat-template", help="in chat: plain, or a Jinja file, in the place of the tokenizer's own template")
     add("--max-new-tokens", type=int, default=128, help="of what the target writes")
     add("--epochs", type=float, default=3.0)
     add("--batch", type=int, default=16, help="texts in a step")
@@ -52,6 +57,12 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     for name in ("heads", "layers", "documents", "length", "max_new_tokens", "epochs", "batch", "rate"):
         if getattr(options, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} does not fit; give more than 0.")
+    chat = options.prompt_format == "chat"
+    options.written = (1.0 if chat else 0.5) if options.written is None else options.written
+    if chat and options.written != 1:
+        raise UserError(f"--written {options.written} does not go with --prompt-format chat: the target writes every answer; leave it out.")
+    if options.chat_template is not None and not chat:
+        raise UserError(f"--chat-template {options.chat_template} goes with --prompt-format chat only; leave it out.")
     if not 0 <= options.written <= 1:
         raise UserError(f"--written {options.written} is no share; give 0 to 1.")
     return options

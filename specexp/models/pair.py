@@ -21,18 +21,21 @@ from specexp.runners.lengths import extended_length, switch_length
 
 @dataclass(frozen=True)
 class ModelPair:
-    """A target with its draft, or with several drafts. name: the pair's name in records. tokenizer: one tokenizer for all models, which is
-    not compared with theirs; None for each model's own. dtype: the default of all models (the configuration's top-level key reads it).
+    """A target with its draft, or with several drafts. name: the pair's name in records; None for the target's. tokenizer: one tokenizer
+    for all models, which is not compared with theirs; None for each model's own. dtype: the default of all models (the configuration's
+    top-level key reads it).
 
     drafts: several draft models by name, biggest first, for methods that use more than one; where there are none, `draft` is the only one.
     tables: the name of the pair's n-gram tables; they belong to its tokenizer, so pairs may share them. medusa: where Medusa heads for the
-    target are: a directory, a Hub id, or asset:NAME. data: files that experiments read instead of data sets from the Hub, for pairs too
-    small for those; this class does not read them. weights: real, or standin for models of these shapes that compute what the tiny pair
+    target are: a directory, a Hub id, or asset:NAME. weights: real, or standin for models of these shapes that compute what the tiny pair
     computes (`ModelSpec` explains it). costs: named tables of what a pass of each model ("target" and the drafts' names) costs, in any
     unit, for cost metrics.
+
+    This class does not read the last two: data, files that experiments read instead of data sets from the Hub, for pairs too small for
+    those, and prompt_format, how data sets ask unless they say otherwise themselves.
     """
 
-    name: str
+    name: str | None
     target: ModelSpec
     draft: ModelSpec | None = None
     tokenizer: str | None = None
@@ -43,6 +46,7 @@ class ModelPair:
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     weights: str = "real"
     data: Mapping[str, str | None] = field(default_factory=dict)
+    prompt_format: str = "raw"
 
     def __post_init__(self) -> None:
         if odd := [spec.name for _, spec in self._models() if spec.weights != self.weights]:

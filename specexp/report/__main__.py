@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from specexp.datasets.files import whole
-from specexp.errors import UserError, ending
+from specexp.errors import UserError, ending, whole
 
 COMMANDS = {
     "table": "specexp.report.tables:main",  # also without its name: specexp report DIR...

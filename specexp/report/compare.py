@@ -21,7 +21,7 @@ from rich.text import Text
 from specexp.errors import UserError
 from specexp.figures.paired import SURPRISING, difference, log_speed_ratio, mcnemar, permutation_p
 from specexp.figures.record import Record, SideRecord
-from specexp.figures.speed import counted_time, log_rate_ratio, whole_request
+from specexp.figures.speed import counted_time, in_one_piece, log_rate_ratio, whole_request
 from specexp.report.runs import Parser
 from specexp.tracking.records import read_records
 
@@ -97,6 +97,9 @@ def _speed(a: Sides, b: Sides) -> Compared:
     groups = [[side for _, side, _ in sides] for sides in (a, b)]
     groups += [[baseline for _, _, baseline in sides] for sides in (a, b)] if with_baseline else []
     spent = counted_time(*groups)
+    held = {name for sides in (a, b) for name, *of in sides if any(map(in_one_piece, filter(None, of)))}
+    if spent is not whole_request and held < {name for name, *_ in a}:  # their decode time is not known on every side
+        a, b = ([each for each in sides if each[0] not in held] for sides in (a, b))
     rows_a, rows_b = (_times(sides, spent, with_baseline) for sides in (a, b))
     figure = "speedup" if with_baseline else "throughput"
     remarks = [WHOLE] if spent is whole_request else []

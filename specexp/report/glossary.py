@@ -16,6 +16,8 @@ RUN = {
     "method": "The name of the decoding method that was measured.",
     "model_pair": "The name of the pair of target and draft model; of a served model, the name that the server gives it.",
     "dataset": "The name of the data set that the prompts are from.",
+    "prompt_format": "\"raw\" where the model read the prompts as they stand, \"chat\" where they were messages in a chat template.",
+    "template_unused": "Whether the prompts were raw although the tokenizer has a chat template.",
     "weights": "\"real\" for the models' own weights; \"standin\" for models of the named sizes with other weights, whose time and memory "
                "are true while their texts and scores mean nothing.",
     "cache": "How the target model keeps the keys and values of earlier tokens.",
@@ -29,6 +31,12 @@ RUN = {
     "num_samples": "The number of texts: prompts times samples of each.",
     "num_tokens": "The number of tokens in all texts.",
     "num_errors": "The number of requests that a server refused for good; their prompts count in no figure.",
+    "texts_in_one_piece": "The number of texts that a server's stream brought in one piece, or nearly so; they have no time per token.",
+    "texts_bunched": "The number of texts of which several tokens came with the first piece, which decode speed leaves out.",
+    "texts_without_answer": "The number of texts in which a served model reasoned and gave no answer.",
+    "texts_with_acceptance": "The number of texts whose acceptance a server reported.",
+    "texts_with_totals_alone": "The number of those that a server reported in totals, so that rates by position are not known.",
+    "acceptance_told_by": "The served engine whose own counts the figures of speculation are; empty where they were counted here.",
     "lossless": "Whether the method leaves the distribution of the target's texts unchanged (with temperature 0: the text itself).",
     "cache_exact": "Whether the cache leaves the model's predictions unchanged; a cache that drops tokens does not.",
 }

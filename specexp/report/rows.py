@@ -7,8 +7,9 @@ Computes no figure.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from specexp.figures.served import served_notes
 from specexp.figures.speed import why_no_interval
 from specexp.report.baselines import GROUP, SETTING, baseline_rows
 from specexp.report.runs import Run
@@ -113,23 +114,24 @@ def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What is said below a table: of published figures their source, setup and known faults; why speedups have no interval; each failed job
-    with its sentence."""
+    """What is said below a table: of published figures their source, setup and known faults; why speedups have no interval; what servers
+    leave unknown; each failed job with its sentence."""
     found = []
     for run in runs:
         if table := run.config.get(PUBLISHED):
             found.append(f"[published] {table.get('source')}. Setup: {table.get('setup')} Known faults: {table.get('faults')}")
-    found += _without_interval([run for run in runs if run.finished])
+    finished = [run for run in runs if run.finished]
+    found += _by_reason(finished, lambda run: [why_no_interval(run.summary)]) + _by_reason(finished, lambda run: served_notes(run.summary))
     found += [f"{run.name} failed: {run.failure}" for run in runs if run.failure]
     found += [f"{run.name} is not finished." for run in runs if run.state == "unfinished"]
     return list(dict.fromkeys(found))
 
 
-def _without_interval(runs: Sequence[Run]) -> list[str]:
-    """A sentence for each reason, with the names of the runs that it holds for, where it does not hold for all."""
+def _by_reason(runs: Sequence[Run], reasons: Callable[[Run], Iterable[str | None]]) -> list[str]:
+    """Each reason once, with the names of the runs that it holds for, where it does not hold for all."""
     names: dict[str, list[str]] = {}
     for run in runs:
-        if reason := why_no_interval(run.summary):
+        for reason in filter(None, reasons(run)):
             names.setdefault(reason, []).append(run.name)
     return [reason if len(few) == len(runs) else f"{', '.join(few)}: {reason}" for reason, few in names.items()]
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from specexp.figures.record import Record, SideRecord
+from specexp.figures.served import served_notes
 from specexp.figures.speed import speedup_interval, why_no_interval
 
 Format = Callable[[float], str]
@@ -113,6 +114,7 @@ WARNINGS = {
 SANDBOX = "NOT SEALED OFF: model-written code ran at sandbox level {}, where it sees the user's files; install bubblewrap."
 REFUSED = "UNANSWERED: {} of the requests were refused for good; their prompts count in no figure, nor in the scores."
 REPEATS = "REPEATS DIFFER: of {} of the texts the repeats are other texts; rates are of the tokens and seconds of all of them."
+TEMPLATE_UNUSED = "The prompts were raw, though the tokenizer has a chat template: dataset.prompt_format=chat asks as in a chat."
 STANDIN = "STAND-INS: Llamas of the named sizes that write what the tiny pair writes; time and memory are theirs, text and scores are not."
 
 
@@ -125,10 +127,14 @@ def show(summary: dict, directory: Path) -> None:
 
 
 def render(summary: dict, console: Console, title: str | None = None) -> None:
-    """Print the table of a flat summary, why its speedup has no interval where it has none, and a warning for everything unusual."""
+    """Print the table of a flat summary, why its speedup has no interval where it has none, what servers leave unknown, whether a chat
+    template was left unused, and a warning for everything unusual.
+    """
     console.print(build_table(summary, title))
-    if reason := why_no_interval(summary):
+    for reason in filter(None, (why_no_interval(summary), *served_notes(summary))):
         console.print(Text(reason))
+    if summary.get("template_unused"):
+        console.print(Text(TEMPLATE_UNUSED))
     for text in warnings(summary):
         console.print(Text(text, style="bold red"))
 
@@ -217,7 +223,8 @@ def watched(records: Iterator[Record], total: int, done: int, name: str) -> Iter
 def _added(so_far: tuple[int, float], side: SideRecord | None) -> tuple[int, float]:
     """(decoded tokens, seconds), those of `side` among them."""
     repeats = () if side is None else side.repeats
-    return so_far[0] + sum(each.decoded_tokens for each in repeats), so_far[1] + sum(each.decode_seconds for each in repeats)
+    timed = [each for each in repeats if each.decoded_tokens]  # others came in one piece
+    return so_far[0] + sum(each.decoded_tokens for each in timed), so_far[1] + sum(each.decode_seconds for each in timed)
 
 
 def _note(method: tuple[int, float], baseline: tuple[int, float]) -> str:

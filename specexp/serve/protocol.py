@@ -15,9 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from specexp.datasets.files import whole
 from specexp.decoding.sampling import Sampling
-from specexp.errors import UserError
+from specexp.errors import UserError, whole
 
 
 def _neutral(values: tuple[object, ...], value: object) -> object:

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from specexp.datasets.files import whole
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.sampling import Sampling
-from specexp.errors import UserError
+from specexp.errors import UserError, whole
 from specexp.figures.acceptance import acceptance_figures
 from specexp.live.engine import Answer, Engine, Request
 from specexp.serve.protocol import ChatRequest, Generate

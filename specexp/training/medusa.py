@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,20 +21,18 @@ from specexp.models.heads import HeadsFile, MedusaHeads, save
 from specexp.models.loading import load_model
 from specexp.models.pair import load_tokenizer, stop_ids
 from specexp.models.spec import ModelSpec
+from specexp.text.prompting import Prompter, with_template
 from specexp.tracking.records import to_json, write_whole
 from specexp.tracking.wandb import WandbCurve
 from specexp.training.heads import Plan, States, Trainer, accuracies, places, table
-from specexp.training.texts import beginnings, continued, generated, read
+from specexp.training.texts import Text, asked, beginnings, continued, documents, generated, read
 
 HELD_OUT = 20  # one text in this many is for measuring, and the heads do not learn from it
 
 
 def learnt_from(options: argparse.Namespace, model, tokenizer) -> tuple[list, list]:
     """(texts of which the target wrote the rest, texts as they were found). The former are kept in --out, as writing them takes long."""
-    if options.paths:
-        plain = list(itertools.islice(read(tokenizer, files.texts(options.paths, options.key), options.length), options.documents))
-    else:
-        plain = list(generated(tokenizer, options.documents, options.seed))
+    plain = list(itertools.islice(found(options, tokenizer), options.documents))
     count = round(options.written * len(plain))
     begun = beginnings(plain[:count], options.seed)
     own = [text for text in own_words(options, model, tokenizer, begun) if places(text)]
@@ -41,6 +40,15 @@ def learnt_from(options: argparse.Namespace, model, tokenizer) -> tuple[list, li
     if len(own) + len(others) < 3:
         raise UserError(f"there is no text to learn from; give files ending in {', '.join(files.TEXT_SUFFIXES)}.")
     return own, others
+
+
+def found(options: argparse.Namespace, tokenizer) -> Iterator[Text]:
+    """The texts as they were found: documents, or, for a chat, what a user says in it."""
+    told = files.texts(options.paths, options.key)
+    if options.prompt_format == "chat":
+        made = (prompt for prompt, _ in documents(options.documents, options.seed))
+        return asked(Prompter(tokenizer), told if options.paths else made, options.length)
+    return read(tokenizer, told, options.length) if options.paths else generated(tokenizer, options.documents, options.seed)
 
 
 def own_words(options: argparse.Namespace, model, tokenizer, begun: list) -> list:
@@ -81,10 +89,14 @@ def target(options: argparse.Namespace):
     """(model, tokenizer). Raises UserError for a model without states that heads could read."""
     trusted = {"trust_remote_code": options.trust_remote_code, "allow_pickle": options.allow_pickle}
     spec = ModelSpec(options.target, options.dtype, options.device, **trusted)
+    tokenizer = load_tokenizer(options.target, trust_remote_code=options.trust_remote_code, key="--target")
+    tokenizer = with_template(tokenizer, options.chat_template)
+    if options.prompt_format == "chat" and not Prompter(tokenizer).has_template:
+        raise UserError(f"the tokenizer of {options.target} has no chat template; give --chat-template plain or --chat-template FILE.")
     model = load_model(spec, "--target")
     if model.config.is_encoder_decoder:
         raise UserError(f"{options.target} is an encoder-decoder model; heads are trained for decoder-only ones.")
-    return model, load_tokenizer(options.target, trust_remote_code=options.trust_remote_code, key="--target")
+    return model, tokenizer
 
 
 def build(options: argparse.Namespace) -> None:
@@ -117,7 +129,7 @@ def _writable(directory: Path) -> None:
 
 def begun_with(options: argparse.Namespace, projection):
     """(heads in float32, what to write of them): those to be measured, or new ones that begin as the target's own `projection`."""
-    facts = {"base_model_name_or_path": options.target}
+    facts = {"base_model_name_or_path": options.target, "prompt_format": options.prompt_format}
     if not options.measure:
         return MedusaHeads.beginning(projection, options.heads, options.layers), facts
     existing = HeadsFile(options.measure)

@@ -5,7 +5,8 @@ Heads learn in part from what their target writes after the beginnings of texts,
 table that imitates a model is counted from text that this model samples from its start token alone; staged speculative decoding
 (arXiv:2308.04623, section 4) samples 120 million tokens of its draft at temperature 1.5. That text depends on seed, temperature and batch
 size, and not on how much of it is asked for. Generated texts are functions of (seed, number), and no evaluation task is among them
-(grammar.py's rule). This module knows tokenizers and models and nothing of heads and tables.
+(grammar.py's rule). Texts for heads begin with the ids that a prompt of the same words has (text/prompting.py). This module knows
+tokenizers and models and nothing of heads and tables.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from specexp.errors import UserError
 from specexp.models.loading import load_model
 from specexp.models.pair import entries, output_rows, stop_ids
 from specexp.models.spec import ModelSpec
+from specexp.text.prompting import Prompter, answered_ids, leading_ids
 from specexp.training.corpus import article_document, function_document
 
 WIDEST = 32  # texts written side by side
@@ -36,21 +38,39 @@ class Text:
     start: int = 0
 
 
-def generated(tokenizer, documents: int, seed: int) -> Iterator[Text]:
-    """Documents of the corpus generator: three tasks to each article; before every second task stands another one."""
-    rng, end = random.Random(f"{seed}/medusa"), _end(tokenizer)
-    for number in range(documents):
-        pieces = article_document(rng) if number % 4 == 3 else function_document(rng, 1 + number % 2)
-        encoded = tokenizer(pieces, add_special_tokens=False)["input_ids"]
-        ids = [token for piece in encoded for token in piece] + end
-        yield Text(tuple(ids), sum(map(len, encoded[:-1])))
+def documents(count: int, seed: int) -> Iterator[tuple[str, str]]:
+    """(prompt, answer) of the corpus generator: three tasks to each article; before every second task stands another one."""
+    rng = random.Random(f"{seed}/medusa")
+    for number in range(count):
+        *before, answer = article_document(rng) if number % 4 == 3 else function_document(rng, 1 + number % 2)
+        yield "".join(before), answer
+
+
+def generated(tokenizer, count: int, seed: int) -> Iterator[Text]:
+    """Documents of the corpus generator."""
+    for prompt, answer in documents(count, seed):
+        ids, start = answered_ids(tokenizer, prompt, answer)
+        yield Text((*ids, *_end(tokenizer)), start)
+
+
+def asked(prompter: Prompter, documents: Iterable[str], length: int) -> Iterator[Text]:
+    """Documents as what a user says in a chat, up to where the answer begins; those of more than `length` ids are left out. Only what the
+    target answers can follow, since a document's own words do not.
+    """
+    for document in documents:
+        ids = prompter.chat_ids([{"role": "user", "content": document}])
+        if len(ids) <= length:
+            yield Text(tuple(ids), len(ids))
 
 
 def read(tokenizer, documents: Iterable[str], length: int) -> Iterator[Text]:
-    """Documents as they are, in parts of at most `length` ids."""
+    """Documents as they are, in parts of at most `length` ids. Each part begins as a prompt does, with what the tokenizer puts there."""
+    leading = leading_ids(tokenizer)
+    size = max(1, length - len(leading))
     for document in documents:
         ids = tokenizer(document, add_special_tokens=False)["input_ids"] + _end(tokenizer)
-        yield from (Text(tuple(ids[at : at + length])) for at in range(0, len(ids), length))
+        ids = ids[len(leading) :] if ids[: len(leading)] == leading else ids  # the document spells it
+        yield from (Text((*leading, *ids[at : at + size])) for at in range(0, len(ids), size))
 
 
 def beginnings(texts: Sequence[Text], seed: int) -> list[Text]:

@@ -20,9 +20,9 @@ METHODS = [option for group, option in OPTIONS if group == "method"]
 POLICIES = [option for group, option in OPTIONS if group == "policy"]
 
 
-def composed(*overrides):
+def composed(*overrides, primary="config"):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides), return_hydra_config=False)
+        return compose(primary, overrides=list(overrides), return_hydra_config=False)
 
 
 def parameters(node):
@@ -253,6 +253,61 @@ def test_a_method_or_a_baseline_that_cannot_run_is_refused(overrides, told):
     with pytest.raises(UserError) as refused:
         check(composed(*overrides), overrides)
     assert told in str(refused.value)
+
+
+ALONE = ("model_pair=custom", "model_pair.target.name=asset:tiny/draft")
+
+
+@pytest.mark.parametrize("overrides", [ALONE, ("model_pair.draft=null",), (*ALONE, "+method@baselines.b=tree", "method=nasd")])
+def test_without_a_draft_model_it_is_said_which_methods_need_none(overrides):
+    with pytest.raises(UserError, match="choose a method that needs no draft model") as refused:
+        check(composed(*overrides), overrides)
+    told = str(refused.value).partition("(method=")[2].partition(")")[0].split(", ")
+    assert {"prompt_lookup", "max_gram", "nasd", "autoregressive"} <= set(told) and not {"speculative", "csd", "medusa", "endpoint"} & set(told)
+    for method in told if overrides == ALONE else ():
+        config = composed(*ALONE, f"method={method}")
+        check(config)
+        assert config.model_pair.draft is None and config.model_pair.name == "asset:tiny/draft"
+
+
+@pytest.mark.parametrize(("primary", "key"), [("serve", "server.model"), ("chat", "model_pair.name"), ("config", "model_pair.name")])
+def test_a_pair_of_ones_own_is_called_like_its_target(primary, key, tmp_path, monkeypatch):
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path / "my-model")
+    names = {str(tmp_path / "my-model"): "my-model", ".": "my-model", "../my-model/": "my-model", "someone/model": "someone/model"}
+    for given, name in names.items():
+        config = composed("model_pair=custom", f"model_pair.target.name={given}", "method=prompt_lookup", primary=primary)
+        check(config)
+        assert OmegaConf.select(config, key) == name
+    config = composed("model_pair=custom", "model_pair.target.name=.", "method=prompt_lookup", "model_pair.name=mine", primary=primary)
+    check(config)
+    assert OmegaConf.select(config, key) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("chat_template=3",), "chat_template=3 does not fit; give plain, a Jinja file, or null"),
+        (("chat_template_args=3",), "chat_template_args=3 does not fit; give the arguments by name, {NAME: VALUE}, or null"),
+        (("dataset.instruction=3",), "dataset.instruction=3 does not fit; give a text"),
+    ],
+)
+def test_templates_and_their_arguments_are_checked_by_their_kind(overrides, words):
+    with pytest.raises(UserError) as refused:
+        check(composed(*overrides), overrides)
+    assert words in str(refused.value)
+
+
+def test_stand_ins_of_a_chat_pair_are_asked_raw():
+    config = composed("model_pair=llama32_3b_1b")
+    check(config)
+    assert config.dataset.prompt_format == "chat"
+    config = composed("model_pair=llama32_3b_1b", "model_pair.weights=standin")
+    check(config)
+    assert config.dataset.prompt_format == "raw"
+    config = composed("method=endpoint", "model_pair=llama32_3b_1b")
+    check(config)  # a server brings its own model
+    assert config.dataset.prompt_format == "raw"
 
 
 def test_a_plugins_function_needs_no_annotations():

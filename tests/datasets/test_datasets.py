@@ -48,7 +48,9 @@ def test_keys_are_constructor_parameters(name):
         assert set(node["sandbox"]) - {"_target_"} == set(inspect.signature(Sandbox).parameters)
     defaults = {key: parameter.default for key, parameter in inspect.signature(cls).parameters.items() if key != "sandbox"}
     if name in ("humaneval", "xsum", "prompts"):  # the class's own configuration says what the class says
-        assert {key: tuple(value) if key == "stop_strings" else value for key, value in node.items() if key != "sandbox"} == defaults
+        said = {key: tuple(value) if isinstance(value, list) else value for key, value in node.items() if key != "sandbox"}
+        assert said.pop("prompt_format") == "${oc.select:model_pair.prompt_format,raw}" and defaults.pop("prompt_format") == "raw"
+        assert said == defaults
 
 
 @pytest.mark.parametrize("name", ["microeval", "microsum", "humaneval"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chat_models import TEMPLATE, saved
 from decodes import decode, never, text
 from running import composed, run
 from tabular import TabularRunner, completed, law_of, total_variation
@@ -32,9 +33,10 @@ from specexp.models.pair import load_tokenizer, stop_ids
 from specexp.models.spec import ModelSpec
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.sink import SinkRunner
+from specexp.text.prompting import Prompter
 from specexp.training import medusa as making
-from specexp.training.heads import NONE, Plan, States, Trainer, accuracies, labelled
-from specexp.training.texts import Text, beginnings, continued, generated
+from specexp.training.heads import NONE, Plan, States, Trainer, accuracies, labelled, places
+from specexp.training.texts import Text, beginnings, continued, documents, generated
 
 SHIPPED = "asset:medusa/tiny"
 TARGET = ModelSpec("asset:tiny/target", dtype="float32")
@@ -533,6 +535,21 @@ def test_the_command_trains_measures_and_its_heads_run(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["equal_texts"] == 1.0
 
 
+def test_heads_for_a_chat_learn_from_answers_in_it(tmp_path):
+    place = saved(tmp_path / "model", bos=True, template=TEMPLATE)
+    out, prompter = tmp_path / "out", Prompter(load_tokenizer(place))
+    brief = ["--target", place, "--out", str(out), "--max-new-tokens", "8", "--epochs", "1", "--prompt-format", "chat", "--documents", "6"]
+    options = command.parse(brief)
+    model, tokenizer = making.target(options)
+    out.mkdir()
+    own, others = making.learnt_from(options, model, tokenizer)
+    said = {prompt for prompt, _ in documents(6, 0)}
+    assert len(own) >= 4 and not others and all(places(text) for text in own)
+    assert {text.ids[: text.start] for text in own} <= {tuple(prompter.chat_ids([{"role": "user", "content": words}])) for words in said}
+    making.build(options)
+    assert HeadsFile(str(out)).config["prompt_format"] == "chat"
+
+
 def test_the_command_learns_from_files(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("The number of apples is three. " * 40)
@@ -548,6 +565,9 @@ def test_the_command_learns_from_files(tmp_path):
         (["nowhere"], "nowhere does not exist"),
         (["empty"], "there is no text to learn from"),
         (["--written", "2"], "--written 2.0 is no share"),
+        (["--written", "0.5", "--prompt-format", "chat"], "--written 0.5 does not go with --prompt-format chat: the target"),
+        (["--chat-template", "plain"], "--chat-template plain goes with --prompt-format chat only"),
+        (["--prompt-format", "chat"], "the tokenizer of asset:tiny/target has no chat template; give --chat-template"),
         (["--heads", "0"], "--heads 0 does not fit"),
         (["--out", "file/heads"], "cannot write to --out file/heads"),
         (["--target", "asset:tiny_t5/draft"], "asset:tiny_t5/draft is an encoder-decoder model"),

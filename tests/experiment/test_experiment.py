@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_models import VOCAB, build, build_encoder_decoder
 
+from specexp.datasets import Example as Prompt
 from specexp.decoding.decoder import Decoder, Round
 from specexp.decoding.draft import chain_parents
 from specexp.decoding.length_rules import FixedLength
@@ -21,23 +22,20 @@ from specexp.figures.speed import summarise_speed
 from specexp.peers.endpoint import Reply
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.static import StaticRunner
+from specexp.text.prompting import Prompter
 from specexp.text.stopping import Stopping
 
 
 class Numbers:
     """Prompts and texts are numbers with spaces between."""
 
-    def __call__(self, text):
+    chat_template = None
+
+    def __call__(self, text, **_):
         return {"input_ids": [int(word) for word in text.split()]}
 
     def decode(self, ids, **_):
         return "".join(f"{i} " for i in ids)
-
-
-@dataclass(frozen=True)
-class Prompt:
-    id: str
-    prompt: str
 
 
 class Lengths:
@@ -62,7 +60,7 @@ def experiment(sampling=Sampling(0.0), verifier=RejectionVerifier, max_new_token
         "method": Decoder(ModelRunner(model), ModelDrafter(ModelRunner(draft), FixedLength(3)), verifier()),
     }
     tokenizer = Numbers()
-    reader = OwnTexts(Lengths(), tokenizer, Stopping(tokenizer), max_new_tokens, context_length, {"target": model})
+    reader = OwnTexts(Lengths(), Prompter(tokenizer), Stopping(tokenizer), max_new_tokens, context_length, models={"target": model})
     return Experiment({name: DecoderSide(decoder, sampling) for name, decoder in decoders.items()}, reader, max_new_tokens, **options)
 
 

@@ -20,7 +20,7 @@ from specexp.tracking.records import RunDirectory, read_records
 SIDE = TIMES | {
     "token_ids", "text", "ends", "score", "finish", "first_tokens", "rounds", "entropies", "tree", "origins", "nll_sum", "nll_count",
     "lossless", "cache_exact", "repeats_agree", "target_forwards", "draft_forwards", "draft_forwards_by_model", "kv_bytes_target", "kv_bytes_draft", "peak_memory_bytes",
-    "compression_count", "tokens_evicted", "repeats", "first_rounds", "num_tokens", "prompt_tokens", "chunks", "began", "attempts", "speculation",
+    "compression_count", "tokens_evicted", "repeats", "first_rounds", "num_tokens", "prompt_tokens", "chunks", "began", "attempts", "speculation", "reasoning",
 }  # fmt: skip
 SUMMARY = {
     "model_pair", "method", "dataset", "num_examples", "num_samples", "num_tokens", "lossless", "cache_exact", "equal_texts",

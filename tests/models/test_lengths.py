@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from specexp.live.engine import Engine, Request
 from specexp.models.spec import ModelSpec
 from specexp.runners.lengths import context_length, extended_length, rotations, switch_length
 from specexp.runners.runner import StatelessRunner
+from specexp.text.prompting import Prompter
 
 LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
@@ -82,7 +84,7 @@ def test_a_run_whose_texts_would_cross_the_switch_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"its text would cross 40, where .* rotates all positions otherwise; give max_new_tokens=\d+"):
         run(composed(*overrides, "max_new_tokens=40"), tmp_path / "run")
     run(composed(*overrides, "max_new_tokens=8"), tmp_path / "run")
-    engine = Engine(None, (), None, {90: "NAME"})
+    engine = Engine(Prompter(SimpleNamespace(chat_template=None)), (), None, {90: "NAME"})
     engine.check(Request([1] * 80, 10))
     with pytest.raises(UserError, match="80 prompt tokens and max_tokens=11 cross 90 tokens, where NAME .* ask for 10 tokens at most"):
         engine.check(Request([1] * 80, 11))

@@ -2,6 +2,7 @@
 told, keys that are nowhere written, LLMPerf's own files."""
 
 import json
+import re
 import time
 from types import SimpleNamespace
 
@@ -338,3 +339,21 @@ def test_load_prompts_have_the_lengths_that_were_asked_for():
 def test_lengths_that_no_load_prompt_has_are_refused(lengths):
     with pytest.raises(UserError, match="describe no lengths"):
         LoadPrompts(**lengths)
+
+
+def test_a_conversation_goes_to_the_chat_api_as_messages(place, tmp_path):
+    """A raw prompt is one user message there, as ever; completions take no messages, and what the server renders is its own affair."""
+    data = ("method.api=chat", "max_new_tokens=4", "dataset.limit=1")
+    summary, [raw] = remote(tmp_path / "raw", place, *data)
+    assert summary["prompt_format"] == "raw" and raw.prompt.startswith("def ")
+    asked = (*data, "dataset.prompt_format=chat", "dataset.system_prompt=Be brief.", "dataset.instruction='{prompt}'")
+    summary, [chat] = remote(tmp_path / "chat", place, *asked)
+    assert summary["prompt_format"] == "chat" and chat.prompt == f"system: Be brief.\n\nuser: {raw.prompt.strip()}"
+    assert chat.method.prompt_tokens > raw.method.prompt_tokens
+    for overrides, words in (
+        (("method.api=completions", "dataset.prompt_format=chat"), "dataset.prompt_format=chat sends messages, which method.api=completions"),
+        (("chat_template=plain",), "chat_template=plain would be ignored, as the server applies its model's own"),
+        (("chat_template_args={enable_thinking: false}",), "method.body={chat_template_kwargs: {NAME: VALUE}}"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            remote(tmp_path / "refused", place, *overrides)

@@ -15,6 +15,7 @@ from specexp.datasets.humaneval import HumanEval
 from specexp.experiment.perplexity import COLUMNS as PERPLEXITY
 from specexp.experiment.places import speculation_figures
 from specexp.figures.record import Record, Repeat, SideRecord
+from specexp.figures.served import served_figures
 from specexp.figures.speed import summarise_speed
 from specexp.report import columns, glossary, table
 from specexp.report.__main__ import main
@@ -49,7 +50,7 @@ def possible(real, place):
     served = [Record("a", 0, "p", (), {"method": SideRecord((Repeat(1, 1, 0, 0, 0.1, 0.1),), "", "stop", speculation=speculation)})]
     write_run(place / "run")
     rows = make_rows(find_runs([place]))
-    keys = {*real, *figures, *explained(made, None), *speculation_figures(served), *PERPLEXITY, *KINDS, "num_errors", "accuracy", "pass_at_10"}
+    keys = {*real, *figures, *explained(made, None), *speculation_figures(served), *served_figures(served), *PERPLEXITY, *KINDS, "num_errors", "accuracy", "pass_at_10"}
     keys |= {key for row in rows for key in row if not key.startswith(SETTING)}
     return keys | {column.key for column in columns.COLUMNS} | {row.key for _, some in table.SECTIONS for row in some}
 

@@ -21,12 +21,13 @@ from specexp.cli.messages import conf_directory
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
 from specexp.experiment.generation import generate
-from specexp.live.engine import Engine, with_template
+from specexp.live.engine import Engine
 from specexp.runners.runner import ModelRunner
 from specexp.serve.protocol import ChatRequest, CompletionRequest
 from specexp.serve.server import listening, open_service
 from specexp.serve.service import ServerSettings, Service
 from specexp.serve.worker import FairQueue, Full, Metrics
+from specexp.text.prompting import Prompter, with_template
 from specexp.text.stopping import Stopping
 
 PROMPT = "def add(a, b):\n"
@@ -190,9 +191,9 @@ def test_half_a_character_is_the_clients_mistake(place, kind, body, words):
 def test_a_template_that_writes_half_a_character_is_told(service, tmp_path):
     (tmp_path / "template.jinja").write_text("{{ '\\ud83d' }}")
     with pytest.raises(UserError, match="the conversation has half a character"):
-        Engine(with_template(service.engine.tokenizer, str(tmp_path / "template.jinja")), ()).render([{"role": "user", "content": "x"}])
+        Engine(Prompter(with_template(service.engine.tokenizer, str(tmp_path / "template.jinja"))), ()).render([{"role": "user", "content": "x"}])
     (tmp_path / "template.jinja").write_bytes("{{ messages[0].content }}é".encode("utf-8-sig"))
-    rendered = Engine(with_template(service.engine.tokenizer, str(tmp_path / "template.jinja")), ()).render([{"role": "user", "content": "x"}])
+    rendered = Engine(Prompter(with_template(service.engine.tokenizer, str(tmp_path / "template.jinja"))), ()).render([{"role": "user", "content": "x"}])
     assert rendered == service.engine.ids("xé")
     (tmp_path / "template.jinja").write_bytes("é".encode("latin-1"))
     with pytest.raises(UserError, match=r"chat_template=.*template.jinja cannot be read \(line 1 has the byte 0xe9"):
@@ -460,15 +461,15 @@ def test_chat_templates_are_the_tokenizers_own_plain_or_a_files(service, tmp_pat
     file = tmp_path / "template.jinja"
     file.write_text("{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}")
     messages = [{"role": "system", "content": ""}, {"role": "user", "content": "one"}, {"role": "user", "content": "two"}]
-    rendered = {name: Engine(with_template(own, name), ()).render(messages) for name in ("plain", str(file))}
+    rendered = {name: Engine(Prompter(with_template(own, name)), ()).render(messages) for name in ("plain", str(file))}
     assert rendered == {"plain": service.engine.ids("one\n\ntwo"), str(file): service.engine.ids("system: \nuser: one\nuser: two\n")}
     with pytest.raises(UserError, match="chat_template=nowhere is no file"):
         with_template(own, "nowhere")
     with pytest.raises(UserError, match="the tokenizer has no chat template"):
-        Engine(SimpleNamespace(chat_template=None), ()).render(messages)
+        Engine(Prompter(SimpleNamespace(chat_template=None)), ()).render(messages)
     file.write_text("{{ raise_exception('no system here') }}")
     with pytest.raises(UserError, match="does not take these messages .no system here"):
-        Engine(with_template(own, str(file)), ()).render(messages)
+        Engine(Prompter(with_template(own, str(file))), ()).render(messages)
 
 
 def test_clients_take_turns():
