@@ -56,9 +56,14 @@ def ending(command: str, interrupted: str = "interrupted.") -> Iterator[None]:
         if _output_is_open():
             raise
         raise Ended("the program that reads the output has ended.") from None  # and with it whoever would read this
-    line = sentence.replace("\n", "\\n")  # a value may have any character in it
+    line = on_one_line(sentence)
     print(f"{command}: {line}", file=sys.stderr)
     raise Ended(line, code)
+
+
+def on_one_line(sentence: str) -> str:
+    """With everything spelt out that breaks a line or moves a terminal's cursor: a value in it may have any character."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in sentence)
 
 
 def _output_is_open() -> bool:

@@ -30,6 +30,7 @@ from specexp.chat.session import Run, Session, figures
 from specexp.decoding.decoder import Round
 from specexp.errors import UserError, whole
 from specexp.live.engine import CANCELLED, Piece
+from specexp.report.table import heading, plain_console
 
 PROMPT = "> "
 REMARK = "//"
@@ -144,7 +145,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 def start(session: Session, script: tuple[Iterable[str], str] | None, history: str | None) -> None:
     """Carry out the script, given as its lines and its name, if there is one, else what is piped in, else talk with a person."""
     first = session.sides[0].engine.tokenizer if session.sides else None
-    view = RichView(Console(highlight=False), lambda token: first.decode([token]) if first else str(token))
+    view = RichView(plain_console(highlight=False), lambda token: first.decode([token]) if first else str(token))
     if script is not None:
         play(session, view, *script)
     elif not sys.stdin.isatty():
@@ -154,6 +155,8 @@ def start(session: Session, script: tuple[Iterable[str], str] | None, history: s
         converse(session, view, history)
 
 
+SEEN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421} | dict.fromkeys(range(128, 160), "\ufffd")
+# Control characters as signs: what a model writes moves no cursor and changes no colours.
 ORIGINS = {"target": "", "draft": "green", "bonus": "blue", "resample": "red"}
 STAGES = ("green", "cyan", "yellow", "magenta")  # of a cascade's stages, in the order in which they first appear
 LEGEND = (("accepted", "draft"), ("corrected", "resample"), ("bonus", "bonus"))
@@ -170,7 +173,7 @@ class RichView:
         self._stages: dict[str, str] = {}
 
     def say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style), soft_wrap=True)
+        self.console.print(Text(text.translate(SEEN), style=style), soft_wrap=True)
 
     def welcome(self, session: Session) -> None:
         self.say(f"enabled: {', '.join(session.settings.enabled)}. {HINT}", "dim")
@@ -185,18 +188,18 @@ class RichView:
             self._round(round_)
             return
         for piece in pieces:
-            self.console.print(Text(piece.text, style=self._style(piece.origin)), end="", soft_wrap=True)
+            self.console.print(Text(piece.text.translate(SEEN), style=self._style(piece.origin)), end="", soft_wrap=True)
 
     def end(self, finish: str) -> None:
         self.say({CANCELLED: " [stopped]", "length": ""}.get(finish, "") if not self.debug else f"end: {finish}", "dim")
 
     def table(self, runs: Sequence[Run], title: str | None = None) -> None:
         """One line for each way of decoding, over all of its prompts."""
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        table = Table(title=heading(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
         for place, column in enumerate(COLUMNS):
             table.add_column(column, justify="right" if place else "left", header_style="dim", no_wrap=bool(place), overflow="fold")
         for name, group in grouped(runs).items():
-            table.add_row(name, *_cells(figures(group)))
+            table.add_row(Text(name), *_cells(figures(group)))
         self.console.print(table)
 
     def help(self, session: Session) -> None:

@@ -32,7 +32,7 @@ from specexp.cli.credentials import refuse_arguments, take_back
 from specexp.cli.manual import manual
 from specexp.cli.messages import explain_hydra, not_a_name, not_yaml, unknown_choice, unparsable
 from specexp.cli.plugins import conf_directory, conf_folders
-from specexp.errors import INTERRUPTED, Ended, UserError, ending
+from specexp.errors import INTERRUPTED, Ended, UserError, ending, on_one_line
 from specexp.tracking.records import write_failure
 
 HELP = {"-h", "--help"}
@@ -130,7 +130,7 @@ def explain_error(error: Exception, primary: str = "config") -> str:
     """What is wrong, as a sentence. primary: the name of the configuration that was composed."""
     disk = error if isinstance(error, OSError) and not isinstance(error, HydraException) else error.__cause__
     if isinstance(error, UserError):
-        return str(error).replace("\n", "\\n")  # a value may have any character in it
+        return on_one_line(str(error))
     if isinstance(error, OverrideParseException):
         return unparsable(error.override)
     if isinstance(error, yaml.MarkedYAMLError):

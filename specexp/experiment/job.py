@@ -53,8 +53,10 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
             records = _decode(experiment, place, prompts, run_directory, config)
         place.finish(experiment, records, prompts[inputs.examples[0].id], directory)
         summary = _summarised(experiment, place, records, run_directory, config)
-    show(summary, directory)
-    inputs.tracker.finish(summary, records)
+    try:
+        show(summary, directory)
+    finally:  # also where nobody reads the table any more
+        inputs.tracker.finish(summary, records)
     return summary.get("speedup")
 
 
