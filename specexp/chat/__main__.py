@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from specexp.cli.jobs import attempted, composed, configured, launch, overrides
-from specexp.errors import CommandParser, UserError, ending, installed
+from specexp.errors import CommandParser, UserError, decoded, ending, installed
 
 MANUAL = """\
 Decode what you type with the target alone and with methods beside it: text coloured by origin, acceptance, tokens/s, speedup.
@@ -28,7 +28,7 @@ printf '/length 40\\ndef add(a, b):\\n' | specexp chat
 A tokenizer without a chat template can be given one: chat_template=plain or chat_template=FILE. history=null keeps no history.
 --cfg job shows the whole configuration.
 """
-script: Path | None = None  # from the command line; Hydra does not know this option
+script: tuple[list[str], str] | None = None  # lines and name, from the command line; Hydra does not know this option
 
 
 @configured("chat")
@@ -57,9 +57,11 @@ def cli() -> None:
     parser.add_argument("--script", type=Path)
     with ending("specexp chat"):
         options, sys.argv[1:] = parser.parse_known_args()
-        script = options.script
-        if script is not None and not script.is_file():
-            raise UserError(f"--script {script} is no file; name one with a command or a prompt on each line.")
+        file, script = options.script, None
+        if file is not None and not file.is_file():
+            raise UserError(f"--script {file} is no file; name one with a command or a prompt on each line.")
+        if file is not None:
+            script = decoded(file.read_bytes(), f"--script {file}").split("\n"), str(file)
     launch(main, lambda: MANUAL, "chat")
 
 

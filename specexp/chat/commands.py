@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from specexp.chat.session import DRAFTER, EGAG, NASD, SPECULATIVE, TARGET, Session, Settings, pairs
-from specexp.cli.plugins import conf_folders, read_mapping
+from specexp.cli.plugins import conf_folders, options, read_mapping
 from specexp.errors import UserError
 from specexp.experiment.supply import MODELS, asked
 from specexp.report.papers import as_csv, row
@@ -24,7 +24,7 @@ PROCESSORS = {  # sampling rule -> its arguments, in order
     "nucleus": ("temperature", "top_p"),
     "topknucleus": ("temperature", "top_k", "top_p"),
 }
-CACHES, STORAGES = ("full", "none", "sink"), ("basic", "onelevel")
+CACHES, STORAGES = tuple(options("cache")), tuple(options("storage"))
 
 
 class Quit(Exception):
@@ -243,6 +243,7 @@ def _jsonl(session: Session) -> str:
 
 
 _RULES = "; ".join(" ".join((name, *arguments)) for name, arguments in PROCESSORS.items())
+_CACHES, _STORAGES = "|".join(CACHES), "|".join(STORAGES)
 _TABLE = (
     Command("/help", "", "list the commands and their present values", _shown),
     Command("/quit", "", "leave (also Ctrl-D)", _quit),
@@ -253,14 +254,14 @@ _TABLE = (
     Command("/speculative", "", "decode speculatively, with the draft model", _speculative, _state(SPECULATIVE, EGAG)),
     Command("/ngram", "", "decode with n-gram counts of prompt and text (nasd)", _toggle(NASD), _state(NASD)),
     Command("/method", "NAME [KEY=VALUE ...]", "switch any method on with these settings; without settings, on or off", _method),
-    Command("/cache", "[full|none|sink]", "how keys and values are kept; without a name: none, or full again", _cache, _cache_name, CACHES),
+    Command("/cache", f"[{_CACHES}]", "how keys and values are kept; without a name: none, or full again", _cache, _cache_name, CACHES),
     Command("/chat", "", "put prompts into the chat template", _switch("chat"), _on("chat")),
     Command("/length", "N", "tokens to generate at most", _length, lambda s: s.length),
     Command("/gamma", "N", "tokens drafted per round, for all methods with a gamma and no policy", _gamma, lambda s: s.gamma or ""),
     Command("/processor", "NAME [VALUE ...]", _RULES, _processor, _processor_now, tuple(PROCESSORS)),
     Command("/seed", "N", "the seed of sampling", _seed, lambda s: s.seed),
     Command("/top_k_filler", "N", "n-gram: count the target's N best ids at each position", *_setting(NASD, "top_k_filler")),
-    Command("/set_ngramstorage", "basic|onelevel [N]", "n-gram: contexts of fewer than N tokens, or of N - 1", _storage, _stored, STORAGES),
+    Command("/set_ngramstorage", f"{_STORAGES} [N]", "n-gram: contexts of fewer than N tokens, or of N - 1", _storage, _stored, STORAGES),
     Command("/reset_in_between", "", "n-gram: forget the counts between prompts, or keep them", _reset, _resets),
     Command("/egag", "", "speculate with draft lengths by the draft's entropy, not by gamma", _egag, _state(EGAG)),
     Command("/egag_gamma_min", "N", "egag's shortest draft", *_setting(EGAG, "gamma_min")),

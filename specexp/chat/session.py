@@ -7,7 +7,7 @@ and changes nothing. This module knows how a setting is written as a Hydra overr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -66,6 +66,12 @@ class Settings:
         chosen = (f"method={METHODS.get(side, side)}",)
         return (*self.pair, *self.sampling, *self.cache, *chosen, *own)
 
+    def beside(self, side: str, handles: Collection[str]) -> dict[str, object]:
+        """What figures of this side depend on besides its `handles`: what all sides have in common, and which parts it was given."""
+        usual = {"cache": "full", "sampling": "greedy"} | pairs((*self.cache, *self.sampling))
+        parts = {key: value for key, value in self.given.get(side, {}).items() if key not in handles}
+        return usual | {"length": self.length, "chat": self.chat} | parts
+
     def has_own_gamma(self, side: str) -> bool:
         return "gamma" in self.given.get(side, {})
 
@@ -94,6 +100,7 @@ class Run:
     seed: int
     side: SideRecord
     baseline: SideRecord | None
+    beside: Mapping[str, object] = field(default_factory=dict)  # what its figures depend on besides the handles
 
     def record(self) -> Record:
         sides = {"method": self.side} | ({} if self.baseline is None else {"baseline": self.baseline})
@@ -166,7 +173,8 @@ class Session:
                 break
             own = answer.side()
             baseline = runs[0].side if runs and runs[0].name == TARGET else own if side.name == TARGET else None
-            runs.append(Run(self._prompts, prompt, side.name, side.handles, self.settings.seed, own, baseline))
+            beside = self.settings.beside(side.name, side.handles)
+            runs.append(Run(self._prompts, prompt, side.name, side.handles, self.settings.seed, own, baseline, beside))
         self.runs += runs
         return runs
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
@@ -28,8 +28,9 @@ from rich.text import Text
 from specexp.chat.commands import COMMANDS, Quit, methods, nodes, obey
 from specexp.chat.session import Run, Session, figures
 from specexp.decoding.decoder import Round
-from specexp.errors import UserError
+from specexp.errors import UserError, whole
 from specexp.live.engine import CANCELLED, Piece
+from specexp.report.table import heading, plain_console
 
 PROMPT = "> "
 REMARK = "//"
@@ -63,7 +64,7 @@ def handles_of(method: str) -> list[str]:
 
 def perform(session: Session, view: RichView, line: str, cancelled: Callable[[], bool]) -> None:
     """Carry out one line: a command, a remark or a prompt. UserError for what cannot be done; Quit when the console is to end."""
-    if not line.strip() or line.startswith(REMARK):
+    if not whole(line, "the line").strip() or line.startswith(REMARK):
         return
     if not line.startswith("/"):
         runs = session.decode(line.replace("\\n", "\n").replace("\\t", "\t"), view, cancelled)
@@ -75,9 +76,17 @@ def perform(session: Session, view: RichView, line: str, cancelled: Callable[[],
     shown.get(line.split()[0], lambda: view.say(said or "", "cyan"))()
 
 
+class History(FileHistory):
+    """What was typed, in a file. A line that is no whole text, which the console refuses anyway, is left out."""
+
+    def store_string(self, string: str) -> None:
+        with suppress(UserError):
+            super().store_string(whole(string, "the line"))
+
+
 def converse(session: Session, view: RichView, history: str | None) -> None:
     """Talk with a person until Ctrl-D or /quit."""
-    remembered = InMemoryHistory() if history is None else FileHistory(str(Path(history).expanduser()))
+    remembered = InMemoryHistory() if history is None else History(str(Path(history).expanduser()))
     prompt = PromptSession(PROMPT, history=remembered, completer=CommandCompleter(handles_of), complete_while_typing=False)
     view.welcome(session)
     while (line := _read(prompt)) is not None:
@@ -106,9 +115,9 @@ def play(session: Session, view: RichView, lines: Iterable[str], name: str) -> N
     """Carry out a script. UserError at its first mistake, with the number of the line."""
     for number, line in enumerate(lines, 1):
         line = line.rstrip("\r\n")
-        if line.strip() and not line.startswith(REMARK):
-            view.say(f"{PROMPT}{line}", "bold")
         try:
+            if whole(line, "it").strip() and not line.startswith(REMARK):
+                view.say(f"{PROMPT}{line}", "bold")
             perform(session, view, line, lambda: False)
         except UserError as error:
             raise UserError(f"{name}, line {number}: {error}") from error
@@ -133,19 +142,21 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def start(session: Session, script: Path | None, history: str | None) -> None:
-    """Carry out the script if there is one, else what is piped in, else talk with a person."""
+def start(session: Session, script: tuple[Iterable[str], str] | None, history: str | None) -> None:
+    """Carry out the script, given as its lines and its name, if there is one, else what is piped in, else talk with a person."""
     first = session.sides[0].engine.tokenizer if session.sides else None
-    view = RichView(Console(highlight=False), lambda token: first.decode([token]) if first else str(token))
+    view = RichView(plain_console(highlight=False), lambda token: first.decode([token]) if first else str(token))
     if script is not None:
-        with script.open(encoding="utf-8") as lines:
-            play(session, view, lines, str(script))
+        play(session, view, *script)
     elif not sys.stdin.isatty():
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")  # a byte that is no UTF-8 is refused with its line
         play(session, view, sys.stdin, "standard input")
     else:
         converse(session, view, history)
 
 
+SEEN = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421} | dict.fromkeys(range(128, 160), "\ufffd")
+# Control characters as signs: what a model writes moves no cursor and changes no colours.
 ORIGINS = {"target": "", "draft": "green", "bonus": "blue", "resample": "red"}
 STAGES = ("green", "cyan", "yellow", "magenta")  # of a cascade's stages, in the order in which they first appear
 LEGEND = (("accepted", "draft"), ("corrected", "resample"), ("bonus", "bonus"))
@@ -162,7 +173,7 @@ class RichView:
         self._stages: dict[str, str] = {}
 
     def say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style=style), soft_wrap=True)
+        self.console.print(Text(text.translate(SEEN), style=style), soft_wrap=True)
 
     def welcome(self, session: Session) -> None:
         self.say(f"enabled: {', '.join(session.settings.enabled)}. {HINT}", "dim")
@@ -177,18 +188,18 @@ class RichView:
             self._round(round_)
             return
         for piece in pieces:
-            self.console.print(Text(piece.text, style=self._style(piece.origin)), end="", soft_wrap=True)
+            self.console.print(Text(piece.text.translate(SEEN), style=self._style(piece.origin)), end="", soft_wrap=True)
 
     def end(self, finish: str) -> None:
         self.say({CANCELLED: " [stopped]", "length": ""}.get(finish, "") if not self.debug else f"end: {finish}", "dim")
 
     def table(self, runs: Sequence[Run], title: str | None = None) -> None:
         """One line for each way of decoding, over all of its prompts."""
-        table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+        table = Table(title=heading(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
         for place, column in enumerate(COLUMNS):
             table.add_column(column, justify="right" if place else "left", header_style="dim", no_wrap=bool(place), overflow="fold")
         for name, group in grouped(runs).items():
-            table.add_row(name, *_cells(figures(group)))
+            table.add_row(Text(name), *_cells(figures(group)))
         self.console.print(table)
 
     def help(self, session: Session) -> None:
@@ -219,14 +230,18 @@ class RichView:
 
 
 def grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """The runs by the method's name and, if a method ran with several settings, by those that differ."""
+    """The runs by the method's name and, if a method ran with several settings of its own or of all methods, by those that differ."""
     runs = list(runs)
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        others = [other.handles for other in runs if other.name == run.name]
-        varied = [key for key in run.handles if any(other.get(key) != run.handles[key] for other in others)]
-        groups.setdefault(" ".join([run.name, *(f"{key}={run.handles[key]}" for key in varied)]), []).append(run)
+        own, others = _settings(run), [_settings(other) for other in runs if other.name == run.name]
+        varied = [key for key in own if any(other.get(key) != own[key] for other in others)]
+        groups.setdefault(" ".join([run.name, *(f"{key}={own[key]}" for key in varied)]), []).append(run)
     return groups
+
+
+def _settings(run: Run) -> dict[str, object]:
+    return {**run.handles, **run.beside}
 
 
 def _cells(found: dict) -> list[str]:

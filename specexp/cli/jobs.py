@@ -27,11 +27,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from specexp.cli.credentials import refuse_arguments
+from specexp.cli import job_directories as job_directories  # what it registers stands in the configuration
+from specexp.cli.credentials import refuse_arguments, take_back
 from specexp.cli.manual import manual
 from specexp.cli.messages import explain_hydra, not_a_name, not_yaml, unknown_choice, unparsable
 from specexp.cli.plugins import conf_directory, conf_folders
-from specexp.errors import INTERRUPTED, Ended, UserError, ending
+from specexp.errors import INTERRUPTED, Ended, UserError, ending, on_one_line
 from specexp.tracking.records import write_failure
 
 HELP = {"-h", "--help"}
@@ -57,9 +58,10 @@ def launch(task: Callable, manual: Callable[[], str], primary: str = "config") -
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors to us instead of printing them
         try:
             task()
-        except (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError, OSError, ValueError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError, OSError, ValueError, RuntimeError, ImportError) as error:
             if _inside_job(error, task):
                 raise
+            take_back()
             raise UserError(explain_error(error, primary)) from error
         if refused:
             numbers = ", ".join(map(str, refused))
@@ -75,13 +77,14 @@ def attempted(work: Callable[[Callable], float | None], interrupted: str) -> flo
     except (UserError, OmegaConfBaseException) as error:
         sentence = explain_error(error)
     if sweep_directory() is None:
+        take_back()
         raise Ended(sentence)
     if os.getpid() != command:
         raise UserError(sentence)  # Hydra brings it to the process of the command
-    job = HydraConfig.get().job
+    number = HydraConfig.get().job.num
     write_failure(job_directory(), sentence)
-    refused.append(job.num)
-    print(f"specexp: job {job.num} ({job.override_dirname}): {sentence}", file=sys.stderr)
+    refused.append(number)
+    print(f"specexp: job {number} ({','.join(sorted(overrides()))}): {sentence}", file=sys.stderr)
     return None
 
 
@@ -127,7 +130,7 @@ def explain_error(error: Exception, primary: str = "config") -> str:
     """What is wrong, as a sentence. primary: the name of the configuration that was composed."""
     disk = error if isinstance(error, OSError) and not isinstance(error, HydraException) else error.__cause__
     if isinstance(error, UserError):
-        return str(error).replace("\n", "\\n")  # a value may have any character in it
+        return on_one_line(str(error))
     if isinstance(error, OverrideParseException):
         return unparsable(error.override)
     if isinstance(error, yaml.MarkedYAMLError):

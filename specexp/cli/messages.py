@@ -51,14 +51,14 @@ def not_a_name(arguments: Sequence[str]) -> str:
 
 def explain_hydra(error: Exception, primary: str = "config") -> str:
     """Any other message of Hydra or OmegaConf, about the configuration that conf/PRIMARY.yaml begins."""
-    text = f"{error}\n{error.__cause__ or ''}".strip()
+    text = re.sub(r", set env var HYDRA_FULL_ERROR=1[^\n]*", "", f"{error}\n{error.__cause__ or ''}".strip())
     for pattern, sentence in SENTENCES:
         if match := re.search(pattern, text):
             return sentence(*match.groups())
     if unknown := re.search(UNKNOWN_KEY, text):
         return _unknown_key(unknown[1], primary)
     first, key = " ".join(text.split("\n")[0].split()), re.search(r"full_key: (\S+)", text)
-    return f"{key[1]}: {first}; give it another value." if key else first
+    return f"{key[1]}: {first.rstrip(':')}; give it another value." if key else first
 
 
 def _unknown_key(key: str, primary: str) -> str:
@@ -102,6 +102,18 @@ def _no_folder(folder: str) -> str:
     return f"--config-dir {folder} does not exist; name a folder that is laid out like conf/ (method/NAME.yaml in it, say)."
 
 
+def _no_plugin(target: str) -> str:
+    return f"{target} is no plugin of Hydra's; choose one by name, with hydra/launcher=NAME or hydra/sweeper=NAME."
+
+
+def _no_logging(kind: str, name: str) -> str:
+    return f"hydra.job_logging.{kind}s.{name} cannot be made; choose hydra/job_logging=default, or another."
+
+
+NO_SLURM = (
+    "hydra/launcher=slurm needs Slurm's srun, which is not on this machine; start it on one of the cluster's, or try "
+    "hydra/launcher=submitit_local."
+)
 UNKNOWN_KEY = r"Could not (?:override|delete from config\.) '([^'@]+)'"
 SENTENCES: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"Could not override '([^']+)'\.\nDid you mean to override (.+)\?\n", _misplaced),
@@ -109,6 +121,9 @@ SENTENCES: tuple[tuple[str, Callable[..., str]], ...] = (
     (r"Additional config directory '(.+)' not found", _no_folder),
     (r"An item is already at '([^']+)'", lambda key: f"{key} is there already; leave out the + before it."),
     (r"Ambiguous value for argument '([^=]+)=(.*)'", _several),
+    (r"(?:Invalid plugin|Unknown plugin class :) '(.+?)'", _no_plugin),
+    (r"Could not detect \"srun\"", lambda: NO_SLURM),
+    (r"Unable to configure (\w+) '(.+)'", _no_logging),
     (r"Error merging override (.+)\n(.+)", lambda override, reason: f"{override} does not fit; {reason}."),
 )
 

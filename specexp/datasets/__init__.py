@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Protocol, TypeVar
 
-from specexp.errors import UserError
+from specexp.errors import UserError, whole
 
 Score = dict[str, bool | float | str]
 Message = Mapping[str, str]  # role, content
@@ -62,7 +62,7 @@ def check_settings(limit: int | None, subset_seed: int | None, max_new_tokens: i
         raise UserError(f"dataset.subset_seed={subset_seed} is not a seed: give a whole number, or null for the first examples.")
     if isinstance(stop_strings, str) or not all(isinstance(stop, str) and stop for stop in stop_strings):
         raise UserError(f"dataset.stop_strings={stop_strings!r} is not a list of texts that are not empty: give one, or [] for none.")
-    return tuple(stop_strings)
+    return tuple(whole(stop, "dataset.stop_strings") for stop in stop_strings)
 
 
 def _is_count(value: object) -> bool:
@@ -137,6 +137,7 @@ def read_messages(row: Mapping, where: str) -> tuple[Message, ...]:
         if not fits or not all(isinstance(text, str) for text in message.values()):
             told = json.dumps(message, default=str)[:60]
             raise UserError(f"{where} has the message {told}: give each a role and a content, both texts, and nothing else.")
+        whole(message["role"] + message["content"], f"{where}, 'messages'")
     if messages[-1]["role"] == "assistant":
         raise UserError(f"{where} ends with an answer of the assistant, so nothing is asked: leave that last message out.")
     return tuple(messages)

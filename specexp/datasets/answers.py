@@ -17,8 +17,8 @@ from pathlib import Path
 
 from specexp.assets import asset_path
 from specexp.datasets import RAW, Example, Form, Score, check_settings, subset
-from specexp.datasets.files import Source, check_row, hub_rows, read_jsonl, read_parquet, text_at
-from specexp.errors import UserError
+from specexp.datasets.files import Source, check_row, hub_rows, id_of, read_jsonl, read_parquet, text_at
+from specexp.errors import UserError, whole
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 LETTERS = "ABCDEFGHIJ"
@@ -106,7 +106,7 @@ class Mmlu(Answers):
         choices, answer = row.get("choices"), row.get("answer")
         if not isinstance(choices, list) or not isinstance(answer, int) or not 0 <= answer < len(choices) <= len(LETTERS):
             raise UserError(f"{where} has no choices with the number of the right one in `answer`: it is not in MMLU's form.")
-        lines = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+        lines = "\n".join(f"{letter}. {whole(str(choice), f'{where}, choices')}" for letter, choice in zip(LETTERS, choices, strict=False))
         subject = str(row.get("subject", "")).replace("_", " ")
         return {"question": text_at(row, "question", where), "choices": lines, "subject": subject}, LETTERS[answer]
 
@@ -162,10 +162,13 @@ class Summarisation:
     def examples(self) -> list[Article]:
         document, summary = self.keys
         articles = [
-            Article(str(row.get("id", f"{self.name}/{number}")), self.template.replace("{document}", row[document]), row[summary])
+            Article(self._id(row, number), self.template.replace("{document}", row[document]), row[summary])
             for number, row in enumerate(self._rows())
         ]
         return self.form.asked(subset(articles, self.limit, self.subset_seed))
+
+    def _id(self, row: dict, number: int) -> str:
+        return id_of(row["id"], "id", f"{self.path or self.hub_id} row {number + 1}") if "id" in row else f"{self.name}/{number}"
 
     def score(self, example: Article, text: str) -> Score:
         return dict(self._rouge.compute(predictions=[text], references=[example.summary]))

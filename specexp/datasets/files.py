@@ -16,15 +16,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from specexp.assets import asset_path
-from specexp.errors import UserError
+from specexp.errors import UserError, decoded, whole
 
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".jsonl")
+IDS = {"id", "task_id"}  # keys whose values may be numbers
 
 
 def read_text(path: Path, option: str = "dataset.path") -> str:
@@ -33,10 +34,11 @@ def read_text(path: Path, option: str = "dataset.path") -> str:
         raise UserError(f"data file {path} does not exist: give {option}= the name of a file that does.")
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        with opener(path, "rb") as file:
+            data = file.read()
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"data file {path} cannot be read ({error}): give {option}= a readable UTF-8 file.") from error
+    text = decoded(data, f"data file {path}", f", or give {option}= another file")
     if not text.strip():
         raise UserError(f"data file {path} is empty: give {option}= a file with at least one example.")
     return text
@@ -60,7 +62,7 @@ def jsonl_rows(path: Path, option: str = "dataset.path") -> Iterator[tuple[str, 
 def _parse(path: Path, number: int, line: str) -> object:
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError of its own
         raise UserError(f"{path} line {number} is not JSON ({error}): write one object a line.") from error
 
 
@@ -81,14 +83,25 @@ def read_parquet(path: Path, required: tuple[str, ...]) -> list[dict]:
 
 
 def check_row(row: object, required: tuple[str, ...], where: str) -> dict:
+    """The row, in which ids that are numbers have become texts."""
     if not isinstance(row, dict):
         raise UserError(f"{where} is not an object: write one with {', '.join(required)}.")
     for key in required:
         if key not in row:
             raise UserError(f"{where} lacks {key!r}: each example needs {', '.join(required)}.")
-        if not isinstance(row[key], str):
-            raise UserError(f"{where} has {key!r} = {json.dumps(row[key], default=str)[:60]}, which is not a text: put it in quotes.")
-    return row
+    return row | {key: (id_of if key in IDS else _text_of)(row[key], key, where) for key in required}
+
+
+def id_of(value: object, key: str, where: str) -> str:
+    """The id of a row; a number is taken as it is written. Raises UserError for anything else that is no text."""
+    number = (isinstance(value, float) and isfinite(value)) or (isinstance(value, int) and not isinstance(value, bool))
+    return str(value) if number else _text_of(value, key, where)
+
+
+def _text_of(value: object, key: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where} has {key!r} = {json.dumps(value, default=str)[:60]}, which is not a text: put it in quotes.")
+    return whole(value, f"{where}, {key!r}")
 
 
 def texts(paths: Iterable[Path], key: str) -> Iterator[str]:
@@ -101,7 +114,7 @@ def texts(paths: Iterable[Path], key: str) -> Iterator[str]:
             if file.suffix == ".jsonl":
                 yield from (row[key] for row in read_jsonl(file, (key,)))
             else:
-                yield file.read_text(encoding="utf-8", errors="replace")
+                yield file.read_text(encoding="utf-8-sig", errors="replace")
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,7 @@ def text_at(row: dict, key: str, where: str) -> str:
             raise UserError(f"{where} lacks {key!r}: it has {', '.join(map(str, row)) or 'nothing'}.")
     if not isinstance(value, str):
         raise UserError(f"{where} has under {key!r} no text but {type(value).__name__}.")
-    return value
+    return whole(value, f"{where}, {key!r}")
 
 
 def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
@@ -207,42 +220,3 @@ def _probe_address() -> tuple[str, int]:
     if proxy and not proxy_bypass(hub.hostname or ""):
         hub = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
     return hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)
-
-
-OPTION = "text.path"
-
-
-class Text(Protocol):
-    name: str
-
-    def read(self) -> str:
-        """The whole text. Raises UserError where it cannot be had."""
-
-
-class TextFile:
-    """path: a text file, or a jsonl file whose lines' `key` are joined by `separator`; either may be packed (.gz)."""
-
-    def __init__(self, path: str = "asset:microsum.jsonl", key: str = "document", separator: str = "\n\n", name: str = "file"):
-        self.path, self.key, self.separator, self.name = path, key, separator, name
-
-    def read(self) -> str:
-        path = asset_path(self.path)
-        if path.name.endswith((".jsonl", ".jsonl.gz")):
-            return self.separator.join(row[self.key] for row in read_jsonl(path, (self.key,), OPTION))
-        return read_text(path, OPTION)
-
-
-class HubText:
-    """The first `limit` rows (None: all) of a split, column `key`, joined by `separator`. subset: the data set's configuration."""
-
-    def __init__(self, hub_id: str, revision: str, split: str, key: str, separator: str, name: str,
-                 subset: str | None = None, limit: int | None = None):
-        if limit is not None and limit < 1:
-            raise UserError(f"text.limit={limit} is not a number of rows: give 1 or more, or null for all.")
-        self.hub_id, self.revision, self.split, self.subset = hub_id, revision, split, subset
-        self.key, self.separator, self.name, self.limit = key, separator, name, limit
-
-    def read(self) -> str:
-        rows = hub_rows(self.hub_id, self.revision, self.split, self.subset, "take a text of your own with text=file text.path=FILE")
-        texts = [check_row(row, (self.key,), f"{self.hub_id} row {number}")[self.key] for number, row in enumerate(rows[: self.limit], 1)]
-        return self.separator.join(texts)

@@ -10,7 +10,8 @@ from itertools import chain
 
 from specexp.assets import asset_path
 from specexp.datasets import RAW, Example, Form, Score, check_settings, read_messages, subset
-from specexp.datasets.files import Source, TextFile, check_row, jsonl_rows, read_lines, text_at
+from specexp.datasets.files import Source, check_row, id_of, jsonl_rows, read_lines, text_at
+from specexp.datasets.texts import TextFile
 from specexp.errors import UserError
 
 
@@ -85,7 +86,7 @@ class PublicPrompts:
             where = f"{self.source.path or self.source.hub_id} row {number + 1}"
             words = text_at(row, self.key, where).split(" ")
             if len([word for word in words if word.strip()]) >= self.min_words:
-                name = f"{self.name}/{row.get(self.id_key, number)}"
+                name = f"{self.name}/{id_of(row[self.id_key], self.id_key, where) if self.id_key in row else number}"
                 yield Example(name, " ".join(words[: self.max_words]).strip())
 
     def score(self, example: Example, text: str) -> Score:

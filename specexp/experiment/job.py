@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 
@@ -54,8 +55,10 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
             records = _decode(experiment, place, prompts, run_directory, config)
         place.finish(experiment, records, prompts[inputs.examples[0].id], directory)
         summary = _summarised(experiment, place, records, run_directory, config, max(load, load_per_core()))
-    show(summary, directory)
-    inputs.tracker.finish(summary, records)
+    try:
+        show(summary, directory)
+    finally:  # also where nobody reads the table any more
+        inputs.tracker.finish(summary, records)
     return summary.get("speedup")
 
 
@@ -99,7 +102,8 @@ def _summary_of_finished(run_directory: RunDirectory, wanted: int) -> dict | Non
 def _decode(experiment: Experiment, place, prompts: dict, run_directory: RunDirectory, config: DictConfig) -> list[Record]:
     """Decodes what is missing. Every record is on disk before the next text begins."""
     examples = place.inputs.examples
-    environment, curve = describe_environment(place.facts() | {"sandbox": sandbox_level(place.inputs.dataset)}), None
+    facts = {"sandbox": sandbox_level(place.inputs.dataset), "prompts_digest": _digest(examples)}
+    environment, curve = describe_environment(place.facts() | facts), None
     records = run_directory.existing()
     done = {(record.id, record.sample) for record in records}
     total = len(examples) * config.samples
@@ -119,6 +123,12 @@ def _decode(experiment: Experiment, place, prompts: dict, run_directory: RunDire
         run_directory.append(record)
         records.append(record)
     return records
+
+
+def _digest(examples: Sequence) -> str:
+    """Tells prompts from others of a data set of the same name."""
+    prompts = repr([(example.id, example.prompt, example.messages) for example in examples])
+    return sha256(prompts.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def load_per_core() -> float:

@@ -10,10 +10,12 @@ import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch.nn import Module
 
 from specexp.datasets import CHAT, Example
 from specexp.datasets.prompts import LoadPrompts
@@ -94,6 +96,7 @@ class OwnModels:
             "attention": model.config._attn_implementation,
             "cache": self.inputs.cache.func.kind,
             "weights": config.model_pair.weights,
+            "weights_digest": _digest(model),
             "shapes": _shapes(config),
             "baselines": self._baselines(),
             "peers": self._peers(),
@@ -165,6 +168,18 @@ def _check_format(config: DictConfig, examples: Sequence[Example], prompter: Pro
 def drafts(drafter: object) -> bool:
     """Whether this drafter ever proposes anything. Loops of other makers that draft nothing have a base drafter."""
     return type(drafter) is not Drafter and not isinstance(drafter, NoDraft)
+
+
+NUMBERS = 16  # of each parameter, for the digest
+
+
+def _digest(model: Module) -> str:
+    """Tells weights from others under the same name: a hash of a few numbers of every parameter, which takes no time to speak of."""
+    found = sha256()
+    for name, parameter in model.named_parameters():
+        numbers = parameter.detach().reshape(-1)[:: max(1, parameter.numel() // NUMBERS)] if parameter.is_contiguous() else parameter[:1]
+        found.update(name.encode() + numbers.to("cpu", torch.float32).numpy().tobytes())
+    return found.hexdigest()[:12]
 
 
 def _joins_captured(decoders: dict) -> bool:

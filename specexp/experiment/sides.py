@@ -21,7 +21,7 @@ from specexp.datasets import Example, Message, transcript
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.protocols import Runner, Stop
 from specexp.decoding.sampling import Sampling
-from specexp.errors import UserError
+from specexp.errors import UserError, whole
 from specexp.experiment.generation import Generation, continuation_nll, generate, opening
 from specexp.experiment.guard import guard
 from specexp.peers import PeerLoop
@@ -189,6 +189,7 @@ class OwnTexts:
         return encoded
 
     def _ids(self, example: Example) -> list[int]:
+        _check_whole(example)
         return self.prompter.chat_ids(example.messages) if example.messages else self.prompter.ids(example.prompt)
 
     def seen(self, example: Example) -> str:
@@ -231,6 +232,12 @@ def crossing(switches: Iterable[int], prompt: int, more: int) -> int | None:
     return next((length for length in switches if prompt <= length < prompt + more), None)
 
 
+def _check_whole(example: Example) -> None:
+    """UserError for half a character, which no tokenizer takes and no request can hold."""
+    for text in (example.prompt, *(message["content"] for message in example.messages)):
+        whole(text, f"the prompt of {example.id}")
+
+
 def check_ids(ids: Sequence[int], rows: Mapping[str, int], name: str) -> None:
     """Raises UserError for a text with an id that a model's embedding does not have. rows: by the model's name. name: of the text."""
     for model, count in rows.items():
@@ -253,6 +260,7 @@ class ServedTexts:
     def prompts(self, examples: Sequence[Example]) -> dict[str, str | Sequence[Message]]:
         """Texts, or conversations, by example; the server decides whether they fit."""
         for example in examples:
+            _check_whole(example)
             if not example.prompt:
                 raise UserError(f"the prompt of {example.id} is empty; give at least one token.")
         return {example.id: example.messages or example.prompt for example in examples}

@@ -92,7 +92,7 @@ class Engine:
         """The same ids, of a prompt that was given as ids. UserError for one that the tokenizer does not have."""
         if odd := [token for token in ids if not 0 <= token < len(self.tokenizer)]:
             raise UserError(f"the prompt has the id {odd[0]}, and this model's end at {len(self.tokenizer) - 1}; send its own ids.")
-        return list(ids)
+        return _some(ids)
 
     @property
     def has_template(self) -> bool:

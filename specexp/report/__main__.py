@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from specexp.errors import UserError, ending
+from specexp.errors import UserError, ending, whole
 
 COMMANDS = {
     "table": "specexp.report.tables:main",  # also without its name: specexp report DIR...
@@ -26,6 +26,8 @@ def main(arguments: list[str]) -> None:
     name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in COMMANDS else ("table", arguments)
     module, _, function = COMMANDS[name].partition(":")
     with ending("specexp report", "interrupted; every file is whole, as it was or as it was to be."):
+        for number, argument in enumerate(arguments, 1):
+            whole(argument, f"argument {number} of the command line")
         try:
             getattr(import_module(module), function)(rest)
         except BrokenPipeError:

@@ -2,7 +2,8 @@
 
 Every run measures its baseline anew, interleaved with its method. Two of these are the same only if all facts that a baseline depends on
 are equal: the target model, the prompts, sampling, cache, lengths and machine, as the run's own configuration and environment say. Names
-prove nothing: a pair that keeps its name may have been given another target. Computes nothing but means.
+prove nothing: a pair that keeps its name may have been given another target, and a directory or a file other weights or prompts. Computes
+nothing but means.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def facts_of(run: Run) -> dict[str, object]:
 def _machine(run: Run) -> dict[str, object]:
     """What environment.json says of where the baseline ran; {} of a run without one."""
     environment = read_environment(run.directory)
-    found = {key: environment.get(key) for key in ("device", "dtype", "attention", "threads")}
+    found = {key: environment.get(key) for key in ("device", "dtype", "attention", "threads", "weights_digest", "prompts_digest")}
     found["cpu"] = (environment.get("cpu") or {}).get("model")
     found["cards"] = [card["name"] if isinstance(card, dict) else card for card in environment.get("cards") or ()]
     found["endpoint"] = (environment.get("endpoints") or {}).get("baseline")

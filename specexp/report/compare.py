@@ -14,7 +14,6 @@ from math import exp, isfinite
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +22,7 @@ from specexp.figures.paired import SURPRISING, difference, log_speed_ratio, mcne
 from specexp.figures.record import Record, SideRecord
 from specexp.figures.speed import counted_time, in_one_piece, log_rate_ratio, whole_request
 from specexp.report.runs import Parser
+from specexp.report.table import plain_console
 from specexp.tracking.records import read_records
 
 
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str]) -> None:
         a, b = ([(record.id, record.sides[name], None) for record in records] for name in ("method", "baseline"))
         names = ("method", "baseline")
     else:
-        a, b = paired(*(_sides(_records(place)) for place in (options.a, options.b)), options.a, options.b)
+        both = [_records(place) for place in (options.a, options.b)]
+        _check_same_prompts(*both, options.a, options.b)
+        a, b = paired(*map(_sides, both), options.a, options.b)
         names = (options.a.absolute().name, options.b.absolute().name)
     _show(compare(a, b), names, len({name for name, _, _ in a}))
 
@@ -66,6 +68,13 @@ def _records(place: Path) -> list[Record]:
     if not records:
         raise UserError(f"{place} holds no records yet; wait for its first example.")
     return records
+
+
+def _check_same_prompts(a: Sequence[Record], b: Sequence[Record], place_a: Path, place_b: Path) -> None:
+    """UserError for an example that is another one in the other run, though it has the same id there."""
+    prompts = {record.id: record.prompt for record in a}
+    if odd := next((record.id for record in b if prompts.get(record.id, record.prompt) != record.prompt), None):
+        raise UserError(f"{place_a} and {place_b} asked different prompts under the id {odd}; compare runs on the same data set.")
 
 
 def _sides(records: Sequence[Record]) -> Sides:
@@ -181,8 +190,8 @@ def _show(found: Sequence[Compared], names: tuple[str, str], examples: int) -> N
         table.add_column(head, justify="left" if head in ("", "difference") else "right")
     for row in found:
         bold = row.p is not None and row.p < SURPRISING
-        table.add_row(row.figure, row.a, row.b, row.difference, "" if row.p is None else f"{row.p:.4f}", style="bold" if bold else "")
-    console = Console()
+        table.add_row(Text(row.figure), row.a, row.b, row.difference, "" if row.p is None else f"{row.p:.4f}", style="bold" if bold else "")
+    console = plain_console()
     console.print(table)
     for row in found:
         if row.remark:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -24,6 +23,7 @@ from specexp.figures.cost import CostCurve, bandwidth_utilisation, bound_figures
 from specexp.figures.record import Record
 from specexp.figures.speed import speedup_interval, summarise_speed, why_no_interval
 from specexp.report.runs import Parser
+from specexp.report.table import heading, plain_console
 from specexp.tracking.records import read_environment, read_records, to_json
 
 SPEEDUPS = ("speedup", "speedup_low", "speedup_high", "predicted_speedup", "efficiency", "tpot", "baseline_tpot")
@@ -97,7 +97,7 @@ def _missing(figures: Mapping, rounds: Sequence, spent: object, curve: CostCurve
 
 def build_table(figures: Mapping, title: str) -> Table:
     """One row for everything that is known, in sections; fits 80 columns."""
-    table = Table(title=title, title_style="bold", show_header=False)
+    table = Table(title=heading(title), show_header=False)
     table.add_column("")
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _show(figures: Mapping, directory: Path) -> None:
-    console = Console()
+    console = plain_console()
     console.print(build_table(figures, directory.resolve().name))
     for sentence in (*figures["missing"], *([RECKONED] if figures["phases_from"] == "curve" else [])):
         console.print(Text(sentence))
@@ -205,4 +205,4 @@ def show_tree(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     name, tree = find(options.directory, options.example)
     facts = f"{name}: {len(tree['nodes'])} nodes, {len(tree['path'])} accepted"
-    Console().print(drawn(tree, facts))
+    plain_console().print(drawn(tree, facts))

@@ -7,17 +7,19 @@ fastest, are drawn into one picture. Stand-ins and published figures are drawn, 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from specexp.errors import UserError
 from specexp.figures.cost import predicted_curve
 from specexp.figures.speed import FEWEST, half_width, speedup_interval
-from specexp.report.rows import PUBLISHED, SETTING
+from specexp.report.rows import PUBLISHED, SETTING, kind
 
 Row = dict[str, object]
 MOST = 10
@@ -28,10 +30,12 @@ QUALITY = {"pass_at_1": "pass@1", "rouge1": "ROUGE-1", "accuracy": "accuracy"}
 def write_figures(rows: Sequence[Row], directory: Path) -> dict[str, bytes]:
     """Every figure that the rows allow, as NAME.png and NAME.pdf; gives title -> PNG. Raises UserError where it cannot write."""
     pictures = {}
-    for name, (title, draw) in FIGURES.items():
-        if (figure := draw(_usable(rows))) is not None:
-            figure.suptitle(title, fontsize=11)
-            pictures[title] = _saved(figure, directory / name)
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a dollar in a name is a dollar
+        warnings.simplefilter("ignore", UserWarning)  # of signs that the font lacks, and of long names that leave no room
+        for name, (title, draw) in FIGURES.items():
+            if (figure := draw(_usable(rows))) is not None:
+                figure.suptitle(title, fontsize=11)
+                pictures[title] = _saved(figure, directory / name)
     return pictures
 
 
@@ -105,19 +109,9 @@ def _series(rows: Sequence[Row], key: str, figure: str = "speedup") -> dict[str,
     found: dict[str, list[tuple[float, Row]]] = {}
     for row in rows:
         if isinstance(row.get(key), (int, float)) and row.get(figure) is not None:
-            found.setdefault(_kind(row, rows, key), []).append((row[key], row))
+            found.setdefault(kind(row, rows, key), []).append((row[key], row))
     several = {name: sorted(points, key=lambda point: point[0]) for name, points in found.items() if len({p[0] for p in points}) > 1}
     return dict(list(several.items())[:MOST])
-
-
-def _kind(row: Row, rows: Sequence[Row], key: str) -> str:
-    """The row's label without the setting `key`, and pair and data where the rows have several."""
-    varied = f"{key.rpartition('.')[2]}={row[key]}"
-    return ", ".join([" ".join(part for part in str(row["label"]).split() if part != varied), *_pair_and_data(row, rows)])
-
-
-def _pair_and_data(row: Row, rows: Sequence[Row]) -> list[str]:
-    return [str(row[name]) for name in ("model_pair", "dataset") if name in row and len({other.get(name) for other in rows}) > 1]
 
 
 def _predicted(points: Sequence[tuple[float, Row]]) -> dict[int, float]:
@@ -148,11 +142,11 @@ def cache_length(rows: Sequence[Row]) -> Figure | None:
 
 def acceptance(rows: Sequence[Row]) -> Figure | None:
     """P(token k accepted | those before it were), by position (in trees: depth)."""
-    curves = {_name(row, rows): _rates(row, "conditional_acceptance_rate_") for row in _drafting(rows)}
+    curves = [(_name(row, rows), _rates(row, "conditional_acceptance_rate_")) for row in _drafting(rows)]
     if not curves:
         return None
     figure, [axis] = _figure()
-    for colour, (name, rates) in zip(COLOURS, curves.items(), strict=False):
+    for colour, (name, rates) in zip(COLOURS, curves, strict=False):
         axis.plot(range(1, len(rates) + 1), rates, marker="o", markersize=3, color=colour, label=name)
     axis.set(xlabel="position k in the draft", ylabel="conditional acceptance rate", ylim=(0, 1.02))
     axis.legend(fontsize=7)
@@ -161,11 +155,11 @@ def acceptance(rows: Sequence[Row]) -> Figure | None:
 
 def histogram(rows: Sequence[Row]) -> Figure | None:
     """How many drafted tokens a step kept."""
-    joints = {_name(row, rows): [1.0, *_rates(row, "joint_acceptance_rate_"), 0.0] for row in _drafting(rows)}
+    joints = [(_name(row, rows), [1.0, *_rates(row, "joint_acceptance_rate_"), 0.0]) for row in _drafting(rows)]
     if not joints:
         return None
     figure, [axis] = _figure()
-    for colour, (name, joint) in zip(COLOURS, joints.items(), strict=False):
+    for colour, (name, joint) in zip(COLOURS, joints, strict=False):
         shares = [here - after for here, after in pairwise(joint)]
         axis.step(range(len(shares)), shares, where="mid", color=colour, label=name)
     axis.set(xlabel="accepted tokens of a step", ylabel="share of the steps", ylim=(0, None))
@@ -194,9 +188,9 @@ def pareto(rows: Sequence[Row]) -> Figure | None:
     figure, [axis] = _figure(height=4.4)
     front = sorted(p for p in {point[:2] for point in points} if not any(_beats(other, p) for other in points))
     axis.plot([p[0] for p in front], [p[1] for p in front], color="#999999", linewidth=1, zorder=1)
-    for kind, colour in zip(dict.fromkeys(str(p[2]["method"]) for p in points), COLOURS * len(points), strict=False):
-        mine = [p for p in points if p[2]["method"] == kind]
-        axis.scatter([p[0] for p in mine], [p[1] for p in mine], color=colour, label=kind, zorder=2)
+    for method, colour in zip(dict.fromkeys(str(p[2]["method"]) for p in points), COLOURS * len(points), strict=False):
+        mine = [p for p in points if p[2]["method"] == method]
+        axis.scatter([p[0] for p in mine], [p[1] for p in mine], color=colour, label=method, zorder=2)
     axis.set(xlabel="speedup over autoregressive decoding", ylabel=QUALITY[key])
     axis.legend(fontsize=7)
     return figure
@@ -207,13 +201,14 @@ def _beats(one: Sequence, other: Sequence) -> bool:
 
 
 def trees(rows: Sequence[Row]) -> Figure | None:
-    """The best speedup over depth and branching, a map for each method and threshold."""
+    """The best speedup over depth and branching, a map for each kind of run."""
     maps: dict[str, dict[tuple, float]] = {}
     for row in rows:
         depth, width = row.get(f"{SETTING}method.depth"), row.get(f"{SETTING}method.branching")
         if isinstance(depth, int) and isinstance(width, int) and row.get("speedup") is not None:
             threshold = row.get(f"{SETTING}method.threshold")
-            cell = maps.setdefault(f"{row['method']}{'' if threshold is None else f', threshold {threshold}'}", {})
+            name = kind(row, rows, "depth", "branching", "threshold")
+            cell = maps.setdefault(name if threshold is None else f"{name}, threshold {threshold}", {})
             cell[depth, width] = max(row["speedup"], cell.get((depth, width), 0.0))
     maps = {name: cells for name, cells in maps.items() if len(cells) > 1}
     if not maps:
@@ -241,7 +236,7 @@ def _heatmap(axis, cells: dict[tuple, float], top: float) -> None:
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
     """The row's label, and pair and data where the rows have several."""
-    name = ", ".join([str(row["label"]), *_pair_and_data(row, rows)])
+    name = kind(row, rows)
     return f"{name} (stand-ins)" if row.get("weights") == "standin" else name
 
 

@@ -16,14 +16,15 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from specexp.figures.acceptance import quotient
 from specexp.figures.record import Record
 from specexp.figures.speed import summarise_speed, whole_request
 from specexp.report.rows import make_rows, settings_of
 from specexp.report.runs import Parser, Run, find_runs
+from specexp.report.table import heading, plain_console
 from specexp.tracking.records import to_json, write_whole
 
 MEBI = 2.0**20
@@ -213,17 +214,17 @@ CACHE_COLUMNS = (
 
 def show(rows: Sequence[dict], title: str, directory: Path) -> None:
     """The table on standard output, and where the files are."""
-    console = Console()
+    console = plain_console()
     console.print(build_table(rows, title))
     console.print(str(directory), style="dim", soft_wrap=True, highlight=False)
 
 
 def build_table(rows: Sequence[dict], title: str) -> Table:
     """One row per cache, in the order given."""
-    table = Table(title=title, title_style="bold")
+    table = Table(title=heading(title))
     for _, head in CACHE_COLUMNS:
         table.add_column(head, justify="left" if head == "cache" else "right", no_wrap=True)
     for row in rows:
         right, size = f"{100 * row['accuracy']:.1f} %", f"{row['kv_bytes'] / 2**20:.2f} MiB"
-        table.add_row(row["cache"], f"{row['perplexity']:.3f}", f"{row['mean_nll']:.4f}", right, str(row["tokens"]), size)
+        table.add_row(Text(row["cache"]), f"{row['perplexity']:.3f}", f"{row['mean_nll']:.4f}", right, str(row["tokens"]), size)
     return table

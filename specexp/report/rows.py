@@ -107,6 +107,17 @@ def _plain(value: object) -> object:
     return value if isinstance(value, (bool, int, float, str, type(None))) else _text(value)
 
 
+def kind(row: dict[str, object], rows: Sequence[dict], *varied: str) -> str:
+    """What a curve or map over the settings `varied` is called: the row's label without these, with pair and data where the rows have
+    several. Rows of one kind may be drawn together."""
+    names = tuple(f"{key.rpartition('.')[2]}=" for key in varied)
+    return ", ".join([" ".join(part for part in str(row["label"]).split() if not part.startswith(names)), *pair_and_data(row, rows)])
+
+
+def pair_and_data(row: dict[str, object], rows: Sequence[dict]) -> list[str]:
+    return [str(row[name]) for name in ("model_pair", "dataset") if name in row and len({other.get(name) for other in rows}) > 1]
+
+
 def renamed(row: dict[str, object]) -> dict[str, object]:
     """The row for other programs: settings under their own keys, except where a figure has that name."""
     names = {key: key.removeprefix(SETTING) for key in row}

@@ -42,7 +42,7 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         self._directory = Path(config.hydra.sweep.dir).absolute()
-        self._began, self._jobs, self._command = time.time(), _count(config), list(config.hydra.overrides.task)
+        self._began, self._jobs, self._command = time.time(), _count(config), _given(config)
         self._done_before = _done(self._directory, self._began)[0]
         atexit.register(self._conclude)
 
@@ -76,6 +76,8 @@ class SweepReport(Callback):
         from specexp.report.tables import text, write
 
         atexit.unregister(self._conclude)
+        if not self._directory.is_dir():  # the sweep was refused before its first job
+            return
         try:
             runs = find_runs([self._directory])
             rows = make_rows(runs)
@@ -130,15 +132,23 @@ def _done(directory: Path, began: float) -> tuple[int, int]:
     return len(finished | failed), len(failed)
 
 
+def _given(config: DictConfig) -> list[str]:
+    """The overrides of the whole sweep; an interpolation in one is resolved in its jobs, as it may lead to what the sweep varies."""
+    return OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+
+
 def _count(config: DictConfig) -> int | None:
-    """How many jobs the sweep will have, where its sweeper lets that be known beforehand."""
+    """How many jobs the sweep will have, where its sweeper lets that be known beforehand. Jobs with the same overrides are one, since they
+    share a directory."""
     sweeper = config.hydra.sweeper
     if "n_trials" in sweeper:
         return sweeper.n_trials
-    given = [*(f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()), *config.hydra.overrides.task]
+    params = OmegaConf.to_container(sweeper.params, resolve=False) if sweeper.get("params") else {}
+    given = [*(f"{key}={value}" for key, value in params.items()), *_given(config)]
     try:
         overrides = OverridesParser.create().parse_overrides(given)
-        return len(rows(sweeper.jobs, overrides)) if "jobs" in sweeper else len(BasicSweeper.split_arguments(overrides, None)[0])
+        jobs = rows(sweeper.jobs, overrides) if "jobs" in sweeper else BasicSweeper.split_arguments(overrides, None)[0]
+        return len({tuple(sorted(job)) for job in jobs})
     except (HydraException, AssertionError):  # a sweep over glob(*): its choices are another's to look up
         return None
 

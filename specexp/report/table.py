@@ -113,9 +113,19 @@ UNUSUAL = ("compression_count", "tokens_evicted")  # not shown where all are 0
 STYLES = {PLAIN: "", CARE: "yellow", DANGER: "bold red"}  # of remarks: red is for texts that are not the target's own
 
 
+def plain_console(stderr: bool = False, highlight: bool = True) -> Console:
+    """A console to which brackets and colons in a text are brackets and colons: names, prompts and errors are not ours."""
+    return Console(stderr=stderr, highlight=highlight, markup=False, emoji=False)
+
+
+def heading(title: str | None) -> Text | None:
+    """The title of a table, which may hold names."""
+    return None if title is None else Text(title, style="bold")
+
+
 def show(summary: dict, directory: Path) -> None:
     """The table on standard output, under the run's names, and where the run is."""
-    console = Console()
+    console = plain_console()
     named = [str(summary[key]) for key in ("method", "model_pair", "dataset") if key in summary]
     render(summary, console, ", ".join(named) or None)
     console.print(str(directory), style="dim", soft_wrap=True, highlight=False)
@@ -131,10 +141,11 @@ def render(summary: dict, console: Console, title: str | None = None) -> None:
 def build_table(summary: dict, title: str | None = None) -> Table:
     """One row for every figure that the summary holds for the method or a baseline, in sections."""
     baselines = _baselines(summary)
-    table = Table(title=title, caption=_caption(summary), title_style="bold", caption_justify="left")
+    caption = _caption(summary)
+    table = Table(title=heading(title), caption=caption and Text(caption, style="table.caption"), caption_justify="left")
     table.add_column("")
     for name in (*baselines, "method"):
-        table.add_column(name.removeprefix("baseline_"), justify="right", no_wrap=True)
+        table.add_column(Text(name.removeprefix("baseline_")), justify="right", no_wrap=True)
     for name, rows in SECTIONS:
         rows = (*_more_passes(summary), *rows) if name == "quality" else rows
         found = [cells for row in rows for cells in _cells(row, summary, baselines)]
@@ -168,7 +179,7 @@ def _cells(row: Row, summary: dict, baselines: list[str]) -> Iterator[tuple[str 
         yield (f"    {INTERVAL}", *blank, "{:.2f} to {:.2f}".format(*interval))
     for name in [name.removeprefix("baseline_") for name in baselines if name != "baseline"]:
         if (value := summary.get(f"{row.key}_vs_{name}")) is not None:
-            yield (f"    over {name}", *blank, row.format(value))
+            yield (Text(f"    over {name}"), *blank, row.format(value))
 
 
 def _styled(row: Row, value: float) -> Text:
@@ -186,9 +197,9 @@ def _caption(summary: dict) -> str | None:
 
 def watched(records: Iterator[Record], total: int, done: int, name: str) -> Iterator[Record]:
     """The records, each advancing the bar; beside it the speedup of the examples so far."""
-    console = Console(stderr=True)
+    console, left = plain_console(stderr=True), TextColumn("{task.description}", markup=False)
     told = perf_counter()
-    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    columns = (left, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
     method = baseline = (0, 0.0)
     with Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=total, completed=done, note="")
@@ -219,7 +230,7 @@ def _note(method: tuple[int, float], baseline: tuple[int, float]) -> str:
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
     """A line that stands still while something is done or measured, and goes; without a terminal a line in the log."""
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if not console.is_terminal:
         logger.info("%s", text)
         yield

@@ -13,13 +13,14 @@ A mirror of what is on disk, like the jobs' runs; knows rows of figures and file
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from specexp.errors import UserError
 from specexp.report.columns import short, visible
 from specexp.report.formats import markdown
-from specexp.report.rows import make_rows, notes
+from specexp.report.rows import kind, make_rows, notes
 from specexp.report.runs import Parser, Run, find_runs
 from specexp.tracking.records import read_object, write_whole
 from specexp.tracking.wandb import WandbTracker
@@ -148,12 +149,15 @@ class WandbSweep(WandbTracker):
         run.log({"sweep": table, **{f"figures/{file.stem}": wandb.Image(str(file)) for file in self.pictures}}, step=last)
 
     def _steps(self, rows: Sequence[dict]) -> dict[int, dict[str, float]]:
-        """Step -> NAME/METHOD -> figure."""
+        """Step -> NAME/METHOD -> figure; where a method has several rows at one step, its kinds of run have a curve each."""
         steps: dict[int, dict[str, float]] = {}
-        for row in rows:
-            if self.x and isinstance(row.get(self.x), int):
-                figures = {f"{name}/{row['method']}": row[name] for name in CURVES if isinstance(row.get(name), float)}
-                steps.setdefault(row[self.x], {}).update(figures)
+        drawn = [row for row in rows if self.x and isinstance(row.get(self.x), int)]
+        counts = Counter((row["method"], row[self.x]) for row in drawn)
+        several = {method for (method, _), count in counts.items() if count > 1}
+        for row in drawn:
+            curve = kind(row, drawn, self.x) if row["method"] in several else row["method"]
+            figures = {f"{name}/{curve}": row[name] for name in CURVES if isinstance(row.get(name), float)}
+            steps.setdefault(row[self.x], {}).update(figures)
         return dict(sorted(steps.items()))
 
 

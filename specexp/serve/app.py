@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -19,8 +20,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from specexp.errors import UserError
 from specexp.live.engine import Answer
 from specexp.serve.errors import BodyLimit, add_handlers, failure, refusal
-from specexp.serve.protocol import ChatForm, ChatRequest, CompletionForm, CompletionRequest, Form, Generate, PredictRequest
-from specexp.serve.service import FINISH, ServerSettings, Service, usage, usage_of
+from specexp.serve.forms import ChatForm, CompletionForm, Form
+from specexp.serve.protocol import ChatRequest, CompletionRequest, Generate, PredictRequest
+from specexp.serve.service import FINISH, LOCAL, ServerSettings, Service, usage, usage_of
 from specexp.serve.worker import Closed, Full, Job, Metrics, Worker
 
 PREDICT_TOKENS, PREDICT_SAMPLING = 40, {"temperature": 1.0, "top_k": 10, "top_p": 0.9}  # of the earlier study's server
@@ -36,7 +38,7 @@ def create_app(service: Service, settings: ServerSettings) -> FastAPI:
     app.add_middleware(BodyLimit, limit=settings.body_bytes)
     add_handlers(app)
     for path, answer in (("/v1/completions", complete), ("/v1/chat/completions", chat), ("/predict", predict)):
-        app.post(path, response_model=None, dependencies=[Depends(authorised)])(answer)
+        app.post(path, response_model=None, dependencies=[Depends(authorised), Depends(json_only)])(answer)
     for path, answer in (("/v1/models", models), ("/v1/models/{name:path}", model), ("/metrics", metrics)):
         app.get(path, response_model=None, dependencies=[Depends(authorised)])(answer)
     app.get("/health", response_model=None)(health)
@@ -66,12 +68,36 @@ def _finished(app: FastAPI, job: Job) -> None:
 
 
 async def authorised(request: Request) -> None:
-    """Refuses a wrong key. The comparison takes equally long however much of the key was right."""
+    """Refuses a wrong key; and where none is asked for, what a web page of another place sends from its visitor's browser. The comparison
+    takes equally long however much of the key was right.
+    """
     key = request.app.state.settings.api_key
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if key is not None and not hmac.compare_digest(given.encode(), key.encode()):
+    if key is None:
+        _refuse_pages(request)
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
         message = "the API key is missing or wrong; send it as a bearer token."
         raise refusal(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _refuse_pages(request: Request) -> None:
+    """Any page can make a browser send requests to this machine. They come with the page's origin, or, where its own name was made to mean
+    this machine, with that name as the host.
+    """
+    settings, host, origin = request.app.state.settings, request.headers.get("host", LOCAL[0]), request.headers.get("origin")
+    foreign = origin is not None and origin.partition("//")[2] != host
+    name = re.sub(r":\d+$", "", host).strip("[]").lower()
+    if foreign or (settings.host in LOCAL and name not in LOCAL):
+        way_out = f"start it with {settings.api_key_env}, or call it http://{LOCAL[0]}"
+        raise refusal(403, f"requests of {origin if foreign else host} are refused, as this server asks for no key; {way_out}.")
+
+
+async def json_only(request: Request) -> None:
+    """Refuses a body that is not called JSON: a page can send any other kind without asking the server first."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise refusal(415, f"the content type is {kind or 'not given'}; send application/json.")
 
 
 async def health(request: Request) -> Response:
@@ -133,7 +159,7 @@ async def _begun(asked: Generate, request: Request) -> Job:
     """The job of a request, once its first round is made: whatever can be refused has been refused by then."""
     state = request.app.state
     _check_model(state.service, asked.model)
-    client = asked.user or (request.client.host if request.client else "")
+    client = asked.user or asked.safety_identifier or (request.client.host if request.client else "")
     job = Job(client, await asyncio.to_thread(state.service.request, asked))
     try:
         state.worker.submit(job)

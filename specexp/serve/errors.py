@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -10,7 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from specexp.errors import UserError
 
-TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+TYPES = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error",
+    503: "server_error",
+}  # fmt: skip
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict:
@@ -29,29 +34,39 @@ def failure() -> HTTPException:
     return refusal(500, "the request failed; the server's log tells more.")
 
 
+class Refusal(JSONResponse):
+    """An error in ASCII, since it may quote a text of the request that cannot be written in UTF-8: half an emoji."""
+
+    def render(self, content: dict) -> bytes:
+        return json.dumps(content).encode()
+
+
 def add_handlers(app: FastAPI) -> None:
     """Answer every error in one form, FastAPI's own errors included."""
 
     @app.exception_handler(StarletteHTTPException)
-    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
+    async def refused(request: Request, error: StarletteHTTPException) -> Refusal:
         body = {"error": error.detail} if isinstance(error.detail, dict) else error_body(error.status_code, str(error.detail))
-        return JSONResponse(body, error.status_code, error.headers)
+        return Refusal(body, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": failure().detail}, 500)
+    async def failed(request: Request, error: Exception) -> Refusal:
+        return Refusal({"error": failure().detail}, 500)
 
     @app.exception_handler(UserError)
-    async def unusable(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse(error_body(400, str(error)), 400)
+    async def unusable(request: Request, error: UserError) -> Refusal:
+        return Refusal(error_body(400, str(error)), 400)
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def malformed(request: Request, error: RequestValidationError) -> Refusal:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return JSONResponse(error_body(400, "the body is not JSON; send an object."), 400)
+            return Refusal(error_body(400, "the body is not JSON; send an object."), 400)
+        if "sentence" in first.get("ctx", {}):
+            return Refusal(error_body(400, first["ctx"]["sentence"], first["ctx"]["field"]), 400)
         place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return JSONResponse(error_body(422, f"{place or 'the body'}: {first['msg']}.", place or None), 422)
+        message = first["msg"].removeprefix("Value error, ")
+        return Refusal(error_body(422, f"{place or 'the body'}: {message}.", place or None), 422)
 
 
 class BodyLimit:
@@ -67,7 +82,7 @@ class BodyLimit:
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self.limit:
             error = self._refusal()
-            await JSONResponse({"error": error.detail}, 413)(scope, receive, send)
+            await Refusal({"error": error.detail}, 413)(scope, receive, send)
             return
         seen = 0
 

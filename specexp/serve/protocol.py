@@ -1,23 +1,35 @@
-"""What goes over the wire: the requests that the server understands, and OpenAI's objects around the text of an answer, whole or in chunks.
+"""The requests that the server understands.
 
 Fields have the names of OpenAI's API, and top_k and ignore_eos are as in vLLM. A field that asks for something the server cannot do is
-refused and never ignored; such a field is accepted only with the value that changes nothing.
+refused and never ignored; such a field is accepted only with a value that changes nothing. There are many of these, since clients and
+benchmarks send the defaults of their own; a name that stands here nowhere is refused whatever its value, as it may be misspelt.
 """
 
 from __future__ import annotations
 
-import time
-import uuid
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Annotated, Literal, Protocol
+from functools import partial
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from specexp.decoding.sampling import Sampling
+from specexp.errors import UserError, whole
 
-Zero = Annotated[float, Field(ge=0, le=0)]
-One = Annotated[int, Field(ge=1, le=1)]
+
+def _neutral(values: tuple[object, ...], value: object) -> object:
+    if not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in values):
+        raise ValueError(f"this server does not do that; leave it out, or send {' or '.join(map(json.dumps, values))}")
+    return value
+
+
+def only(*values: object) -> Any:
+    """The type of a field that asks for nothing with one of these values, or null, and is refused with any other."""
+    return Annotated[Any, AfterValidator(partial(_neutral, (*values, None)))]
+
+
 Tokens = Annotated[int, Field(ge=1)]
 StopString = Annotated[str, Field(min_length=1)]
 MOST_STOPS = 16
@@ -27,11 +39,21 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _texts(value: object, path: str) -> Iterator[tuple[str, str]]:
+    """(dotted field, text) of all texts in a body, the names of its fields among them."""
+    if isinstance(value, str):
+        yield path or "the body", value
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield path or "the body", str(key)
+        yield from _texts(inner, f"{path}.{key}".lstrip("."))
+
+
 class StreamOptions(Strict):
     """continuous_usage_stats: as vLLM's, the usage so far with every chunk."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
+    include_obfuscation: only(False) = None
 
 
 class Generate(Strict):
@@ -48,11 +70,57 @@ class Generate(Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None  # requests of one user wait for each other, not for those of others
-    n: One | None = None
-    frequency_penalty: Zero | None = None
-    presence_penalty: Zero | None = None
-    logit_bias: Annotated[dict, Field(max_length=0)] | None = None
-    logprobs: Literal[False, 0] | None = None
+    safety_identifier: str | None = None  # OpenAI's newer name of the same
+    # what OpenAI's API has besides
+    n: only(1) = None
+    frequency_penalty: only(0) = None
+    presence_penalty: only(0) = None
+    logit_bias: only({}) = None
+    logprobs: only(False, 0) = None
+    metadata: only({}) = None
+    service_tier: only("auto", "default") = None
+    prompt_cache_key: only("") = None
+    prompt_cache_retention: only() = None
+    prompt_cache_options: only({}) = None
+    # what vLLM and others have besides
+    best_of: only(1) = None
+    repetition_penalty: only(1) = None
+    repeat_penalty: only(1) = None
+    length_penalty: only(1) = None
+    min_p: only(0) = None
+    typical_p: only(1) = None
+    min_tokens: only(0) = None
+    use_beam_search: only(False) = None
+    early_stopping: only(False) = None
+    stop_token_ids: only([]) = None
+    bad_words: only([]) = None
+    include_stop_str_in_output: only(False) = None
+    skip_special_tokens: only(True) = None
+    spaces_between_special_tokens: only(True) = None  # there are none
+    prompt_logprobs: only(0, False) = None
+    truncate_prompt_tokens: only() = None
+    priority: only(0) = None
+    allowed_token_ids: only([]) = None
+    structured_outputs: only() = None
+    guided_json: only() = None
+    guided_regex: only("") = None
+    guided_choice: only([]) = None
+    guided_grammar: only("") = None
+    regex: only("") = None
+    response_format: only({"type": "text"}) = None
+    logits_processors: only([]) = None
+    return_token_ids: only(False) = None
+    return_tokens_as_token_ids: only(False) = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, body: object) -> object:
+        for field, text in _texts(body, ""):
+            try:
+                whole(text, field)
+            except UserError as error:
+                raise PydanticCustomError("half_a_character", "{sentence}", {"sentence": str(error), "field": field}) from error
+        return body
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -84,12 +152,12 @@ class Generate(Strict):
 
 
 class CompletionRequest(Generate):
-    """prompt: a text, or ids."""
+    """prompt: a text or ids, or a list with one of them."""
 
-    prompt: str | list[int] | Annotated[list[str], Field(min_length=1, max_length=1)]
-    echo: Literal[False] | None = None
-    suffix: Literal[""] | None = None
-    best_of: One | None = None
+    prompt: str | list[int] | Annotated[list[str] | list[list[int]], Field(min_length=1, max_length=1)]
+    echo: only(False) = None
+    suffix: only("") = None
+    add_special_tokens: only(True) = None
 
 
 class Part(Strict):
@@ -98,18 +166,53 @@ class Part(Strict):
 
 
 class Message(Strict):
+    """A message as a client writes it, or as a server gave it, with the fields that such an answer has besides."""
+
     role: str
     content: str | list[Part]
     name: str | None = None
+    refusal: only("") = None
+    annotations: only([]) = None
+    audio: only() = None
+    function_call: only() = None
+    tool_calls: only([]) = None
+    reasoning: only("") = None
+    reasoning_content: only("") = None
 
     def plain(self) -> dict[str, str]:
+        """What a chat template is given."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": self.role, "content": text}
+        return {"role": self.role, "content": text} | ({} if self.name is None else {"name": self.name})
 
 
 class ChatRequest(Generate):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Tokens | None = None
+    # what OpenAI's API has besides
+    tools: only([]) = None
+    tool_choice: only("none", "auto") = None
+    parallel_tool_calls: only(True, False) = None  # of no tools
+    functions: only([]) = None
+    function_call: only("none", "auto") = None
+    top_logprobs: only(0) = None
+    store: only(False) = None
+    moderation: only() = None
+    modalities: only(["text"]) = None
+    audio: only() = None
+    prediction: only() = None
+    reasoning_effort: only("none") = None
+    verbosity: only("medium") = None
+    web_search_options: only() = None
+    # what vLLM and others have besides
+    echo: only(False) = None
+    add_generation_prompt: only(True) = None
+    continue_final_message: only(False) = None
+    add_special_tokens: only(False) = None  # a chat template writes its own
+    documents: only([]) = None
+    chat_template: only() = None
+    chat_template_kwargs: only({}) = None
+    include_reasoning: only(True) = None
+    separate_reasoning: only(True, False) = None  # of no reasoning
 
     @property
     def most_tokens(self) -> int | None:
@@ -120,74 +223,3 @@ class PredictRequest(Strict):
     """The earlier study's form: a prompt, which is answered with a JSON string."""
 
     prompt: str
-
-
-class Form(Protocol):
-    """How OpenAI's objects look for one kind of completion."""
-
-    def whole(self, text: str, finish: str) -> dict:
-        """The one object of an answer that does not stream."""
-
-    def opening(self) -> Iterator[dict]:
-        """The chunks before any text."""
-
-    def delta(self, text: str) -> dict:
-        """A chunk of text."""
-
-    def end(self, finish: str) -> dict:
-        """The chunk that tells how the text ended."""
-
-    def without_choice(self) -> dict:
-        """The chunk that tells the usage."""
-
-
-@dataclass(frozen=True)
-class _Envelope:
-    model: str
-    number: str = field(default_factory=lambda: uuid.uuid4().hex)
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def _object(self, prefix: str, kind: str, *choices: dict) -> dict:
-        numbered = [{"index": index, "logprobs": None, **choice} for index, choice in enumerate(choices)]
-        return {"id": f"{prefix}-{self.number}", "object": kind, "created": self.created, "model": self.model, "choices": numbered}
-
-
-class CompletionForm(_Envelope):
-    def _choices(self, *choices: dict) -> dict:
-        return self._object("cmpl", "text_completion", *choices)
-
-    def whole(self, text: str, finish: str) -> dict:
-        return self._choices({"text": text, "finish_reason": finish})
-
-    def opening(self) -> Iterator[dict]:
-        return iter(())
-
-    def delta(self, text: str) -> dict:
-        return self._choices({"text": text, "finish_reason": None})
-
-    def end(self, finish: str) -> dict:
-        return self._choices({"text": "", "finish_reason": finish})
-
-    def without_choice(self) -> dict:
-        return self._choices()
-
-
-class ChatForm(_Envelope):
-    def _chunk(self, *choices: dict) -> dict:
-        return self._object("chatcmpl", "chat.completion.chunk", *choices)
-
-    def whole(self, text: str, finish: str) -> dict:
-        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
-        return self._object("chatcmpl", "chat.completion", choice)
-
-    def opening(self) -> Iterator[dict]:
-        yield self._chunk({"delta": {"role": "assistant", "content": ""}, "finish_reason": None})
-
-    def delta(self, text: str) -> dict:
-        return self._chunk({"delta": {"content": text}, "finish_reason": None})
-
-    def end(self, finish: str) -> dict:
-        return self._chunk({"delta": {}, "finish_reason": finish})
-
-    def without_choice(self) -> dict:
-        return self._chunk()

@@ -12,7 +12,7 @@ from itertools import count
 
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.sampling import Sampling
-from specexp.errors import UserError
+from specexp.errors import UserError, whole
 from specexp.figures.acceptance import acceptance_figures
 from specexp.live.engine import Answer, Engine, Request
 from specexp.serve.protocol import ChatRequest, Generate
@@ -42,7 +42,8 @@ class Service:
         prompt = self._prompt(asked)
         longest = asked.most_tokens or self._room(len(prompt))
         seed = (self.seed, "request", next(self._numbers)) if asked.seed is None else (asked.seed,)
-        request = Request(prompt, longest, asked.sampling(self.usual), seed, asked.stops, self.ignore_eos or bool(asked.ignore_eos))
+        stops = tuple(whole(stop, "stop") for stop in asked.stops)
+        request = Request(prompt, longest, asked.sampling(self.usual), seed, stops, self.ignore_eos or bool(asked.ignore_eos))
         self.engine.check(request)
         self.decoder.check(request.sampling)
         return request
@@ -69,9 +70,9 @@ class Service:
         if isinstance(asked, ChatRequest):
             return self.engine.render([message.plain() for message in asked.messages])
         prompt = asked.prompt
-        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
-            return self.engine.known_ids(prompt)
-        return self.engine.ids("".join(prompt))  # a text, or a list of one
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+            [prompt] = prompt
+        return self.engine.ids(prompt) if isinstance(prompt, str) else self.engine.known_ids(prompt)
 
     def _room(self, prompt: int) -> int:
         """max_tokens of a request that leaves it out: the usual number, or as many as fit."""
@@ -116,7 +117,7 @@ class ServerSettings:
     @property
     def api_key(self) -> str | None:
         """Read from the environment each time, so that it is in no record and in no configuration."""
-        return os.environ.get(self.api_key_env) or None
+        return os.environ.get(self.api_key_env, "").strip() or None  # no header can hold a line end, which a file's content may have
 
     @property
     def is_open(self) -> bool:

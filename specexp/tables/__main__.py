@@ -8,8 +8,10 @@ the evaluation tasks.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from specexp.cli.credentials import refuse_arguments
 from specexp.errors import CommandParser, ending
 
 
@@ -31,6 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> None:
     with ending("specexp tables"):
+        refuse_arguments(sys.argv[1:] if arguments is None else arguments)
         options = parse(arguments)
         from specexp.training.tables import build  # brings torch, which a mistake in the options does not wait for
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from specexp.assets import asset_path
-from specexp.errors import UserError
+from specexp.errors import UserError, decoded, whole
 
 PLAIN = "plain"
 PLAIN_TEMPLATE = "{{ messages | map(attribute='content') | select | join('\n\n') }}"
@@ -39,7 +39,7 @@ def is_doubled(ids: Sequence[int], leading: Sequence[int]) -> bool:
 
 def text_ids(tokenizer, text: str, **settings) -> list[int]:
     """The ids of a text that a model goes on with; what the tokenizer puts before it is there once. settings: of the tokenizer's call."""
-    ids, leading = list(tokenizer(text, **settings)["input_ids"]), leading_ids(tokenizer)
+    ids, leading = list(tokenizer(whole(text, "the text"), **settings)["input_ids"]), leading_ids(tokenizer)
     return ids[len(leading) :] if is_doubled(ids, leading) else ids
 
 
@@ -84,8 +84,8 @@ class Prompter:
         return leading_ids(self.tokenizer)
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a raw prompt."""
-        ids = list(self.tokenizer(text)["input_ids"])
+        """The ids of a raw prompt. UserError for a text with half a character."""
+        ids = list(self.tokenizer(whole(text, "the prompt"))["input_ids"])
         return ids[len(self.leading) :] if is_doubled(ids, self.leading) else ids
 
     def doubles(self, text: str) -> bool:
@@ -97,7 +97,7 @@ class Prompter:
         text = self.rendered(messages)
         if self.template == PLAIN_TEMPLATE:
             return self.ids(text)
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(whole(text, "the conversation"), add_special_tokens=False)["input_ids"])
 
     def rendered(self, messages: Sequence[Message]) -> str:
         """The text of a conversation by the chat template, up to where the answer begins. UserError where there is no template, and where
@@ -152,7 +152,7 @@ def _read(file: Path) -> str:
     if not file.is_file():
         raise UserError(f"chat_template={file} is no file; give a Jinja file, plain for the messages' bare texts, or null.")
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return decoded(file.read_bytes(), f"chat_template={file}")
+    except OSError as error:
         raise UserError(f"chat_template={file} cannot be read ({error}); give a Jinja file in UTF-8.") from error
 

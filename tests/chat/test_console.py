@@ -1,5 +1,6 @@
 """The console without a terminal: every command does what help says, mistakes change nothing, text is the experiment's, tables are right."""
 
+import codecs
 import copy
 import csv
 import functools
@@ -20,10 +21,11 @@ from rich.console import Console
 
 from specexp.chat.commands import COMMANDS, methods, obey
 from specexp.chat.session import Session, Settings, figures, from_command_line
-from specexp.chat.terminal import CommandCompleter, RichView, converse, grouped, handles_of, perform, play, stoppable
+from specexp.chat.terminal import CommandCompleter, History, RichView, converse, grouped, handles_of, perform, play, start, stoppable
 from specexp.cli import jobs
 from specexp.cli.jobs import build
 from specexp.cli.messages import conf_directory
+from specexp.cli.plugins import options
 from specexp.decoding.sampling import GREEDY
 from specexp.errors import UserError
 from specexp.experiment.generation import generate
@@ -121,6 +123,23 @@ def test_commands_of_the_entropy_guided_side(session):
     assert session.settings.enabled == ("target", "speculative")
 
 
+def test_every_choice_of_the_configuration_can_be_chosen(session, view):
+    assert COMMANDS["/cache"].choices == tuple(options("cache")) and set(options("sampling")) == set(COMMANDS["/processor"].choices)
+    assert COMMANDS["/set_ngramstorage"].choices == tuple(options("storage"))
+    texts = set()
+    for name in sorted({"full", "static", *options("cache")} - {"compiled", "sink"}):
+        assert obey(session, f"/cache {name}") == f"cache: {name}"
+        texts.add(session.decode(PROMPT, view, NEVER)[0].side.text)
+    assert len(texts) == 1
+
+
+@pytest.mark.slow
+def test_a_compiled_cache_can_be_chosen(session, view):
+    whole = session.decode(PROMPT, view, NEVER)[0].side.text
+    obey(session, "/cache compiled")
+    assert session.decode(PROMPT, view, NEVER)[0].side.text == whole
+
+
 def test_no_command_is_untested():
     tested = {line.split()[0] for line, *_ in COMMAND_EFFECTS + NGRAM_EFFECTS + EGAG_EFFECTS}
     assert tested | SHOWN == set(COMMANDS)
@@ -141,7 +160,7 @@ MISTAKES = {
     "/processor topk 1 two": "sampling.top_k",
     "/processor greedy 1": "/processor greedy takes no arguments",
     "/processor nucleus 1 2": "top_p=2",
-    "/cache big": "choose one of full, none, sink",
+    "/cache big": "choose one of compiled, full, none, sink, static",
     "/method": "NAME is one of",
     "/method speculativ": "/method speculativ does not exist",
     "/method endpoint": "/method endpoint does not exist",
@@ -224,6 +243,46 @@ def test_a_script_gives_the_table_of_an_ablation(session, view, tmp_path):
     assert "speculative gamma=5" in told(view) and "two drafts" not in told(view)
     records = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert len(records) == 4 and records[1]["method"]["token_ids"] == records[1]["baseline"]["token_ids"]
+
+
+def test_figures_of_different_settings_are_not_averaged(session, view):
+    for line in ("/target", "/length 6", PROMPT, "/cache none", PROMPT, "/cache full", PROMPT, "/processor multinomial 0.5", PROMPT, "/length 7", PROMPT):
+        perform(session, view, line, NEVER)
+    for line in ("/processor greedy", "/method speculative verifier@verifier=typical", PROMPT):
+        perform(session, view, line, NEVER)
+    groups = {label.removeprefix("speculative "): len(runs) for label, runs in grouped(session.runs).items()}
+    assert groups == {
+        "cache=full sampling=greedy length=6": 2, "cache=none sampling=greedy length=6": 1,
+        "cache=full sampling=multinomial sampling.temperature=0.5 length=6": 1, "cache=full sampling=multinomial sampling.temperature=0.5 length=7": 1,
+        "cache=full sampling=greedy length=7 verifier@verifier=typical": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "place"), [("x\ud83d", 1), ("/save \udcff.csv", 6), ("// \ud83d", 3)])
+def test_half_a_character_is_refused_before_it_is_shown(session, view, line, place):
+    with pytest.raises(UserError, match=f"the line has half a character .* at place {place}"):
+        perform(session, view, line, NEVER)
+    with pytest.raises(UserError, match=f"script, line 2: it has half a character .* at place {place}"):
+        play(session, view, ["/length 3", line], "script")
+    assert "\ud83d" not in told(view)
+
+
+def test_what_is_piped_in_may_have_a_mark_and_is_refused_where_it_is_no_text(session, monkeypatch, capsys):
+    for content, outcome in ((codecs.BOM_UTF8 + b"/length 3\n", None), (b"/length 3\n\xff\n", "standard input, line 2: it has half a character")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
+        if outcome is None:
+            start(session, None, None)
+        else:
+            with pytest.raises(UserError, match=outcome):
+                start(session, None, None)
+    assert "length: 3 tokens" in capsys.readouterr().out
+
+
+def test_a_history_leaves_out_what_is_no_text(tmp_path):
+    history = History(str(tmp_path / "history"))
+    history.store_string("/length 3")
+    history.store_string("x\udcff")
+    assert list(History(str(tmp_path / "history")).load_history_strings()) == ["/length 3"]
 
 
 def test_a_script_ends_at_its_first_mistake(session, view):

@@ -337,11 +337,23 @@ def test_plus_before_a_key_that_is_there(refused):
         (("--config-dir", "/no/such"), "--config-dir /no/such does not exist; name a folder"),
         (("--resolve",), "--resolve"),
         (("+dataset=humaneval",), "Multiple values for dataset"),
+        (("-m", "hydra.launcher._target_=no.Such", "seed=1"), "no.Such is no plugin of Hydra's; choose one by name, with hydra/launcher=NAME"),
+        (("-m", "hydra.sweeper._target_=hydra_plugins.no.Such", "seed=1"), "hydra_plugins.no.Such is no plugin of Hydra's"),
+        (("-m", "hydra/launcher=nosuch", "seed=1"), "hydra/launcher=nosuch does not exist; choose one of basic"),
+        (("+hydra.callbacks.x._target_=no.Such",), "hydra.callbacks.x: Error locating target 'no.Such'; give it another value"),
+        (("hydra.job_logging.handlers.file.class=no.Such",), "hydra.job_logging.handlers.file cannot be made; choose hydra/job_logging=default"),
     ],
 )
 def test_rarer_mistakes_end_in_one_line_too(run, arguments, words):
     code, error = run(*arguments)
     assert code == 1 and words in error and error.startswith("specexp: ") and error.count("\n") == 1
+
+
+def test_a_launcher_for_slurm_needs_slurm(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, error = run("-m", "hydra/launcher=slurm", "seed=1,2")
+    assert code == 1 and error.startswith("specexp: hydra/launcher=slurm needs Slurm's srun, which is not on this machine") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_message_nobody_foresaw_is_told_by_its_first_line():

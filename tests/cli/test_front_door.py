@@ -86,17 +86,24 @@ def test_every_command_says_what_it_does(called, command):
         (["report", "compare", "nowhere"], "specexp report: nowhere holds no records.jsonl"),
         (["chat", "method.gama=3"], "specexp chat: the configuration has no key method.gama"),
         (["chat", "--script", "nowhere"], "specexp chat: --script nowhere is no file"),
+        (["chat", "--script", "latin"], "specexp chat: --script latin cannot be read (line 1 has the byte 0xe9, which is not UTF-8)"),
         (["chat", "--script"], "specexp chat: argument --script: expected one argument"),
         (["serve", "method=nothing"], "specexp serve: method=nothing does not exist"),
         (["perplexity", "max_tokens=1", "hydra.run.dir=p"], "specexp perplexity: max_tokens=1 does not fit"),
         (["medusa", "--heads", "0"], "specexp medusa: the following arguments are required: --target, --out"),
         (["medusa", "--target", "a", "--out", "b", "--heads", "0"], "specexp medusa: --heads 0 does not fit"),
         (["tables", "--tokenizer", "a", "--out", "b", "nowhere"], "specexp tables: "),
+        (["report", "x\udcff"], "specexp report: argument 1 of the command line has half a character ('\\udcff' at place 1)"),
+        (["tables", "--tokenizer", "\udcff"], "specexp tables: argument 2 of the command line has half a character"),
+        (["medusa", "--target", "\udcff"], "specexp medusa: argument 2 of the command line has half a character"),
+        (["chat", "dataset.name=\udcff"], "specexp chat: argument 1 of the command line has half a character"),
         (["run", "method=nothing"], "specexp: method=nothing does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_every_command_fails_in_one_sentence(called, arguments, sentence):
+def test_every_command_fails_in_one_sentence(called, arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin").write_bytes("é".encode("latin-1"))
     code, shown, errors = called(*arguments)
     assert code == 1 and shown == "" and errors.startswith(sentence) and errors.count("\n") == 1 and errors.endswith(".\n")
 

@@ -112,4 +112,47 @@ def test_a_secret_that_a_choice_of_a_sweep_brings_stays_nowhere(command_line, mo
     assert code == 1 and "tracker.entity holds the secret of the environment variable WANDB_API_KEY" in errors
     assert holding(tmp_path / "sweep", secret) == [] and secret not in errors
     assert json.loads((tmp_path / "sweep" / "1" / "failure.json").read_text())["error"].startswith("tracker.entity holds")
-    assert (tmp_path / "sweep" / "0" / ".hydra" / "config.yaml").exists() and not list((tmp_path / "sweep" / "1" / ".hydra").iterdir())
+    assert (tmp_path / "sweep" / "0" / ".hydra" / "config.yaml").exists() and not (tmp_path / "sweep" / "1" / ".hydra").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("method=endpoint", "method.url=http://me:pass-of-mine@host/v1"), "method.url holds a password inside a URL"),
+        (("-m", "method=endpoint", "method.url=http://me:pass-of-mine@host/v1,http://other/v1"), "method.url holds a password inside a URL"),
+        (("+method.api_key=pass-of-mine",), "method.api_key is to hold a secret"),
+        (("+hydra.job.env_set.HF_TOKEN=pass-of-mine",), "hydra.job.env_set.HF_TOKEN is to hold a secret"),
+        (("-m", "+tracker.token=pass-of-mine,b"), "tracker.token is to hold a secret"),
+        (("--config-dir", "brought", "dataset=with_secret"), "dataset.password is to hold a secret"),
+        (("--config-dir", "brought", "dataset=with_url"), "dataset.path holds a password inside a URL"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_secret_of_no_environment_is_told_by_where_it_stands(arguments, told, command_line, tmp_path):
+    (tmp_path / "brought" / "dataset").mkdir(parents=True)
+    (tmp_path / "brought" / "dataset" / "with_secret.yaml").write_text("# A made-up one.\nname: x\npassword: pass-of-mine\nmax_new_tokens: 4\nlimit: 1\n")
+    (tmp_path / "brought" / "dataset" / "with_url.yaml").write_text("# A made-up one.\nname: x\npath: s3://me:pass-of-mine@host\nmax_new_tokens: 4\nlimit: 1\n")
+    code, errors = command_line(*arguments, "hydra.run.dir=run", "hydra.sweep.dir=sweep")
+    assert code == 1 and errors.startswith(f"specexp: {told}, and a configuration is written to disk; leave it out") and errors.count("\n") == 1
+    assert "pass-of-mine" not in errors and [place.name for place in tmp_path.iterdir()] == ["brought"]
+
+
+def test_what_is_no_secret_passes(monkeypatch):
+    monkeypatch.setenv("OLD_API_KEY_2", "sk-of-another-year\n")
+    refuse_credentials(OmegaConf.create({"method": {"api_key_env": "OPENAI_API_KEY", "max_tokens": 4, "token": None}, "secret": "", "key": "document"}))
+    refuse_credentials(OmegaConf.create({"url": "http://host:8000/v1", "mail": "me@host", "stop_token": "</s>"}))
+    refuse_arguments(["dataset.key=token", "method.url=http://[::1]:8000/v1", "x=a://b/c:d@e"])
+    with pytest.raises(UserError, match="a holds the secret of the environment variable OLD_API_KEY_2"):
+        refuse_credentials(OmegaConf.create({"a": "x sk-of-another-year y"}))
+
+
+def test_half_a_character_is_refused_before_anything_is_written(command_line, tmp_path):
+    (tmp_path / "brought" / "dataset").mkdir(parents=True)
+    (tmp_path / "brought" / "dataset" / "half.yaml").write_text('# A made-up one.\nname: "x\\ud83d"\nmax_new_tokens: 4\nlimit: 1\n')
+    for arguments, told in (
+        (("dataset.name=\udcff",), r"argument 2 of the command line has half a character ('\udcff' at place 13)"),
+        (("--config-dir", "brought", "dataset=half"), r"dataset.name has half a character ('\ud83d' at place 1)"),
+    ):
+        code, errors = command_line(*arguments, "hydra.run.dir=run")
+        assert code == 1 and errors == f"specexp: {told}: write the whole character, or leave it out.\n"
+    assert [place.name for place in tmp_path.iterdir()] == ["brought"]

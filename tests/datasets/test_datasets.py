@@ -1,9 +1,11 @@
 """Data sets: examples and subsets, scores and metrics, and one sentence for each fault in a file."""
 
+import codecs
 import gzip
 import inspect
 import json
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import specexp.datasets.files
 from specexp.assets import asset_path
 from specexp.datasets import Example, subset
 from specexp.datasets.answers import Gsm8k, Mmlu, Summarisation, number_in
+from specexp.datasets.files import texts
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import Prompts, PublicPrompts
+from specexp.datasets.texts import TextFile
 from specexp.errors import UserError
 from specexp.scoring.sandbox import Sandbox
 
@@ -124,6 +128,78 @@ def test_unreadable_files_are_named(tmp_path, cls, name, content, complaint):
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         Prompts(path=str(tmp_path)).examples()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "txt", "txt.gz", "csv", "md"])
+def test_a_byte_order_mark_belongs_to_no_text(tmp_path, ending):
+    lines = ['{"id": "1", "prompt": "hello there"}', '{"id": "2", "prompt": "é"}'] if "jsonl" in ending else ["hello there", "é"]
+    content = codecs.BOM_UTF8 + "\r\n".join(lines).encode()
+    (tmp_path / f"mine.{ending}").write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    assert [example.prompt for example in Prompts(path=str(tmp_path / f"mine.{ending}")).examples()] == ["hello there", "é"]
+    assert next(texts([tmp_path / f"mine.{ending}"], "prompt")).startswith("hello") if ending in ("jsonl", "txt", "md") else True
+
+
+@pytest.mark.parametrize(("encoding", "told"), [
+    ("utf-16", "(it is UTF-16, not UTF-8): save it as UTF-8 (iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE), or give dataset.path="),
+    ("utf-16-le", "(it is UTF-16, not UTF-8)"), ("utf-32", "(it is UTF-32, not UTF-8)"),
+    ("latin-1", "(line 2 has the byte 0xe9, which is not UTF-8): save it as UTF-8 (iconv -f LATIN1 -t UTF-8"),
+])
+@pytest.mark.parametrize("ending", ["jsonl", "txt"])
+def test_another_encoding_is_told(tmp_path, encoding, told, ending):
+    (tmp_path / f"mine.{ending}").write_text('{"id": "1", "prompt": "x"}\n{"id": "2", "prompt": "é"}\n', encoding=encoding)
+    with pytest.raises(UserError, match=re.escape(f"mine.{ending} cannot be read {told}")):
+        Prompts(path=str(tmp_path / f"mine.{ending}")).examples()
+
+
+HALF = "an emoji cut in half \ud83d"
+
+
+@pytest.mark.parametrize(("dataset", "row", "where"), [
+    (lambda path: Prompts(path=path), {"id": "a", "prompt": HALF}, r"line 1, 'prompt' has half a character \('\\ud83d' at place 21\)"),
+    (lambda path: Prompts(path=path), {"id": HALF, "prompt": "x"}, "line 1, 'id' has half"),
+    (lambda path: HumanEval(path=path), {**PROBLEM, "test": HALF}, "line 1, 'test' has half"),
+    (lambda path: Summarisation(path=path), {"document": HALF, "summary": "x"}, "line 1, 'document' has half"),
+    (lambda path: Summarisation(path=path), {"document": "x", "summary": "\ude00"}, "line 1, 'summary' has half"),
+    (lambda path: Summarisation(path=path), {"id": HALF, "document": "x", "summary": "x"}, "row 1, 'id' has half"),
+    (lambda path: Gsm8k("g", "{question}", "", path=path), {"question": HALF, "answer": "#### 1"}, "row 1, 'question' has half"),
+    (lambda path: Mmlu("m", "{question}{choices}", "", path=path), {"question": "x", "choices": [HALF], "answer": 0}, "row 1, choices has half"),
+    (lambda path: PublicPrompts("p", "text", "", path=path), {"text": HALF}, "row 1, 'text' has half"),
+    (lambda path: TextFile(path, "text"), {"text": HALF}, "line 1, 'text' has half"),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_half_a_character_is_told_with_its_place(tmp_path, dataset, row, where):
+    chosen = dataset(jsonl(tmp_path / "mine.jsonl", [row]))
+    with pytest.raises(UserError, match=f"mine.jsonl {where}"):
+        chosen.read() if isinstance(chosen, TextFile) else chosen.examples()
+
+
+def test_what_a_data_set_does_not_read_may_be_anything(tmp_path):
+    rows = [{"id": "a", "prompt": "two halves \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"), "note": HALF}]
+    assert Prompts(path=jsonl(tmp_path / "mine.jsonl", rows)).examples() == [Example("a", "two halves 😀")]
+
+
+def test_stop_strings_are_whole():
+    with pytest.raises(UserError, match="dataset.stop_strings has half a character"):
+        Prompts(path="x", stop_strings=["END", HALF])
+
+
+def test_ids_may_be_numbers(tmp_path):
+    rows = [{"id": 7, "prompt": "x"}, {"id": 7.5, "prompt": "y"}, {"id": "8", "prompt": "z"}, {"id": 10**400, "prompt": "large"}]
+    assert [example.id for example in Prompts(path=jsonl(tmp_path / "mine.jsonl", rows)).examples()] == ["7", "7.5", "8", str(10**400)]
+    assert HumanEval(path=jsonl(tmp_path / "mine.jsonl", [{**PROBLEM, "task_id": 11}])).examples()[0].id == "11"
+    assert Summarisation(path=jsonl(tmp_path / "mine.jsonl", [{"id": 3, "document": "x", "summary": "y"}])).examples()[0].id == "3"
+    for wrong in ([{"id": 7, "prompt": "x"}, {"id": "7", "prompt": "y"}], [{"id": True, "prompt": "x"}], [{"id": None, "prompt": "x"}],
+                  [{"id": float("nan"), "prompt": "x"}], [{"id": [1], "prompt": "x"}]):
+        with pytest.raises(UserError, match="two examples with the id '7'|has 'id' = .*, which is not a text: put it in quotes"):
+            Prompts(path=jsonl(tmp_path / "mine.jsonl", wrong)).examples()
+    for wrong in (None, True, [1]):
+        with pytest.raises(UserError, match="has 'id' = .*, which is not a text"):
+            Summarisation(path=jsonl(tmp_path / "mine.jsonl", [{"id": wrong, "document": "x", "summary": "y"}])).examples()
+
+
+def test_a_number_of_thousands_of_digits_is_told(tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"id": %s, "prompt": "x"}' % ("9" * 5000))
+    with pytest.raises(UserError, match="line 1 is not JSON"):
+        Prompts(path=str(tmp_path / "mine.jsonl")).examples()
 
 
 # ---------------------------------------------------------------- HumanEval

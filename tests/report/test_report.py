@@ -159,6 +159,12 @@ def test_machines_weights_and_prompts_are_facts_too(tmp_path):
     for name, facts in (("a", {"device": "cuda:0", "cards": ["H200"]}), ("b", {"device": "cuda:0", "cards": ["A100"]}), ("c", {"device": "cpu"})):
         (write_run(tmp_path / name) / "environment.json").write_text(json.dumps(facts))
     assert len(baselines(tmp_path)) == 3
+    for name, facts in (("a", {"weights_digest": "1", "prompts_digest": "1"}), ("b", {"weights_digest": "2", "prompts_digest": "1"}),
+                        ("c", {"weights_digest": "1", "prompts_digest": "2"}), ("d", {"weights_digest": "1", "prompts_digest": "1"})):
+        (write_run(tmp_path / "digests" / name) / "environment.json").write_text(json.dumps(facts))
+    assert sorted(row["label"] for row in baselines(tmp_path / "digests")) == [
+        "baseline prompts_digest=1 weights_digest=1 (mean of 2 runs)", "baseline prompts_digest=1 weights_digest=2", "baseline prompts_digest=2 weights_digest=1",
+    ]  # fmt: skip
     write_run(tmp_path / "more" / "d", weights="standin")
     write_run(tmp_path / "more" / "e")
     write_run(tmp_path / "more" / "f", made=records(4, 3))  # as when a server refused a request for good
@@ -284,6 +290,23 @@ def test_curves_of_two_data_sets_stay_apart(tmp_path):
         assert [line.get_label() for line in figure.axes[0].lines] == ["speculative, one", "speculative, two"]
 
 
+def test_maps_of_two_pairs_stay_apart(tmp_path):
+    figures = pytest.importorskip("specexp.report.figures")
+    for pair in ("one", "two"):
+        for depth in (2, 3):
+            own = {"name": "tree", "depth": depth, "branching": 2}
+            write_run(tmp_path / f"{pair}{depth}", method="tree", settings={"method": own, "model_pair": {"name": pair}}, model_pair=pair)
+    rows = make_rows(find_runs([tmp_path]))
+    assert [axis.get_title() for axis in figures.trees(rows).axes] == ["tree, one", "tree, two"]
+
+
+def test_runs_of_one_label_are_all_drawn(tmp_path):
+    figures = pytest.importorskip("specexp.report.figures")
+    for name in "ab":
+        write_run(tmp_path / name)
+    assert len(figures.acceptance(make_rows(find_runs([tmp_path]))).axes[0].lines) == 2
+
+
 def test_predicted_curve_passes_through_what_was_predicted_at_each_length():
     from specexp.decoding.theory import expected_tokens, predicted_speedup
     from specexp.figures.cost import predicted_curve
@@ -324,6 +347,13 @@ def test_comparing_two_runs(tmp_path, capsys):
     assert "20 examples" in text and "0 with A alone, 10 with B" in text.replace("\n", " ")
     assert "0.0020" in text  # McNemar, exact: 2 / 2^10
     assert "speedup" in text and "0.0001" in text
+
+
+def test_runs_that_asked_other_prompts_under_the_same_ids_are_not_compared(tmp_path, capsys):
+    write_run(tmp_path / "a", 4)
+    write_run(tmp_path / "b", 4, made=[replace(record, prompt=record.prompt + "?") for record in records(4)])
+    with pytest.raises(SystemExit, match="asked different prompts under the id p/0; compare runs on the same data set"):
+        main(["compare", str(tmp_path / "a"), str(tmp_path / "b")])
 
 
 def test_comparing_a_run_with_its_baseline(tmp_path, capsys):

@@ -1,10 +1,14 @@
 """The terminal's table: what is there is shown, what is not is left out, and lossy is said in words."""
 import io
+import re
+from pathlib import Path
 
 import pytest
+from report_runs import records
 from rich.console import Console
 
-from specexp.report.table import build_table, render, show
+from specexp.report import compare, explain, papers, table
+from specexp.report.table import build_table, plain_console, render, show
 
 SUMMARY = {
     "num_examples": 64, "num_tokens": 8123,
@@ -112,3 +116,41 @@ def test_where_model_written_code_ran_is_said_and_less_than_bubblewrap_is_warned
 
 def test_repeats_that_are_other_texts_are_told():
     assert "REPEATS DIFFER: of 3 of the texts" in shown(SUMMARY | {"unequal_repeats": 2, "baseline_unequal_repeats": 1}) and "REPEATS" not in shown(SUMMARY)
+
+
+ODD = ("my[/model]", "[bold]x", "[link=x]y", "{task.x}", ":smile:", "[red", "a]b", "\\[x]")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_name_is_shown_as_it_is(name, capsys, tmp_path, monkeypatch):
+    """In titles, columns, rows, paths and progress bars, whatever rich would make of it."""
+    for console in (plain_console(), Console()):
+        monkeypatch.setattr(console, "file", io.StringIO())
+        render(SUMMARY | {f"baseline_{name}_tpot": 0.1, f"speedup_vs_{name}": 1.2, "sandbox": name}, console, f"one, {name}")
+        assert console.file.getvalue().count(name) >= 4
+    show(SUMMARY | {"method": name, "model_pair": name, "dataset": name}, tmp_path)
+    assert capsys.readouterr().out.count(name) == 3
+    plain_console().print(f"a directory {name}")
+    papers.show([{"cache": name, "perplexity": 1.0, "mean_nll": 1.0, "accuracy": 1.0, "tokens": 1, "kv_bytes": 1}], name, tmp_path)
+    assert capsys.readouterr().out.count(name) == 3
+    compare._show([compare.Compared(name, "1", "2", "x", None, name)], (name, name), 1)
+    assert capsys.readouterr().out.count(name) == 5
+    explain._show(explain.explained([], None, None) | {"missing": [name]}, tmp_path)
+    assert capsys.readouterr().out.count(name) == 1
+    plain_console().print(explain.drawn({"parents": [-1], "path": [], "texts": {"nodes": [name], "own": [name]}}, name))
+    assert capsys.readouterr().out.replace("\\\\", "\\").count(name) == 3
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_progress_bar_shows_a_name_as_it_is(name, monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr(table, "plain_console", lambda **_: Console(file=written, force_terminal=True, width=120, color_system=None))
+    assert list(table.watched(iter(records(2, 2)), 2, 0, name)) == records(2, 2)
+    assert name in written.getvalue()
+
+
+def test_every_console_of_the_package_shows_texts_as_they_are():
+    """No file makes a console of its own, or reads markup."""
+    package = Path(table.__file__).parents[1]
+    found = [file.name for file in package.rglob("*.py") for text in [file.read_text(encoding="utf-8")] if re.search(r"\bConsole\(|from_markup|rich\.print", text)]
+    assert found == ["table.py"]

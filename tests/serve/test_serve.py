@@ -1,5 +1,6 @@
 """The server through OpenAI's own client: text, streams, usage, errors, cancelling, queueing; the earlier study's /predict; metrics."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,8 @@ import openai
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from openai.types import completion_create_params as completion_params
+from openai.types.chat import completion_create_params as chat_params
 from served import served
 
 from specexp.cli.check import check
@@ -20,6 +23,7 @@ from specexp.errors import UserError
 from specexp.experiment.generation import generate
 from specexp.live.engine import Engine
 from specexp.runners.runner import ModelRunner
+from specexp.serve.protocol import ChatRequest, CompletionRequest
 from specexp.serve.server import listening, open_service
 from specexp.serve.service import ServerSettings, Service
 from specexp.serve.worker import FairQueue, Full, Metrics
@@ -123,7 +127,7 @@ def test_models_health_and_predict(client, place, service):
     told = httpx.post(f"{place.root}/predict", json={"prompt": PROMPT}).json()
     assert told.startswith(PROMPT) and len(service.engine.ids(told)) > len(service.engine.ids(PROMPT)) + 20
     for body in (b"prompt", b'{"text": "x"}', b"[]"):
-        wrong = httpx.post(f"{place.root}/predict", content=body)
+        wrong = httpx.post(f"{place.root}/predict", content=body, headers={"content-type": "application/json"})
         assert wrong.status_code == 400 and set(wrong.json()) == {"error"}
 
 
@@ -161,6 +165,134 @@ def test_a_long_body_is_refused_also_when_its_length_is_not_announced(place):
     assert answer.status_code == 413
 
 
+HALF = "\ud83d"  # of an emoji
+HALVES = [
+    ("completions", {"prompt": HALF}, "prompt has half a character ('\\ud83d' at place 0)"),
+    ("completions", {"prompt": ["x" + HALF]}, "prompt.0 has half a character ('\\ud83d' at place 1)"),
+    ("completions", {"prompt": "x", "stop": HALF}, "stop has half"),
+    ("completions", {"prompt": "x", "stop": ["a", HALF]}, "stop.1 has half"),
+    ("completions", {"prompt": "x", "model": HALF}, "model has half"),
+    ("completions", {"prompt": "x", "user": HALF}, "user has half"),
+    ("completions", {"prompt": "x", HALF: 1}, "the body has half"),
+    ("chat/completions", {"messages": [{"role": "user", "content": HALF}]}, "messages.0.content has half"),
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": HALF}]}]}, "messages.0.content.0.text has half"),
+    ("chat/completions", {"messages": [{"role": HALF, "content": "x"}]}, "messages.0.role has half"),
+]
+
+
+@pytest.mark.parametrize(("kind", "body", "words"), HALVES, ids=range(len(HALVES)))
+def test_half_a_character_is_the_clients_mistake(place, kind, body, words):
+    for stream in (False, True):
+        answer = httpx.post(f"{place.url}/{kind}", content=json.dumps(body | {"stream": stream}), headers={"content-type": "application/json"})
+        assert answer.status_code == 400 and answer.json()["error"]["message"].startswith(words), answer.text
+    assert httpx.post(f"{place.root}/predict", content=json.dumps({"prompt": HALF}), headers={"content-type": "application/json"}).status_code == 400
+
+
+def test_a_template_that_writes_half_a_character_is_told(service, tmp_path):
+    (tmp_path / "template.jinja").write_text("{{ '\\ud83d' }}")
+    with pytest.raises(UserError, match="the conversation has half a character"):
+        Engine(Prompter(with_template(service.engine.tokenizer, str(tmp_path / "template.jinja"))), ()).render([{"role": "user", "content": "x"}])
+    (tmp_path / "template.jinja").write_bytes("{{ messages[0].content }}é".encode("utf-8-sig"))
+    rendered = Engine(Prompter(with_template(service.engine.tokenizer, str(tmp_path / "template.jinja"))), ()).render([{"role": "user", "content": "x"}])
+    assert rendered == service.engine.ids("xé")
+    (tmp_path / "template.jinja").write_bytes("é".encode("latin-1"))
+    with pytest.raises(UserError, match=r"chat_template=.*template.jinja cannot be read \(line 1 has the byte 0xe9"):
+        with_template(service.engine.tokenizer, str(tmp_path / "template.jinja"))
+
+
+@pytest.mark.parametrize("messages", [[("user", "")], [("system", ""), ("user", "")], [("user", []), ("assistant", "")]])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_conversation_without_any_text_is_refused(place, messages, stream):
+    body = {"messages": [{"role": role, "content": content} for role, content in messages], "stream": stream}
+    answer = httpx.post(f"{place.url}/chat/completions", json=body)
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("the prompt is empty")
+
+
+def test_a_prompt_may_be_a_list_of_one(place, client, service):
+    ids = service.engine.ids(PROMPT)
+    texts = {client.completions.create(model="tiny", prompt=prompt, max_tokens=8).choices[0].text for prompt in (PROMPT, [PROMPT], ids, [ids])}
+    assert len(texts) == 1
+    for prompt, status in (([[]], 400), ([[10**6]], 400), ([ids, ids], 422), ([PROMPT, PROMPT], 422), ([ids, PROMPT], 422), ([["a"]], 422), ([], 400), ([""], 400)):
+        answer = httpx.post(f"{place.url}/completions", json={"prompt": prompt})
+        assert answer.status_code == status and "prompt" in answer.json()["error"]["message"], answer.text
+
+
+MEANS_NOTHING = {
+    "response_format": {"type": "text"}, "tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "functions": [], "store": False,
+    "metadata": {}, "top_logprobs": 0, "logprobs": False, "repetition_penalty": 1.0, "min_p": 0, "min_tokens": 0, "n": 1, "stop": None,
+    "frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "service_tier": "auto", "modalities": ["text"], "best_of": 1,
+    "use_beam_search": False, "stop_token_ids": [], "skip_special_tokens": True, "length_penalty": 1, "chat_template_kwargs": {},
+    "reasoning_effort": None, "stream_options": None, "user": "me", "safety_identifier": "me", "add_generation_prompt": True,
+}  # fmt: skip
+MEANS_SOMETHING = {
+    "response_format": {"type": "json_object"}, "tools": [{"type": "function"}], "tool_choice": "required", "functions": [{}], "store": True,
+    "metadata": {"a": "b"}, "top_logprobs": 3, "logprobs": True, "repetition_penalty": 1.1, "min_p": 0.1, "min_tokens": 2, "n": True,
+    "frequency_penalty": 0.1, "logit_bias": {"5": 1}, "modalities": ["text", "audio"], "stop_token_ids": [3], "skip_special_tokens": False,
+    "chat_template_kwargs": {"a": 1}, "reasoning_effort": "high", "audio": {}, "echo": True, "seeds": None,
+}  # fmt: skip
+
+
+def test_a_field_that_asks_for_nothing_changes_nothing(place):
+    plain = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 8}
+    answers = [httpx.post(f"{place.url}/chat/completions", json=plain | more) for more in ({}, MEANS_NOTHING, dict.fromkeys(MEANS_NOTHING))]
+    assert [answer.status_code for answer in answers] == [200] * 3, [answer.text for answer in answers]
+    assert len({answer.json()["choices"][0]["message"]["content"] for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("name", MEANS_SOMETHING)
+def test_a_field_that_asks_for_something_is_refused_by_its_name(place, name):
+    answer = httpx.post(f"{place.url}/chat/completions", json={"messages": [{"role": "user", "content": "x"}], name: MEANS_SOMETHING[name]})
+    error = answer.json()["error"]
+    assert answer.status_code == 422 and error["param"] == name and error["message"].startswith(f"{name}: ") and "Value error" not in answer.text
+
+
+def test_every_field_of_the_official_client_is_known():
+    for form, params in ((ChatRequest, chat_params), (CompletionRequest, completion_params)):
+        assert set(params.CompletionCreateParamsBase.__annotations__) <= set(form.model_fields)
+
+
+def test_an_answer_can_be_sent_back_as_it_came(client):
+    messages = [{"role": "user", "content": PROMPT}]
+    first = client.chat.completions.create(model="tiny", messages=messages, max_tokens=8).choices[0].message
+    for form in (first, first.model_dump(), first.model_dump(exclude_none=True), first.model_dump() | {"annotations": [], "tool_calls": [], "reasoning_content": None}):
+        client.chat.completions.create(model="tiny", messages=[*messages, form, *messages], max_tokens=4)
+    with pytest.raises(openai.UnprocessableEntityError, match="messages.1.tool_calls: this server does not do that"):
+        client.chat.completions.create(model="tiny", messages=[*messages, first.model_dump() | {"tool_calls": [{"id": "x"}]}])
+
+
+def test_a_name_of_a_message_reaches_the_template():
+    assert ChatRequest(messages=[{"role": "user", "content": "x", "name": "me"}]).messages[0].plain() == {"role": "user", "content": "x", "name": "me"}
+
+
+PAGES = [  # headers of a browser on some page, and of other programs
+    ({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403), ({"origin": "http://localhost:3000"}, 403),
+    ({"host": "evil.example:8000"}, 403), ({"host": "evil.example", "origin": "http://evil.example"}, 403), ({"host": "[::1"}, 403),
+    ({"host": "localhost:8000"}, 200), ({"host": "[::1]:8000"}, 200), ({"host": "LOCALHOST"}, 200), ({}, 200),
+    ({"host": "localhost:8000", "origin": "http://localhost:8000"}, 200),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("headers", "status"), PAGES, ids=[str(headers) for headers, _ in PAGES])
+def test_a_web_page_cannot_use_a_server_without_a_key(place, headers, status, monkeypatch):
+    monkeypatch.delenv("SPECEXP_API_KEY", raising=False)
+    kind = {"content-type": "application/json"}
+    assert httpx.post(f"{place.url}/completions", json={"prompt": "x", "max_tokens": 1}, headers=headers).status_code == status
+    assert httpx.post(f"{place.root}/predict", content=json.dumps({"prompt": PROMPT}), headers=headers | kind).status_code == status
+    answer = httpx.get(f"{place.url}/models", headers=headers)
+    assert answer.status_code == status and (status == 200 or "this server asks for no key; start it with SPECEXP_API_KEY" in answer.text)
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert httpx.options(f"{place.url}/completions", headers=headers | {"access-control-request-method": "POST"}).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["v1/completions", "v1/chat/completions", "predict"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonp", None])
+def test_a_body_of_another_kind_is_refused(place, path, kind):
+    body = json.dumps({"prompt": "x"} if "chat" not in path else {"messages": [{"role": "user", "content": "x"}]})
+    answer = httpx.post(f"{place.root}/{path}", content=body, headers={} if kind is None else {"content-type": kind})
+    assert answer.status_code == 415 and "send application/json" in answer.json()["error"]["message"]
+    assert httpx.post(f"{place.root}/{path}", content=body, headers={"content-type": "Application/JSON; charset=utf-8"}).status_code == 200
+
+
 def test_the_official_client_knows_our_errors(client):
     with pytest.raises(openai.NotFoundError, match="not served here"):
         client.completions.create(model="other", prompt="x")
@@ -171,10 +303,12 @@ def test_the_official_client_knows_our_errors(client):
 
 
 def test_a_key_is_asked_for_where_one_is_set(service, monkeypatch):
-    monkeypatch.setenv("SPECEXP_API_KEY", "right")
+    monkeypatch.setenv("SPECEXP_API_KEY", "right\n")  # as a file's content has it
     with served(service) as address:
-        for key, status in (("wrong", 401), ("righ", 401), ("right", 200)):
-            assert httpx.get(f"{address.url}/models", headers={"Authorization": f"Bearer {key}"}).status_code == status
+        for key, status in (("Bearer wrong", 401), ("Bearer righ", 401), ("Basic right", 401), ("Bearer", 401), ("Bearer é", 401),
+                            ("Bearer right", 200), ("bearer right", 200), ("BEARER  right", 200)):
+            answer = httpx.get(f"{address.url}/models", headers={"Authorization": key.encode("latin-1"), "Origin": "http://a.page"})
+            assert answer.status_code == status
         assert httpx.post(f"{address.url}/completions", json={"prompt": "x"}).status_code == 401
         assert httpx.get(f"{address.root}/health").status_code == 200
 
