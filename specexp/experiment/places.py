@@ -30,7 +30,7 @@ from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, metho
 from specexp.figures.acceptance import quotient
 from specexp.figures.cost import CostCurve, swi_figures
 from specexp.figures.record import Record
-from specexp.figures.served import served_figures
+from specexp.figures.served import request_figures, served_figures
 from specexp.figures.speed import cpu_share
 from specexp.models.loading import memory_watched, set_threads
 from specexp.models.pair import stop_ids
@@ -241,7 +241,8 @@ class Served:
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
         """The model that was served; what only weights can tell is null."""
         named = {"model_pair": self._own.served, "lossless": None, "cache_exact": None}
-        return named | speculation_figures(records) | served_figures(records)
+        load = request_figures(records) if isinstance(self.inputs.dataset, LoadPrompts) else {}
+        return named | speculation_figures(records) | served_figures(records) | load
 
     def finish(self, experiment: Experiment, records: Sequence[Record], prompt: str, directory: Path) -> None:
         """Writes the files of a load test. Raises UserError where every request failed."""

@@ -86,6 +86,11 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
         Row("tokens/s decoding", "output_tps_per_user", _plain(1)),
         Row("tokens/s with prefill", "output_tps", _plain(1)),
     )),
+    ("load", (
+        Row("requests/s", "requests_per_second", _plain(2)),
+        *(Row(f"first token, {q} of 100 requests", f"ttft_percentile_{q}", _milliseconds) for q in (50, 95, 99)),
+        *(Row(f"whole request, {q} of 100 requests", f"e2e_percentile_{q}", _milliseconds) for q in (50, 95, 99)),
+    )),
     ("speculation", (
         Row("mean acceptance length", "mean_acceptance_length", _plain(2)),
         Row("mean draft length", "mean_gamma", _plain(2)),

@@ -26,6 +26,7 @@ from specexp.experiment.places import Served
 from specexp.experiment.sides import Failure, ServedSide, ServedTexts
 from specexp.experiment.supply import read_inputs
 from specexp.figures.record import Record, Repeat, SideRecord
+from specexp.figures.served import request_figures
 from specexp.figures.speed import summarise_speed
 from specexp.peers.endpoint import Endpoint, Refused
 from specexp.report import llmperf
@@ -325,6 +326,15 @@ def test_llmperfs_quantiles_are_those_of_pandas():
 
 def test_pauses_between_sessions_are_no_time_of_the_load():
     assert llmperf.busy_seconds([record(0, decode_seconds=2.0), record(1), record(50)]) == pytest.approx(1 + 1.1 + 6.0, abs=0.2)
+
+
+def test_a_load_has_its_rate_and_percentiles():
+    records = [record(index) for index in range(1, 6)]
+    found = request_figures(records)
+    seconds = sorted(each.method.request_seconds for each in records)
+    assert found["requests_per_second"] == pytest.approx(5 / llmperf.busy_seconds(records))
+    assert found["e2e_percentile_50"] == pytest.approx(seconds[2]) and seconds[3] < found["e2e_percentile_95"] <= found["e2e_percentile_99"] <= seconds[4]
+    assert set(found) == {"requests_per_second", *(f"{name}_percentile_{q}" for name in ("ttft", "e2e") for q in (50, 95, 99))}
 
 
 def test_load_prompts_have_the_lengths_that_were_asked_for():
