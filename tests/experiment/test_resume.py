@@ -102,7 +102,7 @@ def test_run_stopped_after_its_last_record_is_only_summed_up(config, whole, tmp_
     monkeypatch.setattr("specexp.experiment.sides.generate", lambda *_: pytest.fail("decoded again"))
     run(config, tmp_path)
     ours, theirs = (json.loads((place / "summary.json").read_text()) for place in (tmp_path, whole))
-    assert ours == theirs
+    assert ours | {"load_per_core": None} == theirs | {"load_per_core": None}  # of two moments
 
 
 def test_finished_run_is_only_shown(config, whole, monkeypatch, capsys):
