@@ -1,7 +1,8 @@
 """May this configuration run? Whatever is wrong with it as such is refused before anything is built or loaded from it.
 
 Checked are the values at its top, that every key is a parameter of the class or function that its node names, and that every value is
-of the type which that parameter asks for. What a value means is judged by the class itself.
+of the type which that parameter asks for. What a value means is judged by the class itself. Models that no side of the run uses are
+taken out, so that they are neither asked for nor loaded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin
 
@@ -18,9 +20,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from specexp.cli.credentials import refuse_credentials
 from specexp.cli.messages import meant
-from specexp.cli.pairs import fit_pair, name_pair, without_draft
+from specexp.cli.plugins import conf_directory, options, read_mapping
 from specexp.errors import UserError
-from specexp.experiment.supply import LABEL, MODELS, SUPPLIED, asked, decodes_here, follows_sampling
+from specexp.experiment.supply import LABEL, MODELS, SUPPLIED, asked, decodes_here, fit_pair, follows_sampling, lacks_draft
 from specexp.scoring.sandbox import check_level
 
 LEAST = {"max_new_tokens": 1, "samples": 1, "repeats": 1, "warmup": 0, "seed": 0, "threads": 1}  # whole numbers
@@ -44,11 +46,14 @@ def check(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     _check_values(config)
     if config.quick:
         config.max_new_tokens = min(config.max_new_tokens, QUICK_TOKENS)
-    fit_pair(config)
+    if decodes_here(config):
+        fit_pair(config)
+        _check_draft(config)
+    else:
+        _drop_pair(config)
     if missing := sorted(OmegaConf.missing_keys(config), reverse=True):
-        instead = without_draft() if any(key.startswith("model_pair.draft") for key in missing) else ""
+        instead = _without_draft() if any(key.startswith("model_pair.draft") for key in missing) else ""
         raise UserError(f"not set: {', '.join(missing)}; give each as KEY=VALUE (a model is a directory or a Hub id){instead}.")
-    name_pair(config)
     check_signatures(config)
     check_replaced(config, overrides)
     refuse_credentials(config)
@@ -96,6 +101,34 @@ def _check_template(config: DictConfig) -> None:
                              ("chat_template_args", OmegaConf.is_dict(config.chat_template_args), "the arguments by name, {NAME: VALUE}")):
         if config[key] is not None and not fits:
             raise UserError(f"{key}={shown(config[key])} does not fit; give {words}, or null.")
+
+
+def _drop_pair(config: DictConfig) -> None:
+    """A server brings its models with their template, and its baseline is another server."""
+    if config.chat_template is not None:
+        raise UserError(f"chat_template={config.chat_template} would be ignored, as the server applies its model's own; leave it out.")
+    if config.chat_template_args is not None:
+        raise UserError(
+            f"chat_template_args={config.chat_template_args} would be ignored, as the server applies the template; servers that take such "
+            "arguments take them in the request: method.body={chat_template_kwargs: {NAME: VALUE}}."
+        )
+    config.model_pair = config.dtype = config.device = None
+    config.baselines, config.captured, config.captured_cache = {}, None, None
+
+
+def _check_draft(config: DictConfig) -> None:
+    if lacks_draft(config):
+        raise UserError(
+            "model_pair.draft=null leaves the method without the draft model that it asks for; give model_pair.draft.name=DIR"
+            f"{_without_draft()}."
+        )
+
+
+def _without_draft() -> str:
+    """The end of a sentence: the project's methods that ask for the target alone."""
+    nodes = {name: read_mapping(Path(conf_directory()) / "method" / f"{name}.yaml") for name in options("method", [Path(conf_directory())])}
+    found = [name for name, node in nodes.items() if asked(node) == {"target"}]
+    return f", or choose a method that needs no draft model (method={', '.join(found)})"
 
 
 WORDS = {

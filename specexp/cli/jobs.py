@@ -112,8 +112,8 @@ def composed(primary: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def overrides() -> list[str]:
-    """What the user gave to this job, as KEY=VALUE; an interpolation in it is left as it is."""
-    return list(OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
+    """What the user gave to this job, as KEY=VALUE; a value may be an interpolation, which stands here as it was written."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
 
 
 def job_directory() -> Path:

@@ -16,9 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 from specexp.assets import asset_path
-from specexp.datasets import Example, Score, check_settings, subset
+from specexp.datasets import RAW, Example, Form, Score, check_settings, subset
 from specexp.datasets.files import Source, check_row, hub_rows, id_of, read_jsonl, read_parquet, text_at
-from specexp.datasets.form import RAW, Form
 from specexp.errors import UserError, whole
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from specexp.assets import asset_path
-from specexp.datasets import Example, Score, check_settings, subset
+from specexp.datasets import RAW, Example, Form, Score, check_settings, subset
 from specexp.datasets.files import read_jsonl
-from specexp.datasets.form import RAW, Form
 from specexp.errors import UserError
 from specexp.scoring.sandbox import Sandbox, Verdict
 from specexp.scoring.texts import STOP_STRINGS, pass_at_k, sanitise

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from itertools import chain
 
 from specexp.assets import asset_path
-from specexp.datasets import Example, Score, check_settings, subset
+from specexp.datasets import RAW, Example, Form, Score, check_settings, read_messages, subset
 from specexp.datasets.files import Source, check_row, id_of, jsonl_rows, read_lines, text_at
-from specexp.datasets.form import RAW, Form, read_messages
 from specexp.datasets.texts import TextFile
 from specexp.errors import UserError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 
@@ -38,6 +38,7 @@ class Generation:
     evicted: tuple[int, ...]  # at each emission, how many tokens the target's cache had dropped so far
     peak_memory_bytes: int | None
     on_cpu: bool
+    cpu_seconds: float | None = None  # of all threads, from the request to the last emission; None where decoding is on another device
 
     @property
     def token_ids(self) -> list[int]:
@@ -64,6 +65,7 @@ class Generation:
             decode_seconds=self.decode_seconds,
             target_seconds=_total(each.target_seconds for each in timed) if self.on_cpu else None,
             draft_seconds=_total(each.draft_seconds for each in timed) if self.on_cpu else None,
+            cpu_seconds=self.cpu_seconds,
         )
 
     def record(self) -> SideRecord:
@@ -130,7 +132,7 @@ def generate(
     decoder.prepare(prompt, max_new_tokens)
     memory_before = _begin_memory(device)
     rounds, times, evicted = [], [], []
-    started = perf_counter()
+    spent, started = process_time(), perf_counter()
     for each in decoder.generate(prompt, max_new_tokens, stop, draws):
         rounds.append(each)
         times.append((perf_counter() if each.emitted is None else each.emitted) - started)
@@ -139,6 +141,7 @@ def generate(
             paused = perf_counter()
             hear(each)
             started += perf_counter() - paused if each.emitted is None else 0.0  # a peer's times were taken before
+    spent = process_time() - spent
     target, used = decoder.target.usage(), {name: runner.usage() for name, runner in drafts.items()}
     return Generation(
         rounds=tuple(rounds),
@@ -150,6 +153,7 @@ def generate(
         evicted=tuple(evicted),
         peak_memory_bytes=None if memory_before is None else torch.cuda.max_memory_allocated(device) - memory_before,
         on_cpu=device.type == "cpu",
+        cpu_seconds=spent if device.type == "cpu" and hear is None else None,
     )
 
 

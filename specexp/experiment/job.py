@@ -6,14 +6,16 @@ Checks come in the order of their cost: everything that needs no model comes fir
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
+from time import perf_counter
 
 from omegaconf import DictConfig, OmegaConf
 
-from specexp.datasets.form import CHAT, RAW
+from specexp.datasets import CHAT, RAW
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, quality_figures
 from specexp.experiment.places import OwnModels, Served, error_figures
@@ -35,7 +37,7 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
     A directory that already holds records of this configuration is continued; a finished one only shows its table. Raises UserError for
     what the user can put right.
     """
-    inputs = read_inputs(config, build)
+    inputs, load = read_inputs(config, build), load_per_core()
     with RunDirectory(directory, OmegaConf.to_yaml(config, resolve=True), exclude=VOLATILE) as run_directory:
         _check_same_data(inputs.examples, run_directory)
         summary = _summary_of_finished(run_directory, len(inputs.examples) * config.samples)
@@ -52,7 +54,7 @@ def run(config: DictConfig, directory: Path, sweep: str | None, build: Callable)
                 held.callback(side.close)
             records = _decode(experiment, place, prompts, run_directory, config)
         place.finish(experiment, records, prompts[inputs.examples[0].id], directory)
-        summary = _summarised(experiment, place, records, run_directory, config)
+        summary = _summarised(experiment, place, records, run_directory, config, max(load, load_per_core()))
     try:
         show(summary, directory)
     finally:  # also where nobody reads the table any more
@@ -107,8 +109,12 @@ def _decode(experiment: Experiment, place, prompts: dict, run_directory: RunDire
     total = len(examples) * config.samples
     if len(done) < total:
         in_order = [prompts[example.id] for example in examples]
-        place.reader.check(in_order[0])
-        experiment.warm_up(in_order)
+        began = perf_counter()
+        with waiting("checking the models"):
+            place.reader.check(in_order[0])
+        environment |= {"check_seconds": perf_counter() - began}
+        with waiting("warming up"):
+            experiment.warm_up(in_order)
         if config.cost_curve and config.warmup:
             with waiting("measuring what passes of several widths take"):
                 curve = place.cost_curve(in_order)
@@ -121,17 +127,28 @@ def _decode(experiment: Experiment, place, prompts: dict, run_directory: RunDire
 
 def _digest(examples: Sequence) -> str:
     """Tells prompts from others of a data set of the same name."""
-    return sha256(repr([(example.id, example.prompt, example.messages) for example in examples]).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    prompts = repr([(example.id, example.prompt, example.messages) for example in examples])
+    return sha256(prompts.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def _summarised(experiment: Experiment, place, records: list[Record], run_directory: RunDirectory, config: DictConfig) -> dict:
+def load_per_core() -> float:
+    """How many processes per core wanted to run in the last minute, this one among them."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
+def _summarised(
+    experiment: Experiment, place, records: list[Record], run_directory: RunDirectory, config: DictConfig, load: float
+) -> dict:
     dataset = place.inputs.dataset
     summary = place.figures(records) | error_figures(experiment)
     summary |= {"method": config.method.name, "dataset": dataset.name, "weights": experiment.weights}
     summary |= {"prompt_format": CHAT if place.inputs.examples[0].messages else RAW}
     summary |= {"max_new_tokens": config.max_new_tokens, "max_cache_len": config.cache.get("max_length")}
+    summary |= {"temperature": place.inputs.sampling.temperature, "load_per_core": load}
     summary |= {"sandbox": level} if (level := sandbox_level(dataset)) else {}
-    summary |= quality_figures(dataset, records) | summarise_speed(records)
+    with waiting("scoring"):
+        summary |= quality_figures(dataset, records)
+    summary |= summarise_speed(records)
     curve = curve_of(read_environment(run_directory.path))
     summary |= bound_figures(records, curve) | {"mbu": bandwidth_utilisation(curve)}
     run_directory.write_samples(*(_sample_lines(dataset, place.inputs.examples, records, side) for side in ("method", "baseline")))

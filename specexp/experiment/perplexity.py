@@ -22,7 +22,7 @@ from specexp.errors import UserError
 from specexp.experiment.guard import guard
 from specexp.models import loading
 from specexp.report.papers import show
-from specexp.text.prompting import text_ids
+from specexp.text import text_ids
 from specexp.tracking.records import to_json, write_whole
 
 COLUMNS = ("cache", "perplexity", "mean_nll", "accuracy", "tokens", "kv_bytes", "cache_exact")

@@ -17,9 +17,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.nn import Module
 
-from specexp.datasets import Example
-from specexp.datasets.form import CHAT
+from specexp.datasets import CHAT, Example
 from specexp.datasets.prompts import LoadPrompts
+from specexp.decoding.protocols import Drafter
+from specexp.drafters.model import NoDraft
 from specexp.errors import UserError
 from specexp.experiment.experiment import Experiment, no_answer
 from specexp.experiment.guard import guarded
@@ -29,13 +30,14 @@ from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, metho
 from specexp.figures.acceptance import quotient
 from specexp.figures.cost import CostCurve, swi_figures
 from specexp.figures.record import Record
-from specexp.figures.served import served_figures
+from specexp.figures.served import request_figures, served_figures
+from specexp.figures.speed import cpu_share
 from specexp.models.loading import memory_watched, set_threads
 from specexp.models.pair import stop_ids
 from specexp.peers import PeerLoop
 from specexp.report import llmperf
 from specexp.runners.static import StaticRunner
-from specexp.text.prompting import Prompter
+from specexp.text import Prompter
 from specexp.text.stopping import Stopping
 from specexp.tracking.records import to_json, write_whole
 
@@ -104,7 +106,9 @@ class OwnModels:
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
         """What summary.json holds about the models, and what their passes cost."""
         costs = swi_figures([record.method for record in records], self._costs())
-        claims = DecoderSide(self.decoders["method"], self.inputs.sampling).facts()
+        claims = DecoderSide(self.decoders["method"], self.inputs.sampling).facts() | {"drafts": drafts(self.decoders["method"].drafter)}
+        if self.reader.target.device.type == "cpu":
+            claims |= {"cpu_share": cpu_share(records, torch.get_num_threads())}
         return {"model_pair": self.config.model_pair.name, "template_unused": self.template_unused} | claims | costs
 
     def finish(self, experiment: Experiment, records: Sequence[Record], prompt: list[int], directory: Path) -> None:
@@ -146,6 +150,9 @@ def _check_format(config: DictConfig, examples: Sequence[Example], prompter: Pro
         system = next((message["content"] for message in examples[0].messages if message["role"] == "system"), "")
         if system.strip() not in prompter.rendered(examples[0].messages):
             logger.warning("the chat template does not write the system prompt, so the model does not see it.")
+        if prompter.leading and prompter.chat_ids(examples[0].messages)[: len(prompter.leading)] != prompter.leading:
+            spelt = prompter.tokenizer.decode(prompter.leading)
+            logger.warning("the chat template does not write %s, which the tokenizer puts before every raw prompt.", spelt)
         return False
     if config.chat_template is not None or config.chat_template_args is not None:
         given = "chat_template" if config.chat_template is not None else "chat_template_args"
@@ -156,6 +163,11 @@ def _check_format(config: DictConfig, examples: Sequence[Example], prompter: Pro
     if unused := prompter.has_template and not all(prompter.is_rendered(example.prompt) for example in examples):
         logger.warning("the prompts are raw, though the tokenizer has a chat template; dataset.prompt_format=chat asks as in a chat.")
     return unused
+
+
+def drafts(drafter: object) -> bool:
+    """Whether this drafter ever proposes anything. Loops of other makers that draft nothing have a base drafter."""
+    return type(drafter) is not Drafter and not isinstance(drafter, NoDraft)
 
 
 NUMBERS = 16  # of each parameter, for the digest
@@ -229,7 +241,8 @@ class Served:
     def figures(self, records: Sequence[Record]) -> dict[str, object]:
         """The model that was served; what only weights can tell is null."""
         named = {"model_pair": self._own.served, "lossless": None, "cache_exact": None}
-        return named | speculation_figures(records) | served_figures(records)
+        load = request_figures(records) if isinstance(self.inputs.dataset, LoadPrompts) else {}
+        return named | speculation_figures(records) | served_figures(records) | load
 
     def finish(self, experiment: Experiment, records: Sequence[Record], prompt: str, directory: Path) -> None:
         """Writes the files of a load test. Raises UserError where every request failed."""

@@ -17,8 +17,7 @@ from typing import Protocol
 
 from torch.nn import Module
 
-from specexp.datasets import Example, Message
-from specexp.datasets.form import transcript
+from specexp.datasets import Example, Message, transcript
 from specexp.decoding.decoder import Decoder
 from specexp.decoding.protocols import Runner, Stop
 from specexp.decoding.sampling import Sampling
@@ -28,7 +27,7 @@ from specexp.experiment.guard import guard
 from specexp.peers import PeerLoop
 from specexp.peers.endpoint import Endpoint, Refused, Reply
 from specexp.scoring.texts import cut_at
-from specexp.text.prompting import Prompter
+from specexp.text import Prompter
 from specexp.text.stopping import Stopping
 
 Prompt = Sequence[int] | str | Sequence[Message]  # ids for our own models, a text or a conversation for a server's

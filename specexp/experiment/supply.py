@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from inspect import signature
+from pathlib import Path
 from pkgutil import resolve_name
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +23,7 @@ from specexp.errors import UserError
 from specexp.experiment.experiment import QUICK_EXAMPLES
 from specexp.models.pair import ModelPair, draft_runners, runner
 from specexp.peers import PeerLoop
-from specexp.text.prompting import Prompter, with_template
+from specexp.text import Prompter, with_template
 
 MODELS = frozenset({"target", "draft", "drafts", "captured", "oracle"})  # runners that a method can ask for
 SUPPLIED = MODELS | {"pair"}
@@ -55,6 +56,32 @@ def arguments_of(node: DictConfig) -> DictConfig:
     """The node without its label, as a call that still lacks what is supplied."""
     call = OmegaConf.to_container(node, resolve=True)
     return OmegaConf.create({key: value for key, value in call.items() if key != LABEL} | {"_partial_": True})
+
+
+def fit_pair(config: DictConfig) -> None:
+    """Takes the draft models that no side asks for out of the pair: they are neither required nor loaded. A cascade without several drafts
+    has the one. Stand-ins write the tiny pair's ids, which its tables fit, in states of another width than its heads read; its tokenizer
+    has no chat template. A pair without a name is called like its target: a Hub id as it is, a directory by its own name.
+    """
+    pair, wanted = config.model_pair, _wanted(config)
+    if pair.weights == "standin":
+        pair.tables, pair.medusa, pair.prompt_format = "tiny", None, "raw"
+    if "drafts" not in wanted:
+        pair.drafts = {}
+    if "draft" not in wanted and not ("drafts" in wanted and not pair.drafts):
+        pair.draft = None
+    if pair.name is None and not OmegaConf.is_missing(pair.target, "name"):
+        place = Path(pair.target.name).expanduser()
+        pair.name = place.resolve().name if place.is_dir() else pair.target.name
+
+
+def lacks_draft(config: DictConfig) -> bool:
+    """Whether a side asks for a draft model that a fitted pair does not have."""
+    return bool(_wanted(config) & {"draft", "drafts"}) and not config.model_pair.drafts and config.model_pair.draft is None
+
+
+def _wanted(config: DictConfig) -> frozenset[str]:
+    return frozenset().union(*(asked(node) for node in (config.method, *config.baselines.values())))
 
 
 def prompter_of(config: DictConfig, tokenizer) -> Prompter:

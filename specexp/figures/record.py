@@ -23,6 +23,7 @@ class Repeat:
 
     tokens: emitted; first_tokens: those of the first emission, which `decode_seconds` did not pay for. rounds: emissions after the first
     one; drafted: tokens drafted in those. target_seconds, draft_seconds: host time of those rounds, None where that is not known.
+    cpu_seconds: time that all cores together gave to this process, the prefill's included; None where it is not known.
     Worked example: a peer's first emission holds three tokens and its second the last two, so tokens = 5, first_tokens = 3, rounds = 1, and
     two decoded tokens were paid for by decode_seconds.
     """
@@ -35,6 +36,7 @@ class Repeat:
     decode_seconds: float
     target_seconds: float | None = None
     draft_seconds: float | None = None
+    cpu_seconds: float | None = None
 
     @property
     def decoded_tokens(self) -> int:

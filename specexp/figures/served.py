@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from specexp.figures.acceptance import quotient
 from specexp.figures.record import Record
 from specexp.figures.speed import in_one_piece
 
+PERCENTILES = (50, 95, 99)
 SIDES = {"method": "", "baseline": "baseline_"}  # and what their keys in a summary begin with
 IN_ONE_PIECE = (
     "{count} of {texts} texts of the {side} arrived in one piece, or nearly so, as behind a proxy that holds a stream up: they have no "
@@ -34,6 +38,27 @@ CONVENTION = {
     "llama.cpp": "llama.cpp counts no steps, so a mean acceptance length is not known.",
 }
 BASELINE_SPECULATES = "The baseline's server reports speculation of its own, so the speedup is not one over plain decoding."
+
+
+def busy_seconds(records: Sequence[Record]) -> float:
+    """Time in which any request was under way: pauses between sessions of a run are not counted."""
+    sides = [record.method for record in records]
+    spans = sorted((side.began, side.began + side.mean("ttft_seconds") + side.mean("decode_seconds")) for side in sides)
+    total, reached = 0.0, float("-inf")
+    for began, ended in spans:
+        total += max(0.0, ended - max(began, reached))
+        reached = max(reached, ended)
+    return total
+
+
+def request_figures(records: Sequence[Record]) -> dict[str, float | None]:
+    """Of a load: `requests_per_second` over the time in which any request was under way, and percentiles over requests of the seconds to
+    the first token (`ttft_percentile_50`, 95, 99) and of the whole request (`e2e_percentile_50`, ...)."""
+    sides = [repeat for record in records for repeat in record.method.repeats]
+    values = {"ttft": [each.ttft_seconds for each in sides], "e2e": [each.request_seconds for each in sides]}
+    found: dict[str, float | None] = {"requests_per_second": quotient(len(records), busy_seconds(records))}
+    shares = ((f"{name}_percentile_{q}", np.percentile(seconds, q)) for name, seconds in values.items() if seconds for q in PERCENTILES)
+    return found | {key: float(value) for key, value in shares}
 
 
 def served_figures(records: Sequence[Record]) -> dict[str, object]:

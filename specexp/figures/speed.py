@@ -80,6 +80,13 @@ def side_figures(sides: Sequence[SideRecord]) -> Figures:
     } | spread_figures(sides)
 
 
+def cpu_share(records: Sequence[Record], threads: int) -> float | None:
+    """Which part of the time of `threads` cores this process had while it decoded, over all sides that know it: near 1 on a machine that
+    does nothing else, and half where another process as busy runs beside it."""
+    repeats = [repeat for record in records for side in record.sides.values() for repeat in side.repeats if repeat.cpu_seconds is not None]
+    return quotient(sum(repeat.cpu_seconds for repeat in repeats), threads * sum(repeat.request_seconds for repeat in repeats))
+
+
 def drafting_figures(sides: Sequence[SideRecord]) -> Figures:
     """The acceptance of a baseline that drafts too (transformers' assisted generation, say), without the rates by position; nothing of one
     that drafts nothing."""

@@ -23,7 +23,7 @@ from specexp.experiment.sides import check_ids, crossing
 from specexp.experiment.supply import Supply, arguments_of, prompter_of, supplied
 from specexp.figures.record import SideRecord
 from specexp.models.pair import ModelPair
-from specexp.text.prompting import Message, Prompter, text_ids
+from specexp.text import Message, Prompter, text_ids
 from specexp.text.stopping import Stopping
 from specexp.text.stream import Detokenizer
 

@@ -24,9 +24,11 @@ from specexp.errors import CommandParser, UserError, ending
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    layout = argparse.RawDescriptionHelpFormatter
+    class Layout(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+        """The description as it stands, and behind every option its default."""
+
     refuse_arguments(sys.argv[1:] if arguments is None else arguments)
-    parser = CommandParser("specexp medusa", description=__doc__, formatter_class=layout)
+    parser = CommandParser("specexp medusa", description=__doc__, formatter_class=Layout)
     add = parser.add_argument
     add("paths", nargs="*", type=Path, help="text files, .jsonl files, directories; none: the generated corpus")
     add("--target", required=True, help="a directory, a Hub id, or asset:NAME")
@@ -40,13 +42,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--prompt-format", default="raw", choices=("raw", "chat"), help="chat: each text is what a user says, and the target answers")
     add("--chat-template", help="in chat: plain, or a Jinja file, in the place of the tokenizer's own template")
     add("--max-new-tokens", type=int, default=128, help="of what the target writes")
-    add("--epochs", type=float, default=3.0)
+    add("--epochs", type=float, default=3.0, help="how often every text is read")
     add("--batch", type=int, default=16, help="texts in a step")
     add("--rate", type=float, default=1e-3, help="highest learning rate")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of the order of texts and of what is generated")
     add("--key", default="text", help="the field of .jsonl lines that holds the text")
     add("--dtype", default="auto", help="of the target; heads learn in float32")
-    add("--device", default="auto")
+    add("--device", default="auto", help="auto, cpu, cuda, mps or npu")
     add("--trust-remote-code", action="store_true", help="run code that the target's repository brings")
     add("--allow-pickle", action="store_true", help="take the target's pickled weights where there are no others")
     add("--wandb", default="disabled", choices=("disabled", "auto", "online", "offline"), help="mirror the curve to Weights & Biases")

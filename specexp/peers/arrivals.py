@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TOGETHER = 0.001  # seconds: chunks that follow each other faster were held up and sent on together,
+TOGETHER = 0.0005  # seconds: chunks that follow each other faster were held up and sent on together,
 TOGETHER_SHARE = 0.02  # if that is also a small share of the time without any text before them
 ONE_TOKEN_EACH = 1.5  # tokens per chunk up to which a server sends each token by itself
 MANY = 4  # tokens that no first token alone is long enough to be taken for

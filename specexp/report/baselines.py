@@ -14,6 +14,7 @@ from statistics import mean
 from specexp.report.runs import Run
 from specexp.tracking.records import read_environment
 
+STEADY = 1.05  # how far apart the seconds per token of equal baselines may be
 SETTING = "setting "  # before a setting's key in a row, since a figure may have the same name
 # Of a configuration: what belongs to the method, or changes neither texts nor times of the baseline. Whatever else there is counts.
 NOT_THE_BASELINES = {"runners", "method", "tracker", "profile", "warmup", "cost_curve", "repeats", "published", "captured", "sandbox"}
@@ -69,6 +70,15 @@ def baseline_rows(runs: Sequence[Run], rows: Sequence[Row]) -> list[dict[str, ob
     for group, facts in pools:
         by_group.setdefault(group, []).append(dict(facts))
     return [_row(dict(facts), some, _differences(dict(facts), by_group[group])) for (group, facts), some in pools.items()]
+
+
+def unsteady(runs: Sequence[Run]) -> bool:
+    """Whether baselines that are the same by their facts, so that one row is their mean, were measured at different speeds."""
+    seconds: dict[str, list[float]] = {}
+    for run in runs:
+        if tpot := run.summary.get("baseline_tpot"):
+            seconds.setdefault(str(sorted(facts_of(run).items(), key=str)), []).append(tpot)
+    return any(max(each) > STEADY * min(each) for each in seconds.values())
 
 
 def _differences(facts: Row, others: Sequence[Row]) -> list[str]:

@@ -188,9 +188,9 @@ def pareto(rows: Sequence[Row]) -> Figure | None:
     figure, [axis] = _figure(height=4.4)
     front = sorted(p for p in {point[:2] for point in points} if not any(_beats(other, p) for other in points))
     axis.plot([p[0] for p in front], [p[1] for p in front], color="#999999", linewidth=1, zorder=1)
-    for kind, colour in zip(dict.fromkeys(str(p[2]["method"]) for p in points), COLOURS * len(points), strict=False):
-        mine = [p for p in points if p[2]["method"] == kind]
-        axis.scatter([p[0] for p in mine], [p[1] for p in mine], color=colour, label=kind, zorder=2)
+    for method, colour in zip(dict.fromkeys(str(p[2]["method"]) for p in points), COLOURS * len(points), strict=False):
+        mine = [p for p in points if p[2]["method"] == method]
+        axis.scatter([p[0] for p in mine], [p[1] for p in mine], color=colour, label=method, zorder=2)
     axis.set(xlabel="speedup over autoregressive decoding", ylabel=QUALITY[key])
     axis.legend(fontsize=7)
     return figure

@@ -31,6 +31,9 @@ RUN = {
     "num_samples": "The number of texts: prompts times samples of each.",
     "num_tokens": "The number of tokens in all texts.",
     "num_errors": "The number of requests that a server refused for good; their prompts count in no figure.",
+    "requests_per_second": "In a load test, the requests that were answered in a second, over the time in which any was under way.",
+    "ttft_percentile_K": "In a load test, the seconds to the first token that K of 100 requests needed no more than.",
+    "e2e_percentile_K": "In a load test, the seconds of a whole request that K of 100 requests needed no more than.",
     "texts_in_one_piece": "The number of texts that a server's stream brought in one piece, or nearly so; they have no time per token.",
     "texts_bunched": "The number of texts of which several tokens came with the first piece, which decode speed leaves out.",
     "texts_without_answer": "The number of texts in which a served model reasoned and gave no answer.",
@@ -38,6 +41,10 @@ RUN = {
     "texts_with_totals_alone": "The number of those that a server reported in totals, so that rates by position are not known.",
     "acceptance_told_by": "The served engine whose own counts the figures of speculation are; empty where they were counted here.",
     "lossless": "Whether the method leaves the distribution of the target's texts unchanged (with temperature 0: the text itself).",
+    "drafts": "Whether the method proposes tokens before the target is asked; plain decoding does not.",
+    "temperature": "The temperature at which tokens were drawn; 0 means the likeliest token each time.",
+    "load_per_core": "How many processes per core wanted to run in the minute before decoding began or ended, whichever was more.",
+    "cpu_share": "Which part of its threads' time the process had while it decoded on a CPU; much less than 1 on a busy machine.",
     "cache_exact": "Whether the cache leaves the model's predictions unchanged; a cache that drops tokens does not.",
 }
 QUALITY = {

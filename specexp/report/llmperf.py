@@ -15,6 +15,7 @@ import numpy as np
 
 from specexp.figures.acceptance import quotient
 from specexp.figures.record import Record
+from specexp.figures.served import busy_seconds
 
 VERSION = "2023-08-31"  # of LLMPerf's form
 SUMMARISED = (
@@ -69,16 +70,6 @@ def file_stem(settings: Mapping[str, object]) -> str:
     name = "{model}_{mean_input_tokens}_{mean_output_tokens}".format(**settings)
     return re.sub(r"-{2,}", "-", re.sub(r"[^\w\d-]+", "-", name))
 
-
-def busy_seconds(records: Sequence[Record]) -> float:
-    """Time in which any request was under way: pauses between sessions of a run are not counted."""
-    sides = [record.method for record in records]
-    spans = sorted((side.began, side.began + side.mean("ttft_seconds") + side.mean("decode_seconds")) for side in sides)
-    total, reached = 0.0, float("-inf")
-    for began, ended in spans:
-        total += max(0.0, ended - max(began, reached))
-        reached = max(reached, ended)
-    return total
 
 
 def _distribution(values: Sequence[float]) -> dict[str, object]:

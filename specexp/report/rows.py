@@ -7,11 +7,10 @@ Computes no figure.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from specexp.figures.served import served_notes
-from specexp.figures.speed import why_no_interval
-from specexp.report.baselines import GROUP, SETTING, baseline_rows
+from specexp.report.baselines import GROUP, SETTING, baseline_rows, unsteady
+from specexp.report.remarks import remarks
 from specexp.report.runs import Run
 
 NOT_SETTINGS = {"name", "decoder", "defaults"}
@@ -21,6 +20,11 @@ IN_COLUMNS = {"method", "model_pair", "dataset", "experiment"}
 SILENT = {"warmup", "dataset.limit", "repeats", "quick"}  # never part of a label
 
 PUBLISHED = "published"
+
+UNLIKE = (
+    "A speedup compares a job with its own baseline, which took turns with it. The row of a baseline is the mean of jobs that ran at other "
+    "times, and the machine's speed changed between them, so the ratio of two rows is not the speedup."
+)
 
 
 def make_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
@@ -63,16 +67,29 @@ def _labels(runs: Sequence[Run], settings: dict) -> dict[object, str]:
     own = {name: [key for key in differing(some, settings) if key.startswith("method.")] for name, some in by_method.items()}
     others = [key for key in differing(runs, settings) if not key.startswith("method.")]
     shared = Counter(item for run in runs for item in run.overrides.items())
-    labels = {}
+    labels, all_keys = {}, dict.fromkeys(key for run in runs for key in settings[run.directory])
+    short = {key: _endings({_text(settings[run.directory].get(key)) for run in runs}) for key in all_keys}
     for run in runs:
         given = [key for key, value in run.overrides.items() if shared[key, value] < len(runs)]
         keys = [*own[run.method], *others] if run.config else given
-        labels[run.directory] = " ".join([run.method, *_pairs(keys, settings[run.directory])])
+        labels[run.directory] = " ".join([run.method, *_pairs(keys, settings[run.directory], short)])
     return labels
 
 
-def _pairs(keys: Sequence[str], settings: dict) -> list[str]:
-    return [f"{key.rpartition('.')[2] or key}={_text(settings[key])}" for key in keys if settings.get(key) is not None]
+def _pairs(keys: Sequence[str], settings: dict, short: Mapping[str, Mapping[str, str]]) -> list[str]:
+    shown = [(key, _text(settings[key])) for key in keys if settings.get(key) is not None]
+    return [f"{key.rpartition('.')[2] or key}={short.get(key, {}).get(text, text)}" for key, text in shown]
+
+
+def _endings(texts: Collection[str]) -> dict[str, str]:
+    """Each text that is a path -> as many of its last parts as tell it from the others: /models/a/final and /models/b/final are a/final and
+    b/final."""
+    paths = {text: text.split("/") for text in texts if text.startswith(("/", "./", "../", "~/"))}
+    for count in range(1, max(map(len, paths.values()), default=0) + 1):
+        endings = {text: "/".join(parts[-count:]) for text, parts in paths.items()}
+        if len(set(endings.values())) == len(endings):
+            return endings
+    return {}
 
 
 def _text(value: object) -> str:
@@ -125,17 +142,19 @@ def _published(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """What is said below a table: of published figures their source, setup and known faults; why speedups have no interval; what servers
-    leave unknown; each failed job with its sentence."""
+    """What is said below a table: of published figures their source, setup and known faults; what explains and limits the figures of
+    finished runs; each failed job with its sentence."""
     found = []
     for run in runs:
         if table := run.config.get(PUBLISHED):
             found.append(f"[published] {table.get('source')}. Setup: {table.get('setup')} Known faults: {table.get('faults')}")
     finished = [run for run in runs if run.finished]
-    found += _by_reason(finished, lambda run: [why_no_interval(run.summary)]) + _by_reason(finished, lambda run: served_notes(run.summary))
+    found += _by_reason(finished, lambda run: [remark.text for remark in remarks(run.summary)])
+    found += [UNLIKE] if unsteady(finished) else []
     found += [f"{run.name} failed: {run.failure}" for run in runs if run.failure]
     found += [f"{run.name} is not finished." for run in runs if run.state == "unfinished"]
     return list(dict.fromkeys(found))
+
 
 
 def _by_reason(runs: Sequence[Run], reasons: Callable[[Run], Iterable[str | None]]) -> list[str]:

@@ -3,16 +3,18 @@
 Shows what the summary holds and leaves out what it does not; computes nothing but units. Fits 80 columns with one baseline and says in
 words, not only in colour, when the output is not the baseline's.
 
-What a run is doing: a progress bar over its examples, on a terminal; silence elsewhere. Redrawn only between
-examples, never while one is timed.
+What a run is doing: on a terminal a progress bar over its examples, and a line for what comes before them; elsewhere log lines, one in ten
+seconds at most. Nothing is drawn while an example is timed, only between two.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 from rich.console import Console
 from rich.live import Live
@@ -21,10 +23,12 @@ from rich.table import Table
 from rich.text import Text
 
 from specexp.figures.record import Record, SideRecord
-from specexp.figures.served import served_notes
-from specexp.figures.speed import speedup_interval, why_no_interval
+from specexp.figures.speed import speedup_interval
+from specexp.report.remarks import CARE, DANGER, PLAIN, remarks
 
 Format = Callable[[float], str]
+QUIET_SECONDS = 10  # between two log lines of a run's progress
+logger = logging.getLogger(__name__)
 
 
 def _percent(value: float) -> str:
@@ -82,6 +86,11 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
         Row("tokens/s decoding", "output_tps_per_user", _plain(1)),
         Row("tokens/s with prefill", "output_tps", _plain(1)),
     )),
+    ("load", (
+        Row("requests/s", "requests_per_second", _plain(2)),
+        *(Row(f"first token, {q} of 100 requests", f"ttft_percentile_{q}", _milliseconds) for q in (50, 95, 99)),
+        *(Row(f"whole request, {q} of 100 requests", f"e2e_percentile_{q}", _milliseconds) for q in (50, 95, 99)),
+    )),
     ("speculation", (
         Row("mean acceptance length", "mean_acceptance_length", _plain(2)),
         Row("mean draft length", "mean_gamma", _plain(2)),
@@ -106,16 +115,7 @@ SECTIONS: tuple[tuple[str, tuple[Row, ...]], ...] = (
 )
 INTERVAL = "95 % interval"  # below the speedup
 UNUSUAL = ("compression_count", "tokens_evicted")  # not shown where all are 0
-SEALED = "bubblewrap"
-WARNINGS = {
-    "lossless": "LOSSY: this method changes what the model says; its speedup is not that of lossless decoding.",
-    "cache_exact": "CACHE NOT EXACT: both sides ran with a cache that changes the model; compare with cache=full.",
-}
-SANDBOX = "NOT SEALED OFF: model-written code ran at sandbox level {}, where it sees the user's files; install bubblewrap."
-REFUSED = "UNANSWERED: {} of the requests were refused for good; their prompts count in no figure, nor in the scores."
-REPEATS = "REPEATS DIFFER: of {} of the texts the repeats are other texts; rates are of the tokens and seconds of all of them."
-TEMPLATE_UNUSED = "The prompts were raw, though the tokenizer has a chat template: dataset.prompt_format=chat asks as in a chat."
-STANDIN = "STAND-INS: Llamas of the named sizes that write what the tiny pair writes; time and memory are theirs, text and scores are not."
+STYLES = {PLAIN: "", CARE: "yellow", DANGER: "bold red"}  # of remarks: red is for texts that are not the target's own
 
 
 def plain_console(stderr: bool = False, highlight: bool = True) -> Console:
@@ -137,28 +137,10 @@ def show(summary: dict, directory: Path) -> None:
 
 
 def render(summary: dict, console: Console, title: str | None = None) -> None:
-    """Print the table of a flat summary, why its speedup has no interval where it has none, what servers leave unknown, whether a chat
-    template was left unused, and a warning for everything unusual.
-    """
+    """Print the table of a flat summary, and below it what explains and what limits its figures."""
     console.print(build_table(summary, title))
-    for reason in filter(None, (why_no_interval(summary), *served_notes(summary))):
-        console.print(Text(reason))
-    if summary.get("template_unused"):
-        console.print(Text(TEMPLATE_UNUSED))
-    for text in warnings(summary):
-        console.print(Text(text, style="bold red"))
-
-
-def warnings(summary: dict) -> list[str]:
-    """One sentence for each mark that the summary denies, for requests without an answer, for weights that are not the models', and for
-    code that ran unsealed."""
-    denied = [text for key, text in WARNINGS.items() if summary.get(key) is False]
-    open_sandbox = [SANDBOX.format(summary["sandbox"])] if summary.get("sandbox", SEALED) != SEALED else []
-    refused = summary.get("num_errors", 0) + summary.get("baseline_num_errors", 0)
-    unanswered = [REFUSED.format(refused)] if refused else []
-    unequal = summary.get("unequal_repeats", 0) + summary.get("baseline_unequal_repeats", 0)
-    unanswered += [REPEATS.format(unequal)] if unequal else []
-    return denied + unanswered + ([STANDIN] if summary.get("weights") == "standin" else []) + open_sandbox
+    for remark in remarks(summary):
+        console.print(Text(remark.text, style=STYLES[remark.kind]))
 
 
 def build_table(summary: dict, title: str | None = None) -> Table:
@@ -221,6 +203,7 @@ def _caption(summary: dict) -> str | None:
 def watched(records: Iterator[Record], total: int, done: int, name: str) -> Iterator[Record]:
     """The records, each advancing the bar; beside it the speedup of the examples so far."""
     console, left = plain_console(stderr=True), TextColumn("{task.description}", markup=False)
+    told = perf_counter()
     columns = (left, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
     method = baseline = (0, 0.0)
     with Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal) as progress:
@@ -228,6 +211,10 @@ def watched(records: Iterator[Record], total: int, done: int, name: str) -> Iter
         for record in records:
             method, baseline = _added(method, record.method), _added(baseline, record.baseline)
             progress.update(task, advance=1, note=_note(method, baseline), refresh=True)
+            done += 1
+            if not console.is_terminal and perf_counter() - told >= QUIET_SECONDS:
+                told = perf_counter()
+                logger.info("%s", " ".join(filter(None, (f"{name}: {done} of {total} texts", _note(method, baseline)))))
             yield record
 
 
@@ -247,9 +234,10 @@ def _note(method: tuple[int, float], baseline: tuple[int, float]) -> str:
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """A line that stands still while something is measured, and goes."""
+    """A line that stands still while something is done or measured, and goes; without a terminal a line in the log."""
     console = plain_console(stderr=True)
     if not console.is_terminal:
+        logger.info("%s", text)
         yield
         return
     with Live(f"{text} ...", console=console, transient=True, auto_refresh=False):

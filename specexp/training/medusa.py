@@ -17,16 +17,18 @@ import torch
 
 from specexp.datasets import files
 from specexp.errors import UserError
-from specexp.models.heads import HeadsFile, MedusaHeads, save
+from specexp.models.heads import WEIGHTS, HeadsFile, MedusaHeads, save
 from specexp.models.loading import load_model
 from specexp.models.pair import load_tokenizer, stop_ids
 from specexp.models.spec import ModelSpec
-from specexp.text.prompting import Prompter, with_template
+from specexp.text import Prompter, with_template
 from specexp.tracking.records import to_json, write_whole
 from specexp.tracking.wandb import WandbCurve
 from specexp.training.heads import Plan, States, Trainer, accuracies, places, table
 from specexp.training.texts import Text, asked, beginnings, continued, documents, generated, read
 
+CHECKPOINT = "checkpoint.pt"
+ROUGH = 500  # tokens; the standard error of an accuracy of one half is 2 points there
 HELD_OUT = 20  # one text in this many is for measuring, and the heads do not learn from it
 
 
@@ -102,6 +104,8 @@ def target(options: argparse.Namespace):
 def build(options: argparse.Namespace) -> None:
     """Trains the heads (or only loads them), measures and writes them."""
     _writable(options.out)
+    if not options.measure and (options.out / WEIGHTS).is_file() and not (options.out / CHECKPOINT).is_file():
+        raise UserError(f"--out {options.out} holds finished heads; choose another directory, or delete {WEIGHTS} there to train anew.")
     model, tokenizer = target(options)
     heads, facts = begun_with(options, model.get_output_embeddings().weight)
     own, others = learnt_from(options, model, tokenizer)
@@ -114,7 +118,10 @@ def build(options: argparse.Namespace) -> None:
     held_out = (own or others)[::HELD_OUT]  # the target's own texts where there are any, since decoding reads such texts
     measured, count = accuracies(heads, States(model, held_out, len(heads)))
     print(table(measured))
+    if count < ROUGH:
+        print(f"measured on {count} tokens only, so these accuracies are rough; more texts (--documents) would make them sure")
     save(heads, options.out, facts | {"places_measured": count, "accuracies": measured})
+    (options.out / CHECKPOINT).unlink(missing_ok=True)  # it is several times as large as the heads
     print(f"{options.out}  specexp method=medusa method.heads={options.out}")
     mirrored(rows, measured, options)
 
@@ -140,7 +147,7 @@ def begun_with(options: argparse.Namespace, projection):
 def trained(heads, states, options: argparse.Namespace) -> tuple[dict, list[dict]]:
     """Trains the heads to the end. Gives what to write about the training, and its history, which is on disk by then."""
     plan = Plan(options.epochs, options.batch, options.rate, seed=options.seed)
-    trainer = Trainer(heads, states, plan, options.out / "checkpoint.pt", options.target)
+    trainer = Trainer(heads, states, plan, options.out / CHECKPOINT, options.target)
     trainer.resume()
     tokens = sum(len(text.ids) for text in states.texts)
     facts = {"texts": len(states.texts), "tokens": tokens, "steps": trainer.steps, "written": options.written}

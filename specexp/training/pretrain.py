@@ -207,9 +207,11 @@ class Trainer:
 def begin(plan: Plan) -> Trainer:
     """A trainer at the point that the plan's directory has reached: at the start, or at its checkpoint."""
     plan.out.mkdir(parents=True, exist_ok=True)
+    print("reading the standard library's sources", flush=True)
     sources = library_sources(plan.sources)
     saved = plan.out / "tokenizer"
     if not saved.exists():
+        print(f"training the tokenizer on {plan.documents} documents", flush=True)
         train_tokenizer(training_texts(sources, plan.documents, plan.seed), plan.vocabulary).save_pretrained(saved)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(saved)
     trainer = Trainer(plan, tokenizer, Corpus(tokenizer, sources, plan.seed))
@@ -227,7 +229,7 @@ def finish(trainer: Trainer) -> Trainer:
     plan, saved_at = trainer.plan, time.monotonic()
     while trainer.progress.share < 1:
         trainer.step()
-        if trainer.progress.step % 20 == 0:
+        if trainer.progress.step == 1 or trainer.progress.step % 20 == 0:
             print(trainer.report(), flush=True)
         if time.monotonic() - saved_at > plan.save_seconds:
             trainer.save()

@@ -5,7 +5,7 @@ Heads learn in part from what their target writes after the beginnings of texts,
 table that imitates a model is counted from text that this model samples from its start token alone; staged speculative decoding
 (arXiv:2308.04623, section 4) samples 120 million tokens of its draft at temperature 1.5. That text depends on seed, temperature and batch
 size, and not on how much of it is asked for. Generated texts are functions of (seed, number), and no evaluation task is among them
-(grammar.py's rule). Texts for heads begin with the ids that a prompt of the same words has (text/prompting.py). This module knows
+(grammar.py's rule). Texts for heads begin with the ids that a prompt of the same words has (text/__init__.py). This module knows
 tokenizers and models and nothing of heads and tables.
 """
 
@@ -24,7 +24,7 @@ from specexp.errors import UserError
 from specexp.models.loading import load_model
 from specexp.models.pair import entries, output_rows, stop_ids
 from specexp.models.spec import ModelSpec
-from specexp.text.prompting import Prompter, answered_ids, leading_ids
+from specexp.text import Prompter, answered_ids, leading_ids
 from specexp.training.corpus import article_document, function_document
 
 WIDEST = 32  # texts written side by side

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from specexp.datasets import Form, transcript
 from specexp.datasets.answers import Gsm8k, LineSummaries, Mmlu, Summarisation
-from specexp.datasets.form import Form, transcript
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import LoadPrompts, Prompts, PublicPrompts
 from specexp.errors import UserError

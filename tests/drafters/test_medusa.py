@@ -33,7 +33,7 @@ from specexp.models.pair import load_tokenizer, stop_ids
 from specexp.models.spec import ModelSpec
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.sink import SinkRunner
-from specexp.text.prompting import Prompter
+from specexp.text import Prompter
 from specexp.training import medusa as making
 from specexp.training.heads import NONE, Plan, States, Trainer, accuracies, labelled, places
 from specexp.training.texts import Text, beginnings, continued, documents, generated
@@ -525,7 +525,11 @@ def test_the_command_trains_measures_and_its_heads_run(tmp_path, capsys):
     brief = ["--target", "asset:tiny/target", "--dtype", "float32", "--max-new-tokens", "12"]
     learn = [*brief, "--out", str(out), "--heads", "2", "--documents", "24", "--epochs", "1", "--batch", "4"]
     making.build(command.parse(learn))
-    assert "top 1" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "top 1" in told and "tokens only, so these accuracies are rough" in told
+    assert not (out / "checkpoint.pt").exists()
+    with pytest.raises(UserError, match="holds finished heads; choose another directory, or delete medusa_lm_head.safetensors"):
+        making.build(command.parse(learn))
     file = HeadsFile(str(out), TARGET)
     assert (file.heads, len(file.accuracies), len(file.accuracies[0])) == (2, 2, 10) and file.config["places_measured"] > 0
     assert [json.loads(line)["step"] for line in (out / "curve.jsonl").read_text().splitlines()] == [6]

@@ -22,7 +22,7 @@ from specexp.figures.speed import summarise_speed
 from specexp.peers.endpoint import Reply
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.runners.static import StaticRunner
-from specexp.text.prompting import Prompter
+from specexp.text import Prompter
 from specexp.text.stopping import Stopping
 
 

@@ -155,6 +155,16 @@ def test_a_system_prompt_that_the_template_leaves_out_is_said(tmp_path, caplog):
     assert "the chat template does not write the system prompt, so the model does not see it." in [record.message for record in caplog.records]
 
 
+def test_a_template_without_the_bos_token_that_raw_prompts_have_is_said(tmp_path, caplog):
+    place = saved(tmp_path / "model", bos=True, template=TEMPLATE.removeprefix("{{ bos_token }}"))
+    chat = (*ALONE, f"model_pair.target.name={place}", *own(tmp_path, "x"), "dataset.prompt_format=chat")
+    with caplog.at_level(logging.WARNING):
+        run(composed(*chat), tmp_path / "run")
+    assert [record.message for record in caplog.records] == [
+        f"the chat template does not write {BOS}, which the tokenizer puts before every raw prompt."
+    ]
+
+
 def test_what_cannot_be_asked_is_refused_before_weights(tmp_path, refused):
     bare, fitted = "asset:tiny/draft", saved(tmp_path / "model", bos=True, template=NO_SYSTEM)
     assert "asset:tiny/draft has no chat template, which dataset.prompt_format=chat needs: give chat_template=plain" in refused(bare, "x", CHAT)

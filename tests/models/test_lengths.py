@@ -17,7 +17,7 @@ from specexp.live.engine import Engine, Request
 from specexp.models.spec import ModelSpec
 from specexp.runners.lengths import context_length, extended_length, rotations, switch_length
 from specexp.runners.runner import StatelessRunner
-from specexp.text.prompting import Prompter
+from specexp.text import Prompter
 
 LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}

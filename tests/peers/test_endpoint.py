@@ -26,11 +26,12 @@ from specexp.experiment.places import Served
 from specexp.experiment.sides import Failure, ServedSide, ServedTexts
 from specexp.experiment.supply import read_inputs
 from specexp.figures.record import Record, Repeat, SideRecord
+from specexp.figures.served import request_figures
 from specexp.figures.speed import summarise_speed
 from specexp.peers.endpoint import Endpoint, Refused
 from specexp.report import llmperf
 from specexp.report.__main__ import main as report
-from specexp.report.table import warnings
+from specexp.report.remarks import remarks
 from specexp.serve.server import open_service
 from specexp.tracking.records import read_records
 
@@ -232,7 +233,7 @@ def test_a_refused_request_stops_the_run_or_is_counted(place, tmp_path, monkeypa
     assert [record.id for record in read_records(tmp_path / "a")] == ["prompts/1"]
     summary, _ = remote(tmp_path / "b", place, *data, "method.on_error=count", "warmup=2")  # also of the warm-up
     assert summary["num_examples"] == 2 and summary["num_errors"] == 1
-    assert any("1 of the requests were refused for good" in text for text in warnings(summary))
+    assert any("1 of the requests were refused for good" in remark.text for remark in remarks(summary))
     monkeypatch.setattr(Endpoint, "complete", complete)
     summary, _ = remote(tmp_path / "a", place, *data)  # goes on where it stopped
     assert summary["num_examples"] == 3
@@ -325,6 +326,15 @@ def test_llmperfs_quantiles_are_those_of_pandas():
 
 def test_pauses_between_sessions_are_no_time_of_the_load():
     assert llmperf.busy_seconds([record(0, decode_seconds=2.0), record(1), record(50)]) == pytest.approx(1 + 1.1 + 6.0, abs=0.2)
+
+
+def test_a_load_has_its_rate_and_percentiles():
+    records = [record(index) for index in range(1, 6)]
+    found = request_figures(records)
+    seconds = sorted(each.method.request_seconds for each in records)
+    assert found["requests_per_second"] == pytest.approx(5 / llmperf.busy_seconds(records))
+    assert found["e2e_percentile_50"] == pytest.approx(seconds[2]) and seconds[3] < found["e2e_percentile_95"] <= found["e2e_percentile_99"] <= seconds[4]
+    assert set(found) == {"requests_per_second", *(f"{name}_percentile_{q}" for name in ("ttft", "e2e") for q in (50, 95, 99))}
 
 
 def test_load_prompts_have_the_lengths_that_were_asked_for():

@@ -24,7 +24,7 @@ from specexp.report import tables
 from specexp.report.__main__ import COMMANDS, main
 from specexp.report.columns import visible
 from specexp.report.formats import escaped, page
-from specexp.report.rows import make_rows, settings_of
+from specexp.report.rows import make_rows, notes, settings_of
 from specexp.report.runs import find_runs
 
 
@@ -488,3 +488,19 @@ def test_help_and_tables_do_not_load_the_paired_tests(sweep):
         ended = subprocess.run([sys.executable, "-X", "importtime", "-m", *command.split()], capture_output=True, text=True)
         assert ended.returncode == 0 and "scipy.stats" not in ended.stderr
         assert "report" in command or "scipy" not in ended.stderr
+
+
+def test_directories_in_a_label_are_told_by_their_last_parts(tmp_path):
+    for role in ("a", "b"):
+        settings = {"model_pair": {"name": "custom", "target": {"name": f"/a/very/long/way/{role}/final"}}}
+        write_run(tmp_path / role, settings=settings, overrides={"model_pair.target.name": f"/a/very/long/way/{role}/final"})
+    labels = {row["label"] for row in make_rows(find_runs([tmp_path])) if "baseline" not in row["label"]}
+    assert labels == {"speculative name=a/final", "speculative name=b/final"}
+
+
+def test_a_mean_of_unlike_baselines_is_explained(tmp_path):
+    for index, tpot in enumerate((0.050, 0.051)):
+        write_run(tmp_path / f"{index}", gamma=index + 2, baseline_tpot=tpot)
+    assert not any("the machine's speed changed" in note for note in notes(find_runs([tmp_path])))
+    write_run(tmp_path / "slow", gamma=7, baseline_tpot=0.058)
+    assert sum("the machine's speed changed between them" in note for note in notes(find_runs([tmp_path]))) == 1

@@ -27,7 +27,7 @@ from specexp.serve.protocol import ChatRequest, CompletionRequest
 from specexp.serve.server import listening, open_service
 from specexp.serve.service import ServerSettings, Service
 from specexp.serve.worker import FairQueue, Full, Metrics
-from specexp.text.prompting import Prompter, with_template
+from specexp.text import Prompter, with_template
 from specexp.text.stopping import Stopping
 
 PROMPT = "def add(a, b):\n"

@@ -6,7 +6,7 @@ import pytest
 from chat_models import BOS, NO_SYSTEM, SYSTEM_LEFT_OUT, TEMPLATE, spaced_tokenizer, tokenizer
 
 from specexp.errors import UserError
-from specexp.text.prompting import PLAIN_TEMPLATE, Prompter, answered_ids, is_doubled, leading_ids, text_ids, with_template
+from specexp.text import PLAIN_TEMPLATE, Prompter, answered_ids, is_doubled, leading_ids, text_ids, with_template
 from specexp.training.texts import beginnings, generated, read
 
 ASKED = [{"role": "user", "content": "def add(a, b):"}]
@@ -98,6 +98,7 @@ def test_a_text_that_was_rendered_before_is_noticed(tmp_path):
         assert not prompter.is_rendered("def add(a, b):") and not prompter.is_rendered("")
         assert Prompter(made, {"enable_thinking": False}).is_rendered(prompter.rendered(ASKED)) or made is without
     assert not Prompter(tokenizer(tmp_path / "bare")).is_rendered("def add(a, b):\n[assistant]\n")
+    assert not Prompter(tokenizer(tmp_path / "polite", template="{{ messages[-1].content }}?")).is_rendered("Who is it?")
     assert not Prompter(tokenizer(tmp_path / "no_system", template=SYSTEM_LEFT_OUT)).is_rendered("def add(a, b):")
 
 
