@@ -9,10 +9,20 @@ WORDS = ("▁", "a", "b", "de", "f", "▁a", "▁def", "ab", "▁▁", "é", "\u
 FIRST_WORD = len(SPECIAL) + len(BYTES)
 
 
-def byte_fallback_tokenizer():
+LLAMA = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+KINDS = {  # how tokenizers with such ids put their texts together
+    "llama": decoders.Sequence(LLAMA),
+    "gemma": decoders.Sequence(LLAMA[:3]),  # which keeps a leading space
+    "metaspace": decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()]),
+    "metaspace first": decoders.Sequence([decoders.Metaspace(), decoders.ByteFallback(), decoders.Fuse()]),
+    "wordpiece": decoders.WordPiece(),  # which writes spaces between tokens, and bytes as they are called
+}
+
+
+def byte_fallback_tokenizer(kind="llama"):
     vocabulary = {token: index for index, token in enumerate((*SPECIAL, *BYTES, *WORDS))}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.decoder = KINDS[kind]
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SPECIAL[0], eos_token=SPECIAL[1])
 
 

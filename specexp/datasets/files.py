@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import sys
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -163,6 +164,8 @@ def hub_rows(hub_id: str, revision: str, split: str, subset: str | None = None,
     import datasets
     import huggingface_hub
 
+    if not sys.stderr.isatty():  # a bar in a log is noise
+        datasets.disable_progress_bars()
     switches = (huggingface_hub.constants, datasets.config)
     before = [switch.HF_HUB_OFFLINE for switch in switches]
     alone = any(before) or offline()

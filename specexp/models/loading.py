@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -118,9 +119,13 @@ def _load(spec: ModelSpec):
 
 
 def _build(spec: ModelSpec):
+    from transformers.utils.logging import disable_progress_bar
+
     # Without this, transformers asks the Hub's conversion service to rewrite pickled weights, in a thread that would run beside the timing.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     adapter, spec = spec, base_of(spec, TARGET) or spec
+    if not sys.stderr.isatty():  # a bar in a log is noise
+        disable_progress_bar()
     with explained(spec.name), offline_where_possible(_place(spec), spec.trust_remote_code):
         # Weights of another shape are let through here so that they are told in a sentence below.
         model, report = _family(spec).from_pretrained(

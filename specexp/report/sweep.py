@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -41,6 +42,7 @@ class SweepReport(Callback):
         self._command: list[str] = []
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        _quieten_search(config)
         self._directory = Path(config.hydra.sweep.dir).absolute()
         self._began, self._jobs, self._command = time.time(), _count(config), _given(config)
         self._done_before = _done(self._directory, self._began)[0]
@@ -130,6 +132,14 @@ def _done(directory: Path, began: float) -> tuple[int, int]:
     finished = {file.parent for file in directory.rglob("summary.json")}
     failed = {file.parent for file in directory.rglob(FAILURE) if file.stat().st_mtime >= began - 1}
     return len(finished | failed), len(failed)
+
+
+def _quieten_search(config: DictConfig) -> None:
+    """Optuna announces every study and trial by a handler of its own, beside what Hydra says of them."""
+    if "n_trials" in config.hydra.sweeper and find_spec("optuna") is not None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def _given(config: DictConfig) -> list[str]:

@@ -115,6 +115,18 @@ def test_dtype(directory, asked, got):
     assert load_model(ModelSpec(str(directory), dtype=asked, device="cpu")).dtype == got
 
 
+def test_no_bar_is_drawn_into_a_log(directory, capfd):
+    from transformers.utils.logging import enable_progress_bar
+
+    loading.keep_only({})
+    enable_progress_bar()
+    try:
+        load_model(ModelSpec(str(directory)))
+    finally:
+        enable_progress_bar()
+    assert "Loading weights" not in capfd.readouterr().err
+
+
 def test_another_dtype_is_another_model(directory):
     wide, narrow = (load_model(ModelSpec(str(directory), dtype=dtype, device="cpu")) for dtype in ("float32", "bfloat16"))
     assert torch.equal(wide.lm_head.weight, narrow.lm_head.weight.float())

@@ -1,6 +1,7 @@
 """Sweeps: lists of jobs, failures that stop nothing, the aggregate at the end, going on after a kill, launchers, a search with held-out prompts."""
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -218,6 +219,33 @@ def test_launchers_run_a_sweep_and_one_bad_job_stops_none(tmp_path, launcher):
     assert len(summaries(tmp_path)) == 3 and ended.returncode == 1
     assert "gamma=-1 is negative" in (tmp_path / "sweep" / "sweep.md").read_text()
     assert ended.stderr.rstrip().splitlines()[-1].startswith(("specexp: ", "/", "sweep: ")) and "gamma=-1 is negative" in ended.stderr
+
+
+CHATTER = re.compile(r"alembic|absl|Using default tokenizer|Loading weights|A new study|it/s|Warning")
+
+
+@pytest.mark.slow
+def test_libraries_say_nothing_of_themselves(tmp_path):
+    """Of a search over a scored data set, in its output and in the logs of its jobs; and of a report on it."""
+    pytest.importorskip("optuna")
+    searched = started("-m", "hydra/sweeper=tune", "method.gamma=range(1,2)", "hydra.sweeper.n_trials=1", "dataset=microsum", "hydra.sweep.dir=sweep", *BRIEF, cwd=tmp_path)
+    logs = "".join(file.read_text() for file in (tmp_path / "sweep").rglob("*.log"))
+    told = started("report", "sweep", "--out", "made", cwd=tmp_path)
+    for text in (searched.stdout, searched.stderr, logs, told.stdout, told.stderr):
+        assert not CHATTER.findall(text), text
+    assert searched.returncode == told.returncode == 0 and "Study name" in searched.stdout
+
+
+def test_the_logs_leave_out_what_libraries_say_of_themselves(command_line, tmp_path, monkeypatch):
+    def run(config, directory, sweep, build):
+        for name in ("absl", "alembic.runtime.plugins", "specexp"):
+            logging.getLogger(name).info("said by %s", name)
+            logging.getLogger(name).warning("warned by %s", name)
+
+    monkeypatch.setattr("specexp.experiment.job.run", run)
+    assert command_line("hydra.run.dir=run")[0] == 0
+    said = re.findall(r"(said|warned) by (\w+)", (tmp_path / "run" / "specexp.log").read_text())
+    assert said == [("warned", "absl"), ("warned", "alembic"), ("said", "specexp"), ("warned", "specexp")]
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Streams and stop strings where characters are spelled byte by byte, and where a tokenizer is written in Python."""
 
 import pytest
-from byte_fallback import BYTES, FIRST_WORD, SPECIAL, WORDS, byte_fallback_tokenizer, spelled, word
+from byte_fallback import BYTES, FIRST_WORD, KINDS, SPECIAL, WORDS, byte_fallback_tokenizer, spelled, word
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
@@ -87,6 +87,23 @@ def test_stop_strings_are_found_with_byte_fallback(ids, stop, sizes):
 @PLENTY
 def test_stop_strings_are_found_with_a_tokenizer_written_in_python(ids, stop, sizes):
     assert_stop_found(PYTHON, ids, stop, sizes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_and_stops_of_every_way_to_decode(kind):
+    tokenizer = byte_fallback_tokenizer(kind)
+
+    @given(fallback_ids, fallback_ids, st.lists(st.sampled_from(STOPS), max_size=2, unique=True), SIZES)
+    @settings(max_examples=60, deadline=None)
+    def check(opening, ids, stops, sizes):
+        stopping = Stopping(tokenizer, (), stops)
+        assert "".join(pieces(stopping, opening, ids)) == stopping.text(opening, ids)
+        ends = stopping.ends(ids, stopping.decode(ids))
+        assert ends == sorted(ends) and len(ends) == len(ids) and max(ends, default=0) <= len(stopping.decode(ids))
+        for stop in stops:
+            assert_stop_found(tokenizer, ids, stop, sizes)
+
+    check()
 
 
 @pytest.mark.parametrize("stop", ["😃", "😄", "😃😄", "😂a"])
