@@ -137,6 +137,7 @@ def read_messages(row: Mapping, where: str) -> tuple[Message, ...]:
         if not fits or not all(isinstance(text, str) for text in message.values()):
             told = json.dumps(message, default=str)[:60]
             raise UserError(f"{where} has the message {told}: give each a role and a content, both texts, and nothing else.")
+        whole(message["content"], f"{where}, a message")
         whole(message["role"] + message["content"], f"{where}, 'messages'")
     if messages[-1]["role"] == "assistant":
         raise UserError(f"{where} ends with an answer of the assistant, so nothing is asked: leave that last message out.")

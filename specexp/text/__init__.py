@@ -90,7 +90,7 @@ class Prompter:
 
     def doubles(self, text: str) -> bool:
         """Whether the text spells what the tokenizer puts before it, which `ids` then leaves out once."""
-        return is_doubled(list(self.tokenizer(text)["input_ids"]), self.leading)
+        return is_doubled(list(self.tokenizer(whole(text, "the prompt"))["input_ids"]), self.leading)
 
     def chat_ids(self, messages: Sequence[Message]) -> list[int]:
         """The ids of a conversation by the chat template. UserError as for `rendered`."""

@@ -104,6 +104,7 @@ def test_a_file_of_conversations(tmp_path):
         ({"messages": [{"role": "user"}]}, r'line 1 has the message {"role": "user"}'),
         ({"messages": [{"role": "user", "content": None}]}, "line 1 has the message"),
         ({"messages": [USER | {"weight": 1}]}, "and nothing else"),
+        ({"messages": [{"role": "user", "content": "\ud83d"}]}, r"line 1, a message has half a character"),
         ({"messages": [USER, {"role": "assistant", "content": "y"}]}, "line 1 ends with an answer of the assistant, so nothing is asked"),
         ({"messages": [USER], "prompt": "x"}, "line 1 has both a prompt and messages: leave one of them out"),
         ({}, "line 1 lacks 'prompt'"),

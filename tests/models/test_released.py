@@ -22,8 +22,10 @@ from specexp.models.spec import ModelSpec
 from specexp.runners.compiled import CompiledRunner
 from specexp.runners.runner import ModelRunner
 from specexp.runners.static import StaticRunner
+from specexp.text import Prompter
 from specexp.text.stopping import Stopping
 from specexp.text.stream import Detokenizer
+from specexp.training.texts import generated
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("released")]
 TOKENS = 40
@@ -111,3 +113,17 @@ def test_a_packed_file_is_the_model_that_was_saved_from_it():
     ids = tokenizer("def fibonacci(n):\n")["input_ids"]
     assert ids == other("def fibonacci(n):\n")["input_ids"] and tokenizer.get_vocab() == other.get_vocab()
     assert torch.equal(model.model.layers[3].mlp.up_proj.weight, saved.model.layers[3].mlp.up_proj.weight)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_prompt_and_a_text_for_training_begin_alike(name):
+    """Gemma's tokenizer begins every text with a BOS token, without which its states are others; SmolLM2's begins with none."""
+    _, tokenizer = loaded(name)
+    prompter = Prompter(tokenizer)
+    assert prompter.leading == {"smollm2": [], "gemma3": [tokenizer.bos_token_id]}[name]
+    assert prompter.ids("def f(n):") == prompter.ids(tokenizer.bos_token + "def f(n):")[-len(prompter.ids("def f(n):")) :]
+    for text in generated(tokenizer, 3, 0):
+        assert list(text.ids[: text.start]) == prompter.ids(tokenizer.decode(text.ids[: text.start], skip_special_tokens=True))
+    if tokenizer.chat_template:
+        asked = tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, return_dict=True)["input_ids"]
+        assert prompter.chat_ids(QUESTION) == prompter.ids(prompter.rendered(QUESTION)) == asked and prompter.is_rendered(prompter.rendered(QUESTION))

@@ -1,6 +1,7 @@
 """The ids of prompts: one BOS token whatever spells it, templates with their arguments, and texts for training that begin as prompts do."""
 
 import random
+from pathlib import Path
 
 import pytest
 from chat_models import BOS, NO_SYSTEM, SYSTEM_LEFT_OUT, TEMPLATE, spaced_tokenizer, tokenizer
@@ -56,7 +57,7 @@ def test_templates_have_arguments(tmp_path):
             Prompter(made, {name: False})
 
 
-def test_what_a_template_refuses_is_told(tmp_path):
+def test_what_a_template_refuses_is_told(tmp_path, monkeypatch):
     made = tokenizer(tmp_path / "made", template=NO_SYSTEM)
     assert Prompter(made).rendered(ASKED)
     with pytest.raises(UserError, match=r"\(System role not supported\); leave out the system prompt"):
@@ -70,6 +71,10 @@ def test_what_a_template_refuses_is_told(tmp_path):
         file.write_text(content)
         with pytest.raises(UserError, match=words):
             Prompter(with_template(made, str(file))).rendered(ASKED)
+    file.write_bytes("\ufeff{{ messages[0].content }}\r\n".encode())
+    assert Prompter(with_template(made, str(file))).rendered(ASKED) == "def add(a, b):"
+    with pytest.raises(UserError, match="the prompt has half a character"):
+        Prompter(made).is_rendered("\ud83d")
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="cannot be read"):
         with_template(made, str(file))
@@ -77,6 +82,9 @@ def test_what_a_template_refuses_is_told(tmp_path):
         with_template(made, "nowhere")
     with pytest.raises(UserError, match="the tokenizer has no chat template"):
         Prompter(tokenizer(tmp_path / "bare")).rendered(ASKED)
+    monkeypatch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(UserError, match="cannot be read .*Permission denied.*; give a Jinja file"):
+        with_template(made, str(file))
 
 
 def test_one_of_several_templates_is_chosen_by_its_name(tmp_path):
