@@ -22,8 +22,7 @@ from specexp.models.spec import ModelSpec
 from specexp.runners.compiled import CompiledRunner
 from specexp.runners.runner import ModelRunner
 from specexp.runners.static import StaticRunner
-from specexp.text.stopping import Stopping
-from specexp.text.stream import Detokenizer
+from specexp.text.stopping import Detokenizer, Stopping
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("released")]
 TOKENS = 40
