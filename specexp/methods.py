@@ -378,6 +378,7 @@ def medusa(
 ) -> Decoder:
     """Heads on the target guess several tokens ahead, and a fixed tree of their guesses is verified in one pass (Medusa: Cai et al. 2024,
     arXiv:2401.10774)."""
+    target.facts.check_states()  # before the heads' files are looked at, and before any weights
     file = HeadsFile(heads, pair.target)
     shape = static_tree(file, nodes, ranks, paths)
     return Decoder(target, MedusaDrafter(target, fitted(file, target), shape), verifier, first_target)

@@ -13,7 +13,7 @@ from specexp.tracking.records import read_records
 
 BRIEF = ["tracker=none", "threads=1", "warmup=1", "cost_curve=false", "dataset.limit=2", "max_new_tokens=8"]
 
-TIMES = {"ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds"}
+TIMES = {"ttft_seconds", "decode_seconds", "target_seconds", "draft_seconds", "cpu_seconds"}
 
 def composed(*overrides):
     GlobalHydra.instance().clear()

@@ -107,11 +107,6 @@ def _drop_pair(config: DictConfig) -> None:
     """A server brings its models with their template, and its baseline is another server."""
     if config.chat_template is not None:
         raise UserError(f"chat_template={config.chat_template} would be ignored, as the server applies its model's own; leave it out.")
-    if config.chat_template_args is not None:
-        raise UserError(
-            f"chat_template_args={config.chat_template_args} would be ignored, as the server applies the template; servers that take such "
-            "arguments take them in the request: method.body={chat_template_kwargs: {NAME: VALUE}}."
-        )
     config.model_pair = config.dtype = config.device = None
     config.baselines, config.captured, config.captured_cache = {}, None, None
 

@@ -6,7 +6,6 @@ Of a server's models nothing is known that only weights can tell.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -26,7 +25,7 @@ from specexp.experiment.experiment import Experiment, no_answer
 from specexp.experiment.guard import guarded
 from specexp.experiment.pass_timing import measured_curve
 from specexp.experiment.sides import DecoderSide, OwnTexts, ServedSide, ServedTexts
-from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, methods_of, prompter_of, supplied
+from specexp.experiment.supply import LABEL, Inputs, Supply, arguments_of, check_format, methods_of, prompter_of, supplied
 from specexp.figures.acceptance import quotient
 from specexp.figures.cost import CostCurve, swi_figures
 from specexp.figures.record import Record
@@ -37,11 +36,10 @@ from specexp.models.pair import stop_ids
 from specexp.peers import PeerLoop
 from specexp.report import llmperf
 from specexp.runners.static import StaticRunner
-from specexp.text import Prompter
 from specexp.text.stopping import Stopping
 from specexp.tracking.records import to_json, write_whole
 
-logger = logging.getLogger(__name__)
+TEMPLATE_ARGUMENTS = "chat_template_kwargs"  # what servers call them in a request (vLLM, SGLang, llama.cpp)
 
 
 class OwnModels:
@@ -54,7 +52,7 @@ class OwnModels:
         inputs.pair.release_others()
         set_threads(config.threads)
         prompter = prompter_of(config, inputs.pair.load_tokenizer())
-        self.template_unused = _check_format(config, inputs.examples, prompter)
+        self.template_unused = check_format(config, inputs.examples, prompter)
         pair, stop = inputs.pair, Stopping(prompter.tokenizer, (), ())
         longest, limits = pair.longest_text(inputs.cache), {"switches": pair.switches(), "rows": pair.embedded_ids()}
         self.reader = OwnTexts(inputs.dataset, prompter, stop, config.max_new_tokens, longest, **limits)
@@ -135,36 +133,6 @@ class OwnModels:
         return {name: {key: value for key, value in node.items() if key not in ("_target_", LABEL)} for name, node in peers.items()}
 
 
-def _check_format(config: DictConfig, examples: Sequence[Example], prompter: Prompter) -> bool:
-    """Whether the tokenizer has a chat template that raw prompts leave unused. Raises UserError where prompts cannot be asked in chat, or
-    need no template and one was given; what a data file has rendered before is said in the log.
-    """
-    if examples[0].messages:
-        if not prompter.has_template:
-            raise UserError(
-                f"the tokenizer of {config.model_pair.target.name} has no chat template, which dataset.prompt_format=chat needs: give "
-                "chat_template=plain or chat_template=FILE, or dataset.prompt_format=raw."
-            )
-        if odd := next((example for example in examples if prompter.is_rendered(example.messages[-1]["content"])), None):
-            raise UserError(f"{odd.id} was put into a chat template before, and would be twice: set dataset.prompt_format=raw.")
-        system = next((message["content"] for message in examples[0].messages if message["role"] == "system"), "")
-        if system.strip() not in prompter.rendered(examples[0].messages):
-            logger.warning("the chat template does not write the system prompt, so the model does not see it.")
-        if prompter.leading and prompter.chat_ids(examples[0].messages)[: len(prompter.leading)] != prompter.leading:
-            spelt = prompter.tokenizer.decode(prompter.leading)
-            logger.warning("the chat template does not write %s, which the tokenizer puts before every raw prompt.", spelt)
-        return False
-    if config.chat_template is not None or config.chat_template_args is not None:
-        given = "chat_template" if config.chat_template is not None else "chat_template_args"
-        raise UserError(f"{given}={config[given]} goes with dataset.prompt_format=chat only: raw prompts are in no template; leave it out.")
-    if doubled := sum(prompter.doubles(example.prompt) for example in examples):
-        spelt = prompter.tokenizer.decode(prompter.leading)
-        logger.warning("%d prompts begin with %s, which the tokenizer writes before every text; it is given once.", doubled, spelt)
-    if unused := prompter.has_template and not all(prompter.is_rendered(example.prompt) for example in examples):
-        logger.warning("the prompts are raw, though the tokenizer has a chat template; dataset.prompt_format=chat asks as in a chat.")
-    return unused
-
-
 def drafts(drafter: object) -> bool:
     """Whether this drafter ever proposes anything. Loops of other makers that draft nothing have a base drafter."""
     return type(drafter) is not Drafter and not isinstance(drafter, NoDraft)
@@ -204,12 +172,7 @@ class Served:
     def __init__(self, config: DictConfig, inputs: Inputs):
         self.config, self.inputs = config, inputs
         self.reader = ServedTexts(inputs.dataset)
-        self.endpoints = {"method": inputs.methods["method"]()}
-        if inputs.examples[0].messages and self._own.api != "chat":
-            raise UserError(
-                f"dataset.prompt_format={CHAT} sends messages, which method.api={self._own.api} does not take: set method.api=chat, where "
-                "the server applies its model's template."
-            )
+        self.endpoints = {"method": _templated(inputs.methods["method"](), config, inputs.examples)}
         if config.baseline.url is not None:
             self.endpoints["baseline"] = replace(self.endpoints["method"], **OmegaConf.to_container(config.baseline))
 
@@ -267,6 +230,19 @@ class Served:
         files = {"summary": llmperf.summary(records, errors, settings), "individual_responses": requests}
         for name, content in files.items():
             write_whole(directory / f"{llmperf.file_stem(settings)}_{name}.json", to_json(content, indent=4) + "\n")
+
+
+def _templated(endpoint, config: DictConfig, examples: Sequence[Example]):
+    """The endpoint, with the template's arguments in each request. Raises UserError for an API that applies no template."""
+    arguments = config.chat_template_args
+    if endpoint.api != "chat" and (examples[0].messages or arguments is not None):
+        asked = f"dataset.prompt_format={CHAT}" if examples[0].messages else f"chat_template_args={arguments}"
+        raise UserError(f"{asked} does not go with method.api={endpoint.api}: set method.api=chat, where the server applies a template.")
+    if arguments is None:
+        return endpoint
+    if TEMPLATE_ARGUMENTS in endpoint.body:
+        raise UserError(f"method.body.{TEMPLATE_ARGUMENTS} and chat_template_args={arguments} are the same field: leave out one of them.")
+    return replace(endpoint, body={**endpoint.body, TEMPLATE_ARGUMENTS: OmegaConf.to_container(arguments, resolve=True)})
 
 
 def error_figures(experiment: Experiment) -> dict[str, int]:

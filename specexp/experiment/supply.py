@@ -17,6 +17,7 @@ from pkgutil import resolve_name
 
 from omegaconf import DictConfig, OmegaConf
 
+from specexp.datasets import Example
 from specexp.decoding.protocols import Facts
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
@@ -24,6 +25,8 @@ from specexp.experiment.experiment import QUICK_EXAMPLES
 from specexp.models.pair import ModelPair, draft_runners, runner
 from specexp.peers import PeerLoop
 from specexp.text import Prompter, with_template
+
+logger = logging.getLogger(__name__)
 
 MODELS = frozenset({"target", "draft", "drafts", "captured", "oracle"})  # runners that a method can ask for
 SUPPLIED = MODELS | {"pair"}
@@ -88,6 +91,36 @@ def prompter_of(config: DictConfig, tokenizer) -> Prompter:
     """What makes ids of prompts, with the chat template that the configuration chooses. Raises UserError for one that does not fit."""
     arguments = config.chat_template_args and OmegaConf.to_container(config.chat_template_args, resolve=True)
     return Prompter(with_template(tokenizer, config.chat_template), arguments)
+
+
+def check_format(config: DictConfig, examples: Sequence[Example], prompter: Prompter) -> bool:
+    """Whether the tokenizer has a chat template that raw prompts leave unused. Raises UserError where prompts cannot be asked in chat, or
+    need no template and one was given; what a data file has rendered before is said in the log.
+    """
+    if examples[0].messages:
+        if not prompter.has_template:
+            raise UserError(
+                f"the tokenizer of {config.model_pair.target.name} has no chat template, which dataset.prompt_format=chat needs: give "
+                "chat_template=plain or chat_template=FILE, or dataset.prompt_format=raw."
+            )
+        if odd := next((example for example in examples if prompter.is_rendered(example.messages[-1]["content"])), None):
+            raise UserError(f"{odd.id} was put into a chat template before, and would be twice: set dataset.prompt_format=raw.")
+        system = next((message["content"] for message in examples[0].messages if message["role"] == "system"), "")
+        if system.strip() not in prompter.rendered(examples[0].messages):
+            logger.warning("the chat template does not write the system prompt, so the model does not see it.")
+        if prompter.leading and prompter.chat_ids(examples[0].messages)[: len(prompter.leading)] != prompter.leading:
+            spelt = prompter.tokenizer.decode(prompter.leading)
+            logger.warning("the chat template does not write %s, which the tokenizer puts before every raw prompt.", spelt)
+        return False
+    if config.chat_template is not None or config.chat_template_args is not None:
+        given = "chat_template" if config.chat_template is not None else "chat_template_args"
+        raise UserError(f"{given}={config[given]} goes with dataset.prompt_format=chat only: raw prompts are in no template; leave it out.")
+    if doubled := sum(prompter.doubles(example.prompt) for example in examples):
+        spelt = prompter.tokenizer.decode(prompter.leading)
+        logger.warning("%d prompts begin with %s, which the tokenizer writes before every text; it is given once.", doubled, spelt)
+    if unused := prompter.has_template and not all(prompter.is_rendered(example.prompt) for example in examples):
+        logger.warning("the prompts are raw, though the tokenizer has a chat template; dataset.prompt_format=chat asks as in a chat.")
+    return unused
 
 
 @dataclass(frozen=True)
@@ -157,9 +190,6 @@ def rehearse(method: partial, pair: ModelPair | None, cache: partial, captured_c
         if not isinstance(built, type) or not issubclass(built, PeerLoop):  # whose class alone says which sampling it has
             return
     built.check(sampling)
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from specexp.experiment.generation import generate
 from specexp.experiment.sides import DecoderSide
 from specexp.figures.speed import summarise_speed
 from specexp.runners.beams import beam_runner
-from specexp.runners.caches import FullCache
 from specexp.runners.compiled import CompiledRunner
 from specexp.runners.runner import ModelRunner, StatelessRunner
 from specexp.text.stopping import Stopping
@@ -301,8 +300,10 @@ def test_whole_requests_are_compared_when_a_side_gives_its_text_in_one_piece():
     assert figures["tpot"] is None and figures["ttft"] == pytest.approx(1.1) and figures["predicted_speedup"] is None
 
 
-class OtherCache(FullCache):
-    """Any cache that nobody has made fit for beams."""
+class OtherRunner(ModelRunner):
+    """With any kind of cache that nobody has made fit for beams."""
+
+    kind = "other"
 
 
 def test_over_beams_a_compiled_models_cache_is_a_full_one():
@@ -310,5 +311,5 @@ def test_over_beams_a_compiled_models_cache_is_a_full_one():
 
 
 def test_a_cache_of_one_text_is_refused():
-    with pytest.raises(UserError, match="OtherCache holds one text.*cache=full"):
-        beam_runner(ModelRunner(build("llama"), cache=OtherCache()))
+    with pytest.raises(UserError, match="cache=other holds one text.*cache=full"):
+        beam_runner(OtherRunner(build("llama")))

@@ -261,7 +261,7 @@ def test_impossible_settings_are_refused(wrong):
 # ---------------------------------------------------------------- beside the model drafter
 def test_the_text_itself_has_no_logits_to_look_at():
     for name in ("egag", "confidence", "adaedl"):
-        with pytest.raises(UserError, match="this drafter is no model"):
+        with pytest.raises(UserError, match="the drafter is no model"):
             PromptLookupDrafter(POLICIES[name]())
     for policy in (HeuristicLength(3), CostModel(4)):
         PromptLookupDrafter(policy)

@@ -126,7 +126,7 @@ def test_policies_may_look_at_the_planted_models_logits_alone():
     model = build("llama")
     steps = decode(ModelRunner(model), planted(model, 0.9, policy=EGAG(1, 6)), 40)
     assert text(steps) == text(decode(ModelRunner(model), NoDraft(), 40)) and any(step.entropy for step in steps)
-    with pytest.raises(UserError, match="ConfidenceThreshold"):
+    with pytest.raises(UserError, match="looks at a draft model's logits"):
         SyntheticDrafter(Foresight(ModelRunner(model)), ConfidenceThreshold(0.4, 8), Spoiling(0.5))
 
 

@@ -9,6 +9,7 @@ import torch
 from decodes import GREEDY, PROMPT, decode, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sides import record, side
 from tabular import TabularRunner, completed, law_of, total_variation
 from tiny_models import VOCAB, build
 
@@ -151,7 +152,7 @@ def test_greedy_text_is_the_oracles_and_the_target_itself_drafts_a_full_path(kin
     steps = decode(ModelRunner(model), drafter(kind, ModelRunner(model)), 60)
     assert text(steps) == expected and any(not step.is_chain for step in steps)
     assert all(step.accepted and step.origins[-1] == "bonus" for step in steps[1:-1])  # the path goes down to a leaf
-    assert acceptance_figures([{"rounds": [step.counts for step in steps[1:-1]]}])["alpha"] == 1.0
+    assert acceptance_figures([side(rounds=[step.counts for step in steps[1:-1]])])["alpha"] == 1.0
     if kind in ("fixed", "sequoia"):
         assert all(step.accepted == step.counts[2] for step in steps[1:-1])
 
@@ -213,7 +214,7 @@ def test_guesses_that_come_true_spare_passes():
 
 def test_a_rounds_tree_is_drawn_from_the_records(tmp_path, capsys):
     tree = {"nodes": [5, 6, 7], "parents": [-1, -1, 0], "path": [0, 2], "own": [9], "texts": {"nodes": ["a", "b", "c"], "own": ["d"]}}
-    rows = [{"id": "chain", "method": {"tree": None}}, {"id": "first", "method": {"tree": tree}}]
+    rows = [record("chain", side()).to_json(), record("first", side(tree=tree)).to_json()]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report(["tree", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()

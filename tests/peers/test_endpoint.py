@@ -361,9 +361,17 @@ def test_a_conversation_goes_to_the_chat_api_as_messages(place, tmp_path):
     assert summary["prompt_format"] == "chat" and chat.prompt == f"system: Be brief.\n\nuser: {raw.prompt.strip()}"
     assert chat.method.prompt_tokens > raw.method.prompt_tokens
     for overrides, words in (
-        (("method.api=completions", "dataset.prompt_format=chat"), "dataset.prompt_format=chat sends messages, which method.api=completions"),
+        (("method.api=completions", "dataset.prompt_format=chat"), "dataset.prompt_format=chat does not go with method.api=completions"),
         (("chat_template=plain",), "chat_template=plain would be ignored, as the server applies its model's own"),
-        (("chat_template_args={enable_thinking: false}",), "method.body={chat_template_kwargs: {NAME: VALUE}}"),
+        (("chat_template_args={enable_thinking: false}",), "chat_template_args={'enable_thinking': False} does not go with method.api=completions"),
+        (("method.api=chat", "chat_template_args={a: 1}", "method.body={chat_template_kwargs: {a: 2}}"), "are the same field: leave out one of them"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
             remote(tmp_path / "refused", place, *overrides)
+
+
+def test_the_templates_arguments_are_sent_to_every_server():
+    config = composed("method=endpoint", "method.api=chat", "chat_template_args={enable_thinking: false}", "method.body={n_probs: 1}", "baseline.url=http://localhost:1/v1")
+    check(config)
+    endpoints = Served(config, read_inputs(config, build)).endpoints
+    assert [endpoint.body for endpoint in endpoints.values()] == [{"n_probs": 1, "chat_template_kwargs": {"enable_thinking": False}}] * 2
