@@ -10,8 +10,7 @@ from itertools import chain
 
 from specexp.assets import asset_path
 from specexp.datasets import RAW, Example, Form, Score, check_settings, read_messages, subset
-from specexp.datasets.files import Source, check_row, id_of, jsonl_rows, read_lines, text_at
-from specexp.datasets.texts import TextFile
+from specexp.datasets.files import Source, TextFile, check_row, id_of, jsonl_rows, read_lines, text_at
 from specexp.errors import UserError
 
 

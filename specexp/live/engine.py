@@ -24,8 +24,7 @@ from specexp.experiment.supply import Supply, arguments_of, prompter_of, supplie
 from specexp.figures.record import SideRecord
 from specexp.models.pair import ModelPair
 from specexp.text import Message, Prompter, text_ids
-from specexp.text.stopping import Stopping
-from specexp.text.stream import Detokenizer
+from specexp.text.stopping import Detokenizer, Stopping
 
 CANCELLED = "cancelled"
 SAMPLE = "def add(a, b):\n    return a + b\n"  # a text that the models are checked with

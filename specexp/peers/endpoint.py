@@ -23,8 +23,7 @@ import httpx
 
 from specexp.decoding.sampling import Sampling
 from specexp.errors import UserError
-from specexp.peers.connection import client_of, key_in, proxy_for
-from specexp.peers.refused import Refused, error_in, error_words, one_line
+from specexp.peers.connection import Refused, client_of, error_in, error_words, key_in, one_line, proxy_for
 from specexp.peers.reply import Reply, read_reply
 
 Prompt = str | Sequence[Mapping[str, str]]  # a text, or the messages of a conversation

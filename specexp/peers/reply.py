@@ -15,10 +15,9 @@ from time import perf_counter
 import httpx
 
 from specexp.figures.record import Repeat, SideRecord
-from specexp.peers.arrivals import Piece, timed
-from specexp.peers.events import Event, EventStream
-from specexp.peers.refused import Refused, error_code, error_in, error_words, whole
+from specexp.peers.connection import Refused, error_code, error_in, error_words, whole
 from specexp.peers.reported import NOTHING, Speculation, tells_speculation, told_speculation, whole_number
+from specexp.peers.streams import Event, EventStream, Piece, timed
 
 KEPT = 65536  # bytes of a body that may turn out to be no stream
 BROKEN_OFF = ("error", "abort")  # finish reasons of a text that the server did not finish

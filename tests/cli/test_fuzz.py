@@ -23,9 +23,9 @@ from specexp.assets import asset_path
 from specexp.cli.check import check, shown
 from specexp.cli.jobs import build, explain_error
 from specexp.datasets.answers import Summarisation
+from specexp.datasets.files import TextFile
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import Prompts
-from specexp.datasets.texts import TextFile
 from specexp.errors import UserError
 from specexp.experiment import job
 from specexp.tracking.records import RunDirectory, read_records

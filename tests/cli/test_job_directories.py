@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import BRIEF
 
-from specexp.cli.job_directories import LONGEST, directory_name
+from specexp.cli.jobs import LONGEST, directory_name
 
 ODD = [
     "dataset.path=../../../x", "dataset.path=../../../y", "dataset.path=a/b", "dataset.path=a_b", "dataset.path=/abs", "x=..", "x=.",

@@ -15,10 +15,9 @@ import specexp.datasets.files
 from specexp.assets import asset_path
 from specexp.datasets import Example, subset
 from specexp.datasets.answers import Gsm8k, Mmlu, Summarisation, number_in
-from specexp.datasets.files import texts
+from specexp.datasets.files import TextFile, texts
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import Prompts, PublicPrompts
-from specexp.datasets.texts import TextFile
 from specexp.errors import UserError
 from specexp.scoring.sandbox import Sandbox
 

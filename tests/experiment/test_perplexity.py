@@ -16,7 +16,7 @@ from sinks import SETTINGS, exact_llama, oracle, random_ids
 from tiny_models import VOCAB, build
 
 from specexp.cli.messages import conf_directory
-from specexp.datasets.texts import HubText, TextFile
+from specexp.datasets.files import HubText, TextFile
 from specexp.errors import UserError
 from specexp.experiment.perplexity import Prediction, predict
 from specexp.perplexity import __main__ as command
@@ -136,7 +136,7 @@ def test_texts_come_from_files(tmp_path):
 
 
 def test_texts_from_the_hub_are_joined(monkeypatch):
-    monkeypatch.setattr("specexp.datasets.texts.hub_rows", lambda *_: [{"text": "a"}, {"text": "b"}, {"text": "c"}])
+    monkeypatch.setattr("specexp.datasets.files.hub_rows", lambda *_: [{"text": "a"}, {"text": "b"}, {"text": "c"}])
     assert HubText("x/y", "main", "test", "text", "|", "name", limit=2).read() == "a|b"
     with pytest.raises(UserError, match="text.limit=0"):
         HubText("x/y", "main", "test", "text", "|", "name", limit=0)

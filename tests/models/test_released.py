@@ -23,8 +23,7 @@ from specexp.runners.compiled import CompiledRunner
 from specexp.runners.runner import ModelRunner
 from specexp.runners.static import StaticRunner
 from specexp.text import Prompter
-from specexp.text.stopping import Stopping
-from specexp.text.stream import Detokenizer
+from specexp.text.stopping import Detokenizer, Stopping
 from specexp.training.texts import generated
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("released")]

@@ -3,7 +3,7 @@
 import pytest
 from streams import at_once, compared, read, text, usage, words
 
-from specexp.peers.arrivals import Piece, first_tokens, moments_of, timed
+from specexp.peers.streams import Piece, first_tokens, moments_of, timed
 
 STEADY, TOKEN = words(40), 0.02
 

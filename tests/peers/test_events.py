@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from specexp.peers.events import Event, EventStream
+from specexp.peers.streams import Event, EventStream
 
 CONTENT = {"text": "é\u2028你\u2029🙂\u0085\v\f\x1c"}
 DATA = json.dumps(CONTENT, ensure_ascii=False)

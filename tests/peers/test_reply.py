@@ -12,7 +12,7 @@ from specexp.experiment.sides import ServedTexts
 from specexp.figures.record import Record
 from specexp.figures.served import served_figures, served_notes
 from specexp.figures.speed import equal_texts
-from specexp.peers.refused import Refused
+from specexp.peers.connection import Refused
 from specexp.peers.reply import read_reply
 
 END = (delta("stop"), usage(24))

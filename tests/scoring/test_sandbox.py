@@ -9,8 +9,7 @@ import pytest
 
 from specexp.errors import UserError
 from specexp.scoring import sandbox as sandbox_module
-from specexp.scoring.sandbox import LEVELS, NotStarted, Sandbox
-from specexp.scoring.seccomp import DENIED, MACHINES, seccomp_filter
+from specexp.scoring.sandbox import DENIED, LEVELS, MACHINES, NotStarted, Sandbox, seccomp_filter
 
 CONTAINED = ("bubblewrap", "namespaces")
 MARK = 677  # memory_megabytes that no other sandbox has: it stands in the processes' command lines

@@ -8,8 +8,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from specexp.assets import asset_path
-from specexp.text.stopping import Stopping
-from specexp.text.stream import Detokenizer
+from specexp.text.stopping import Detokenizer, Stopping
 
 FALLBACK = byte_fallback_tokenizer()
 PYTHON = ByT5Tokenizer()  # one id for each byte; what is no character is left out

@@ -6,8 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from specexp.assets import asset_path
-from specexp.text.stopping import Stopping
-from specexp.text.stream import Detokenizer
+from specexp.text.stopping import Detokenizer, Stopping
 
 TEXTS = ("def f(x):\n    return x\n\n\ndef g", "naïve 日本語 🙂🙃 déjà", "  spaces   and\ttabs", "a\n\nb\n\nc")
 
