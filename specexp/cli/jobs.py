@@ -224,6 +224,7 @@ def _way_back() -> str:
 LONGEST_BEFORE = 255  # bytes of a part of a path
 LONGEST = 120  # bytes: file systems take 255 (encrypted ones 143), W&B a name of 128
 HASHED = re.compile(r"-[0-9a-f]{10}$")
+SWITCH = re.compile(r"=(True|False)(?=,|$)")  # as Hydra writes a switch, however it was given; a text of these letters has quotes
 UNUSUAL = re.compile(r"[^A-Za-z0-9_.,=+@~\[\]-]")
 
 
@@ -233,8 +234,8 @@ def directory_name(overrides: str) -> str:
 
     method.gamma=4,seed=1 stays as it is; dataset.path=../../x becomes dataset.path=.._.._x-1f0c64f5d0 or the like.
     """
-    plain = UNUSUAL.sub("_", overrides)
-    if plain == overrides == overrides.lower() and len(overrides) <= LONGEST and not HASHED.search(overrides):
+    plain, small = UNUSUAL.sub("_", overrides), SWITCH.sub("=", overrides)
+    if plain == overrides and small == small.lower() and len(overrides) <= LONGEST and not HASHED.search(overrides):
         return overrides
     ending = f"-{sha256(overrides.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
     return plain[: LONGEST - len(ending)] + ending

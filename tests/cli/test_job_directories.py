@@ -35,7 +35,7 @@ def test_any_two_overrides_have_two_names(values):
 
 
 def test_usual_names_stay_what_they_are():
-    for usual in ("method.gamma=4,seed=1", "method.branching=[2,1],sampling=nucleus", "+method@baselines.tree=tree", ""):
+    for usual in ("method.gamma=4,seed=1", "method.branching=[2,1],sampling=nucleus", "+method@baselines.tree=tree", "ignore_eos=True,quick=False", ""):
         assert directory_name(usual) == usual
 
 
