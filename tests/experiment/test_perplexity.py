@@ -151,3 +151,14 @@ def test_the_configuration_fits_what_it_names(text):
     check_signatures(config)
     lengths = {name: node.get("max_length") for name, node in config.caches.items()}
     assert lengths == {"full": None, "window": 128, "sink": 128, "long": 512} and config.caches.window.sinks == 0
+
+
+def test_a_text_that_crosses_a_switch_of_positions_is_refused():
+    from types import SimpleNamespace
+
+    from specexp.experiment.perplexity import _check_lengths
+
+    pair = SimpleNamespace(switches=lambda: {64: "NAME"}, target=SimpleNamespace(name="NAME"))
+    _check_lengths(pair, {}, 64)
+    with pytest.raises(UserError, match="the text has 65 tokens, and beyond 64 NAME rotates all positions otherwise.*set max_tokens=64"):
+        _check_lengths(pair, {}, 65)
