@@ -26,7 +26,7 @@ from specexp.datasets.answers import Summarisation
 from specexp.datasets.files import TextFile
 from specexp.datasets.humaneval import HumanEval
 from specexp.datasets.prompts import Prompts
-from specexp.errors import UserError
+from specexp.errors import UserError, on_one_line
 from specexp.experiment import job
 from specexp.tracking.records import RunDirectory, read_records
 
@@ -97,7 +97,7 @@ def check_values(groups, directory, monkeypatch, examples):
         sentence = outcome(config, directory)
         if sentence is not None:
             assert sentence.endswith(".") and "\n" not in sentence and len(sentence) < 1500, (key, value, sentence)
-            assert key.rpartition(".")[2] in re.findall(r"\w+", sentence) or shown(value).replace('\n', '\\n') in sentence, (key, value, sentence)
+            assert key.rpartition(".")[2] in re.findall(r"\w+", sentence) or on_one_line(shown(value)) in on_one_line(sentence), (key, value, sentence)
             told.add(sentence)
 
     check()
