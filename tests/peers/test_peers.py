@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from itertools import pairwise
 from time import perf_counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from specexp.peers.early_exit import EarlyExit, ExitKnobs
 from specexp.peers.generate import OwnCache, PromptLookup, TransformersGenerate
 from specexp.peers.onnx_conversion import is_old
 from specexp.peers.request import SharedModel, shared_model
+from specexp.runners.caches import held_bytes
 from specexp.runners.lengths import slides
 from specexp.runners.runner import ModelRunner
 from specexp.runners.sink import SinkRunner
@@ -428,3 +430,11 @@ def test_bad_values_are_refused_before_any_weights(overrides, told, tmp_path, mo
     monkeypatch.setattr("specexp.models.loading.load_model", lambda *_: pytest.fail("weights were loaded"))
     with pytest.raises(UserError, match=told):
         run(composed(*overrides), tmp_path)
+
+
+def test_the_bytes_of_layers_without_keys_of_their_own():
+    """As gemma3n's layers that share another's keys are, and layers with states, and a model that hands out no cache."""
+    keyed = SimpleNamespace(keys=torch.zeros(1, 2, 8, 4), values=torch.zeros(1, 2, 8, 4), is_sliding=False)
+    stateful = SimpleNamespace(conv_states={0: torch.zeros(3, 4), 1: None}, recurrent_states={0: torch.zeros(5)})
+    assert held_bytes(SimpleNamespace(layers=[keyed, SimpleNamespace(keys=None), stateful]), 6) == 2 * (2 * 6 * 4) * 4 + (12 + 5) * 4
+    assert held_bytes(None, 6) == 0 and held_bytes(SimpleNamespace(), 6) == 0
