@@ -2,7 +2,7 @@
 Where the logits differ by more than rounding, or a layer kept nothing, the model is refused by its name, with the cache that works.
 
 No list of architectures is needed for this, so a model of tomorrow is guarded too. The text is shorter than any window or eviction: what
-happens to long texts is said by the configuration (specexp/runners/calls.py) or tested elsewhere.
+happens to long texts is read off the configuration (specexp/runners/lengths.py).
 
     the text        t0 ... t11 | t12 ... t16 | t17          compared are, with what the whole text gave without a cache,
     fed at a time   12 tokens  | 5 tokens    | 1 token      the logits of t11, of t12 to t16, and of t17;
